@@ -1,0 +1,475 @@
+"""Which videos there are and what each one shows: read from folders or lists, split, checked. None is opened.
+
+folder per class        gestures/left/a.mp4, gestures/up/subject1/b.mp4, gestures/up/c/0001.jpg, 0002.jpg …
+folders per split       gestures/train/left/a.mp4, gestures/val/left/b.mp4     (val, validation or test)
+CSV                     path,label  or  path,label,start,end  (seconds); two columns may come without a header
+released list           <path> <class number>                 paths may hold spaces
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stadapter.errors import DataError, SettingsError
+from stadapter.video import is_video
+
+TRAIN_FOLDER = "train"
+VALIDATION_FOLDERS = ("val", "validation", "test")
+SPLIT_FOLDERS = (TRAIN_FOLDER, *VALIDATION_FOLDERS)
+
+_COLUMNS = {
+    "path": "path",
+    "label": "label",
+    "start": "start",
+    "start_seconds": "start",
+    "end": "end",
+    "end_seconds": "end",
+}
+_RELEASED_LINE = re.compile(r"(?P<path>\S.*?)\s+(?P<label>\d+)\s*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One labelled clip: a whole video, or a segment of one."""
+
+    path: Path
+    """Absolute path of a video file, or of a folder of numbered images."""
+    name: str
+    """The path relative to the data folder, with forward slashes: the same on every machine."""
+    label: str | None
+    """Class name; None where a list gives none."""
+    start_seconds: float | None = None
+    """Start of the segment; None for the start of the video."""
+    end_seconds: float | None = None
+    """End of the segment; None for the end of the video."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The labelled clips of one data set, and what was left out of it."""
+
+    entries: tuple[Entry, ...]
+    """The clips, in the order of the list, or sorted by class and path for folders."""
+    labels: tuple[str, ...]
+    """The class names, sorted; by value where all are whole numbers."""
+    missing: tuple[str, ...] = ()
+    """Names that a list holds and the disk does not; they are no entries."""
+    ignored: tuple[str, ...] = ()
+    """Files in the folders that are no labelled video; they are no entries."""
+
+    def hash(self) -> str:
+        """sha256 hex over the sorted (name, label, start, end, size in bytes) of all clips.
+
+        Another machine with the same files gets the same hash; no video is opened.
+        """
+        sizes = {path: _size(path) for path in {entry.path for entry in self.entries}}
+        rows = sorted(
+            json.dumps([entry.name, entry.label, entry.start_seconds, entry.end_seconds, sizes[entry.path]])
+            for entry in self.entries
+        )
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+    def counts(self) -> dict[str, int]:
+        """Number of clips of every class, in the order of `labels`."""
+        counts = dict.fromkeys(self.labels, 0)
+        for entry in self.entries:
+            if entry.label is not None:
+                counts[entry.label] += 1
+        return counts
+
+    def notes(self) -> list[str]:
+        """Sentences on what was left out, to be shown to the user; empty when nothing was."""
+        notes = []
+        if self.missing:
+            total = len(self.entries) + len(self.missing)
+            notes.append(f"{len(self.missing)} of {total} listed clips do not exist: {_some(self.missing)}")
+        if self.ignored:
+            notes.append(f"{len(self.ignored)} files are no labelled videos, ignored: {_some(self.ignored)}")
+        return notes
+
+
+def read_manifest(data: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Manifest:
+    """Read the videos and labels of a folder per class, a CSV or a released list.
+
+    The paths in a list are relative to `root`, by default the folder of the list.
+
+    Raises:
+        DataError: nothing there, no videos, a class folder without videos, a list that cannot be understood
+            or whose files do not exist, or a folder of splits (name one of them, or use `read_splits`).
+    """
+    source = _absolute(data)
+    if not source.exists():
+        raise DataError(
+            f"{data}: no such file or folder; expected a folder of class folders, a CSV or a list"
+        )
+    if source.is_file():
+        return _read_list(source, _absolute(root) if root is not None else source.parent)
+    splits = _split_folders(source)
+    if len(splits) > 1:
+        found = ", ".join(f"{name}/" for name in splits)
+        raise DataError(
+            f"{data} holds the splits {found}; expected one of them: name {source / next(iter(splits))}"
+        )
+    for folder in splits.values():
+        return _read_class_folders(folder, source)
+    return _read_class_folders(source, source)
+
+
+def read_splits(
+    data: str | os.PathLike[str],
+    *,
+    val_fraction: float = 0.2,
+    val_data: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> tuple[Manifest, Manifest | None]:
+    """Read a data set to train on, and the clips to validate on.
+
+    Validation clips are, in this order: `val_data` where given; the folder val/, validation/ or test/ beside
+    train/; else about `val_fraction` of the videos of every class, at least one, chosen by a hash of the name.
+    All segments cut from one file stay on one side within a class. With `val_fraction` 0 and no folders there
+    are none (None).
+
+    Raises:
+        SettingsError: `val_fraction` is not in [0, 1).
+        DataError: as `read_manifest`; one class only; clips without a label; a class with one video where some
+            are to be held out; validation labels that training lacks.
+    """
+    if not 0 <= val_fraction < 1:
+        raise SettingsError(f"val_fraction is {val_fraction}; expected at least 0 and less than 1")
+    source = _absolute(data)
+    splits = _split_folders(source) if source.is_dir() else {}
+    train = _read_train_folder(source, splits) if splits else read_manifest(data, root=root)
+    _check_trainable(train, data)
+    if val_data is not None:
+        val = read_manifest(val_data, root=root)
+    elif held_out := [name for name in VALIDATION_FOLDERS if name in splits]:
+        val = _read_class_folders(splits[held_out[0]], source)
+    elif val_fraction == 0:
+        return train, None
+    else:
+        return _hold_out(train, val_fraction)
+    if unknown := sorted(set(val.labels) - set(train.labels)):
+        raise DataError(
+            f"{len(unknown)} validation classes are not in the training data: {_some(unknown)}; "
+            f"training has {_some(train.labels)}"
+        )
+    return train, val
+
+
+def find_videos(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
+    """All videos below a folder, sorted, and the files that are none; hidden files and folders are passed over.
+
+    A folder of numbered images is one video. A link back to a parent folder is not followed.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
+    videos: list[Path] = []
+    others: list[Path] = []
+    for path, video in _walk(_absolute(folder)):
+        (videos if video else others).append(path)
+    return videos, others
+
+
+def sort_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Distinct class names in order: by value where all are whole numbers, else alphabetically.
+
+    >>> sort_labels(["10", "9", "9"]), sort_labels(["up", "10", "9"])
+    (('9', '10'), ('10', '9', 'up'))
+    """
+    distinct = set(labels)
+    if all(re.fullmatch(r"[0-9]+", label) for label in distinct):
+        return tuple(sorted(distinct, key=lambda label: (int(label), label)))
+    return tuple(sorted(distinct))
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the visible files in a folder of images; -1 if it has gone since it was listed."""
+    try:
+        if path.is_dir():
+            return sum(item.stat().st_size for item in os.scandir(path) if not _hidden(item.name))
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(item for item in folder.iterdir() if not _hidden(item.name))
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be listed ({error.strerror}); expected a readable folder"
+        ) from error
+
+
+def _walk(folder: Path, parents: tuple[str, ...] = ()) -> Iterator[tuple[Path, bool]]:
+    """Every file or folder of images below `folder`, sorted, each with whether it is a video."""
+    here = os.path.realpath(folder)
+    if here in parents:
+        return
+    for path in _listed(folder):
+        if is_video(path):
+            yield path, True
+        elif path.is_dir():
+            yield from _walk(path, (*parents, here))
+        else:
+            yield path, False
+
+
+def _holds_videos(folder: Path) -> bool:
+    return any(video for _, video in _walk(folder))
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """The split folders of `root` by name, or nothing where "train" or "test" is just the name of a class.
+
+    A split folder holds class folders. One alone is a split only when nothing beside it holds videos.
+    """
+    folders = [path for path in _listed(root) if path.is_dir()]
+    found = {
+        path.name: path
+        for path in folders
+        if path.name in SPLIT_FOLDERS
+        and any(inner.is_dir() and not is_video(inner) and _holds_videos(inner) for inner in _listed(path))
+    }
+    if len(found) == 1 and any(path not in found.values() and _holds_videos(path) for path in folders):
+        return {}
+    return dict(sorted(found.items(), key=lambda item: SPLIT_FOLDERS.index(item[0])))
+
+
+def _read_train_folder(source: Path, splits: dict[str, Path]) -> Manifest:
+    if TRAIN_FOLDER not in splits:
+        raise DataError(
+            f"{source} holds {', '.join(f'{name}/' for name in splits)} and no {TRAIN_FOLDER}/ with class "
+            f"folders; add one, or name the folder to train on"
+        )
+    for name in VALIDATION_FOLDERS:
+        if name not in splits and (source / name).is_dir():
+            raise DataError(
+                f"{source / name} holds no class folders with videos, and {TRAIN_FOLDER}/ beside it does; "
+                f"fill it or remove it"
+            )
+    return _read_class_folders(splits[TRAIN_FOLDER], source)
+
+
+def _read_class_folders(folder: Path, root: Path) -> Manifest:
+    entries: list[Entry] = []
+    ignored: list[str] = []
+    loose: list[str] = []
+    empty: list[str] = []
+    for path in _listed(folder):
+        if is_video(path):
+            loose.append(path.relative_to(root).as_posix())
+        elif not path.is_dir():
+            ignored.append(path.relative_to(root).as_posix())
+        else:
+            videos, others = find_videos(path)
+            entries += [Entry(video, video.relative_to(root).as_posix(), path.name) for video in videos]
+            ignored += [other.relative_to(root).as_posix() for other in others]
+            if not videos:
+                empty.append(f"{path.name}/")
+    if not entries:
+        raise DataError(_nothing_found(folder, loose, ignored))
+    if empty:
+        raise DataError(
+            f"{folder}: {len(empty)} class folders hold no video: {_some(empty)}; "
+            f"add videos or move them elsewhere"
+        )
+    labels = sort_labels([entry.label for entry in entries if entry.label is not None])
+    return Manifest(tuple(entries), labels, ignored=tuple(loose + ignored))
+
+
+def _nothing_found(folder: Path, loose: Sequence[str], ignored: Sequence[str]) -> str:
+    expected = f"expected one folder per class, such as {folder.name}/wave/clip.mp4"
+    if loose:
+        return (
+            f"{folder}: {len(loose)} videos lie in it without a class folder ({_some(loose, 3)}); {expected} "
+            f"(a folder of numbered images is one video)"
+        )
+    found = f"no video, only {_some(ignored, 3)}" if ignored else "no files"
+    return f"{folder}: found {found}; {expected}"
+
+
+def _read_list(source: Path, root: Path) -> Manifest:
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: no such folder; expected the folder that the paths in {source.name} start from"
+        )
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source} cannot be read as a UTF-8 text list: {error}") from error
+    if not text.strip():
+        raise DataError(f"{source} is empty; expected lines of path,label or of <path> <class number>")
+    released = _is_released(source, text)
+    listed = list(_released_rows(text, root) if released else _csv_rows(source, text, root))
+    _check_one_label(source, listed)
+    present = [entry.path.exists() for entry in listed]
+    if not any(present):
+        form = "<path> <class number>" if released else "path,label"
+        raise DataError(
+            f"{source}: read as {form}, none of its {len(listed)} files exists, first {listed[0].path}; "
+            f"expected paths relative to {root}: give another root if they start elsewhere"
+        )
+    entries = tuple(entry for entry, exists in zip(listed, present, strict=True) if exists)
+    missing = tuple(entry.name for entry, exists in zip(listed, present, strict=True) if not exists)
+    labels = sort_labels([entry.label for entry in entries if entry.label is not None])
+    return Manifest(entries, labels, missing=missing)
+
+
+def _is_released(source: Path, text: str) -> bool:
+    """Whether every line is `<path> <class number>`; commas make a file called .csv a CSV."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if source.suffix.lower() == ".csv" and "," in lines[0]:
+        return False
+    matches = [_RELEASED_LINE.fullmatch(line) for line in lines]
+    return all(match is not None and not match["path"].endswith(",") for match in matches)
+
+
+def _released_rows(text: str, root: Path) -> Iterator[Entry]:
+    for line in text.splitlines():
+        if match := _RELEASED_LINE.fullmatch(line):
+            yield _listed_entry(match["path"], root, str(int(match["label"])))
+
+
+def _csv_rows(source: Path, text: str, root: Path) -> Iterator[Entry]:
+    reader = csv.reader(io.StringIO(text), skipinitialspace=True, strict=True)
+    columns: list[str] | None = None
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if not any(cells):
+                continue
+            if columns is None:
+                columns, header = _columns(source, cells, root)
+                if header:
+                    continue
+            if len(cells) != len(columns):
+                raise DataError(
+                    f"{source}, line {reader.line_num}: found {len(cells)} fields, expected {len(columns)} "
+                    f"({','.join(columns)}); put a path that holds a comma in double quotes"
+                )
+            yield _csv_entry(
+                dict(zip(columns, cells, strict=True)), root, f"{source}, line {reader.line_num}"
+            )
+    except csv.Error as error:
+        raise DataError(
+            f"{source}, line {reader.line_num}: not a CSV row ({error}); check its quotes"
+        ) from error
+
+
+def _columns(source: Path, first: Sequence[str], root: Path) -> tuple[list[str], bool]:
+    """The column names of a CSV, and whether its first row is that header."""
+    columns = [_COLUMNS.get(cell.lower(), "") for cell in first]
+    if "path" in columns and "" not in columns and len(set(columns)) == len(columns):
+        return columns, True
+    # Without a header the first row must look like a clip: `video,class` is a header of unknown names.
+    looks_like_clip = Path(first[0]).suffix != "" or (root / first[0]).exists()
+    if len(first) == 2 and not any(columns) and looks_like_clip:
+        return ["path", "label"], False
+    raise DataError(
+        f"{source}: unknown columns {','.join(first)}; expected path,label or path,label,start,end "
+        f"(seconds), or two columns without a header"
+    )
+
+
+def _csv_entry(row: dict[str, str], root: Path, where: str) -> Entry:
+    if not row["path"]:
+        raise DataError(f"{where}: the path is empty")
+    if row.get("label") == "":
+        raise DataError(f"{where}: {row['path']} has no label; give it one or remove the line")
+    start, end = _seconds(row.get("start"), where), _seconds(row.get("end"), where)
+    if end is not None and end <= (start or 0.0):
+        raise DataError(
+            f"{where}: the segment ends at {end} s and starts at {start or 0.0} s; expected end > start"
+        )
+    return _listed_entry(row["path"], root, row.get("label"), start, end)
+
+
+def _seconds(cell: str | None, where: str) -> float | None:
+    if not cell:
+        return None
+    try:
+        seconds = float(cell)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise DataError(f"{where}: found {cell!r} as a time; expected seconds, 0 or more")
+    return seconds
+
+
+def _listed_entry(
+    written: str, root: Path, label: str | None, start: float | None = None, end: float | None = None
+) -> Entry:
+    path = _absolute(root / written)
+    inside = path.is_relative_to(root) or not Path(written).is_absolute()
+    name = Path(os.path.relpath(path, root)) if inside else path
+    return Entry(path, name.as_posix(), label, start, end)
+
+
+def _check_one_label(source: Path, entries: Sequence[Entry]) -> None:
+    labels: dict[tuple[Path, float | None, float | None], str | None] = {}
+    for entry in entries:
+        known = labels.setdefault((entry.path, entry.start_seconds, entry.end_seconds), entry.label)
+        if known != entry.label:
+            raise DataError(
+                f"{source}: {entry.name} is listed as {known!r} and as {entry.label!r}; "
+                f"expected one label a clip"
+            )
+
+
+def _check_trainable(manifest: Manifest, data: str | os.PathLike[str]) -> None:
+    unlabelled = [entry.name for entry in manifest.entries if entry.label is None]
+    if unlabelled:
+        raise DataError(
+            f"{data}: {len(unlabelled)} clips have no label ({_some(unlabelled, 3)}); add a label column"
+        )
+    if len(manifest.labels) < 2:
+        raise DataError(
+            f"{data}: found one class only, {manifest.labels[0]!r}; expected at least two to tell apart"
+        )
+
+
+def _hold_out(manifest: Manifest, fraction: float) -> tuple[Manifest, Manifest]:
+    names: dict[str, list[str]] = {label: [] for label in manifest.labels}
+    for entry in manifest.entries:
+        assert entry.label is not None
+        names[entry.label].append(entry.name)
+    held: set[tuple[str, str]] = set()
+    alone = []
+    for label, listed in names.items():
+        ordered = sorted(set(listed), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        if len(ordered) < 2:
+            alone.append(label)
+        num_held = min(max(1, round(fraction * len(ordered))), len(ordered) - 1)
+        held.update((label, name) for name in ordered[:num_held])
+    if alone:
+        raise DataError(
+            f"{len(alone)} classes have one video only: {_some(alone)}; expected two or more to hold one out "
+            f"for validation: add videos, give validation data, or train on everything with --val-fraction 0"
+        )
+    train = tuple(entry for entry in manifest.entries if (entry.label, entry.name) not in held)
+    val = tuple(entry for entry in manifest.entries if (entry.label, entry.name) in held)
+    return Manifest(train, manifest.labels, manifest.missing, manifest.ignored), Manifest(
+        val, manifest.labels
+    )
