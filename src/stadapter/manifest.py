@@ -132,14 +132,14 @@ def read_splits(
     """Read a data set to train on, and the clips to validate on.
 
     Validation clips are, in this order: `val_data` where given; the folder val/, validation/ or test/ beside
-    train/; else about `val_fraction` of the videos of every class, at least one, chosen by a hash of the name.
+    train/; else about `val_fraction` of the videos of a class, at least one, chosen by a hash of the name.
     All segments cut from one file stay on one side within a class. With `val_fraction` 0 and no folders there
     are none (None).
 
     Raises:
         SettingsError: `val_fraction` is not in [0, 1).
-        DataError: as `read_manifest`; one class only; clips without a label; a class with one video where some
-            are to be held out; validation labels that training lacks.
+        DataError: as `read_manifest`; one class only; clips without a label; a class with one video where one
+            is to be held out; validation labels that training lacks.
     """
     if not 0 <= val_fraction < 1:
         raise SettingsError(f"val_fraction is {val_fraction}; expected at least 0 and less than 1")
@@ -164,7 +164,7 @@ def read_splits(
 
 
 def find_videos(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
-    """All videos below a folder, sorted, and the files that are none; hidden files and folders are passed over.
+    """All videos below a folder, sorted, and the files that are none; hidden ones are passed over.
 
     A folder of numbered images is one video. A link back to a parent folder is not followed.
 
@@ -200,7 +200,7 @@ def _some(names: Sequence[str], limit: int = 5) -> str:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of the visible files in a folder of images; -1 if it has gone since it was listed."""
+    """Bytes of a file, or of the files in a folder of images; -1 if it has gone since it was listed."""
     try:
         if path.is_dir():
             return sum(item.stat().st_size for item in os.scandir(path) if not _hidden(item.name))

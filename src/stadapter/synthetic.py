@@ -1,7 +1,7 @@
 """Small real videos of a moving square, made on the spot: data for tests and first tries.
 
-The classes come in pairs that are each other played backwards, and clip i of every class has the same background
-and square, so that no single frame tells the two of a pair apart: only a model that sees time can.
+The classes come in pairs that are each other played backwards, and clip i of every class has the same
+background and square, so that no single frame tells the two of a pair apart: only a model that sees time can.
 """
 
 import os
@@ -38,7 +38,7 @@ def write_clips(
     num_frames: int = 16,
     frames_per_second: int = 10,
 ) -> list[Path]:
-    """Write `<folder>/<class>/<class>_<i>.mp4`, square H.264 clips of `size` x `size` pixels; return the paths.
+    """Write `<folder>/<class>/<class>_<i>.mp4`, H.264 clips of `size` x `size` pixels; return the paths.
 
     Clip i of a class depends on `seed` and i only.
 
