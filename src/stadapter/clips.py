@@ -1,0 +1,203 @@
+"""The one path from a video to a clip tensor, for training, evaluation, prediction and serving alike."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stadapter import sampling, transforms
+from stadapter.errors import SettingsError, VideoError
+from stadapter.transforms import Augmentation, Draw
+from stadapter.video import VideoReader
+
+# V views, S spatial views, T frames, U different frames, H W pixels
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """How a video becomes a clip; saved with a trained adapter, so that it is served as it was trained."""
+
+    num_frames: int = 8
+    """Frames of a clip."""
+    size: int = 224
+    """Height and width of a clip in pixels."""
+    stride_frames: int | None = None
+    """Distance between a clip's frames; none spreads them evenly over the whole video."""
+    num_temporal_views: int = 1
+    """Clips taken along time when testing."""
+    num_spatial_views: int = 1
+    """Crops taken along the longer side when testing: 1 (centre) or 3."""
+    resize: Literal["fast", "released"] = "fast"
+    """fast: antialiased, on bytes. released: as released checkpoints want it, in float, not antialiased."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """crop: cut to a square. stretch: squeeze the whole frame to a square; nothing at the edges is lost."""
+    short_clips: Literal["repeat", "error"] = "repeat"
+    """What to do with a video of fewer frames than a clip: repeat frames, or refuse it."""
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    """Red, green and blue subtracted from pixels in 0 to 1; the trunk's own, CLIP's by default."""
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    """What the difference is divided by."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "size", "num_temporal_views"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.stride_frames is not None and self.stride_frames < 1:
+            raise SettingsError(
+                f"stride_frames is {self.stride_frames}; at least 1, or none for the whole video, is expected"
+            )
+        if self.num_spatial_views not in (1, 3):
+            raise SettingsError(f"num_spatial_views is {self.num_spatial_views}; 1 or 3 is expected")
+        if self.fit == "stretch" and self.num_spatial_views != 1:
+            raise SettingsError(
+                'fit="stretch" shows the whole frame: it has one spatial view, not 3; use fit="crop"'
+            )
+
+
+def load_clip(
+    path: str | os.PathLike[str],
+    config: ClipConfig,
+    *,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+    augmentation: Augmentation | None = None,
+    generator: np.random.Generator | None = None,
+) -> torch.Tensor:
+    """A video as (views, T, 3, size, size): uint8 on the fast road, normalised float32 on the released one.
+
+    Without `augmentation` these are the test views: for each spatial view all temporal ones. With it, one random
+    view drawn from `generator`, whose state then does not depend on what the video holds.
+
+    Raises VideoError where the video cannot be read or, if asked, is shorter than a clip.
+    """
+    seeds = _seeds(augmentation, generator)
+    with VideoReader(path, start_seconds, end_seconds) as reader:
+        views, frames = _read_views(reader, config, seeds)
+    if augmentation is None:
+        return _test_views(frames, views, config)
+    assert seeds is not None
+    height, width = frames.shape[-2:]
+    drawn = transforms.draw(
+        augmentation, height, width, config.size, np.random.default_rng(seeds[1]), fit=config.fit
+    )
+    return _train_view(frames, drawn, config)[views[0]].unsqueeze(0).contiguous()
+
+
+def clip_from_array(frames: npt.NDArray[np.uint8] | torch.Tensor, config: ClipConfig) -> torch.Tensor:
+    """Decoded frames as test views, exactly as `load_clip` makes them from a file.
+
+    Frames are uint8 RGB: (T, H, W, 3), or (T, 3, H, W) as `read_frames` gives them.
+    Raises VideoError for any other shape or type, or for no frames.
+    """
+    tensor = torch.as_tensor(frames)
+    name = "array"
+    if tensor.ndim != 4 or tensor.dtype != torch.uint8 or 3 not in (tensor.shape[-1], tensor.shape[1]):
+        raise VideoError(
+            f"{name}: {tensor.dtype} {tuple(tensor.shape)} found, uint8 (T, H, W, 3) or (T, 3, H, W) expected"
+        )
+    if tensor.numel() == 0:
+        raise VideoError(f"{name}: no frames in shape {tuple(tensor.shape)}")
+    if tensor.shape[-1] == 3:
+        tensor = tensor.permute(0, 3, 1, 2)  # (T, 3, H, W)
+    views = _views(name, tensor.shape[0], config, None)
+    wanted, positions = _different(views)
+    return _test_views(tensor[wanted], positions, config)
+
+
+def _seeds(
+    augmentation: Augmentation | None, generator: np.random.Generator | None
+) -> tuple[int, int] | None:
+    """Separate seeds for time and space, so that neither depends on how many numbers the other took."""
+    if augmentation is None:
+        return None
+    if generator is None:
+        raise SettingsError("augmentation needs a generator: pass numpy.random.default_rng(seed)")
+    time_seed, space_seed = generator.integers(2**63, size=2)
+    return int(time_seed), int(space_seed)
+
+
+def _read_views(
+    reader: VideoReader, config: ClipConfig, seeds: tuple[int, int] | None
+) -> tuple[list[list[int]], torch.Tensor]:
+    """Decode the different frames of all views once: their positions per view, and (U, 3, H, W)."""
+    while True:
+        num_frames = reader.num_frames
+        views = _views(reader.path.name, num_frames, config, seeds)
+        wanted, positions = _different(views)
+        try:
+            return positions, reader.read(wanted)
+        except VideoError:
+            # A truncated file shows its true length only when decoded: choose again among what there is.
+            if not 0 < reader.num_frames < num_frames:
+                raise
+
+
+def _views(
+    name: str, total_frames: int, config: ClipConfig, seeds: tuple[int, int] | None
+) -> list[list[int]]:
+    """Frame numbers of each temporal view."""
+    if total_frames < config.num_frames and config.short_clips == "error":
+        raise VideoError(
+            f"{name}: {total_frames} frames decoded, {config.num_frames} asked for; "
+            'set short_clips="repeat" or drop it with "stadapter check"'
+        )
+    if seeds is not None:
+        generator = np.random.default_rng(seeds[0])
+        if config.stride_frames is None:
+            return [sampling.random_uniform_indices(total_frames, config.num_frames, generator)]
+        return [
+            sampling.random_dense_indices(total_frames, config.num_frames, config.stride_frames, generator)
+        ]
+    if config.stride_frames is None:
+        return sampling.uniform_indices(total_frames, config.num_frames, config.num_temporal_views)
+    return sampling.dense_indices(
+        total_frames, config.num_frames, config.stride_frames, config.num_temporal_views
+    )
+
+
+def _different(views: list[list[int]]) -> tuple[list[int], list[list[int]]]:
+    """The different frame numbers in rising order, and the views as positions among them."""
+    wanted = sorted({index for view in views for index in view})
+    position = {index: place for place, index in enumerate(wanted)}
+    return wanted, [[position[index] for index in view] for view in views]
+
+
+def _test_views(frames: torch.Tensor, views: list[list[int]], config: ClipConfig) -> torch.Tensor:
+    """Frames (U, 3, H, W) as (S * temporal views, T, 3, size, size)."""
+    crops = _released_crops(frames, config) if config.resize == "released" else _fast_crops(frames, config)
+    return torch.stack([resized[view] for resized in crops for view in views]).contiguous()
+
+
+def _fast_crops(frames: torch.Tensor, config: ClipConfig) -> list[torch.Tensor]:
+    height, width = frames.shape[-2:]
+    if config.fit == "stretch":
+        return [transforms.resize_fast(frames, config.size, config.size)]
+    windows = transforms.spatial_windows(height, width, config.num_spatial_views)
+    return [
+        transforms.resize_fast(transforms.crop(frames, window), config.size, config.size)
+        for window in windows
+    ]
+
+
+def _released_crops(frames: torch.Tensor, config: ClipConfig) -> list[torch.Tensor]:
+    frames = transforms.normalise(frames, config.mean, config.std)
+    if config.fit == "stretch":
+        return [transforms.resize_released(frames, config.size, config.size)]
+    frames = transforms.short_side_resize(frames, config.size)
+    height, width = frames.shape[-2:]
+    return [
+        transforms.crop(frames, window)
+        for window in transforms.spatial_windows(height, width, config.num_spatial_views)
+    ]
+
+
+def _train_view(frames: torch.Tensor, drawn: Draw, config: ClipConfig) -> torch.Tensor:
+    """Frames (U, 3, H, W) as (U, 3, size, size), cropped, mirrored and recoloured as drawn."""
+    if config.resize == "fast":
+        return transforms.apply(drawn, frames, config.size)
+    frames = transforms.recolour(transforms.crop(frames, drawn.window), drawn)
+    frames = transforms.normalise(frames, config.mean, config.std)
+    return transforms.mirror(transforms.resize_released(frames, config.size, config.size), drawn)

@@ -1,0 +1,231 @@
+"""From frames to squares: resizing, the crops of test views, and the one random draw of a training clip."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from stadapter.errors import SettingsError
+
+# T frames, H W pixels
+
+Resize = Literal["fast", "released"]
+Fit = Literal["crop", "stretch"]
+
+_CROP_TRIES = 10
+# Share of red, green and blue in how bright a colour looks (ITU-R BT.601).
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training clip, drawn once per clip and the same on every frame."""
+
+    crop: Literal["random_resized", "short_side_jitter", "centre"] = "random_resized"
+    """random_resized: a window of random area and shape. short_side_jitter: a random square of a randomly
+    enlarged clip, as released for Kinetics-400. centre: no randomness."""
+    scale: tuple[float, float] = (0.4, 1.0)
+    """Smallest and largest draw: the window's share of the frame's area for random_resized (at most 1), the
+    short side over the clip's size for short_side_jitter (at least 1)."""
+    ratio: tuple[float, float] = (0.75, 1.3333)
+    """Smallest and largest width over height of a random_resized window."""
+    flip: bool = False
+    """Mirror half of the clips left to right. Leave off where direction is part of the class."""
+    colour_jitter: float = 0.0
+    """Strength, 0 to 1: brightness, contrast and saturation are each scaled by 1 - strength to 1 + strength."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if self.crop == "random_resized" and not 0 < low <= high <= 1:
+            raise SettingsError(
+                f"scale is {self.scale}; random_resized expects 0 < low <= high <= 1 (area share)"
+            )
+        if self.crop == "short_side_jitter" and not 1 <= low <= high:
+            raise SettingsError(
+                f"scale is {self.scale}; short_side_jitter expects 1 <= low <= high (1.0 1.15 as released)"
+            )
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise SettingsError(f"ratio is {self.ratio}; 0 < low <= high is expected")
+        if not 0 <= self.colour_jitter <= 1:
+            raise SettingsError(f"colour_jitter is {self.colour_jitter}; 0 to 1 is expected")
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of a frame, in whole pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What was drawn for one clip."""
+
+    window: Window
+    flip: bool
+    brightness: float
+    contrast: float
+    saturation: float
+
+
+def draw(
+    augmentation: Augmentation,
+    height: int,
+    width: int,
+    size: int,
+    generator: np.random.Generator,
+    *,
+    fit: Fit = "crop",
+) -> Draw:
+    """Draw once for a clip of `height` x `width` pixels that becomes `size` x `size`.
+
+    With fit="stretch" windows and their ratios are measured on the frame squeezed to a square, so that
+    training clips are as squeezed as test clips. The draw is a pure function of the generator's state, from which always
+    the same number of values is taken.
+    """
+    flip_draw, *colour_draws = generator.random(4)
+    crop_draws = generator.random((_CROP_TRIES, 4))
+    if augmentation.crop == "random_resized":
+        window = _random_resized_window(augmentation, height, width, crop_draws, fit)
+    elif augmentation.crop == "short_side_jitter":
+        window = _jittered_window(augmentation, height, width, size, crop_draws[0], fit)
+    else:
+        window = centre_window(height, width, fit)
+    brightness, contrast, saturation = (
+        1 + augmentation.colour_jitter * (2 * float(value) - 1) for value in colour_draws
+    )
+    return Draw(window, augmentation.flip and bool(flip_draw < 0.5), brightness, contrast, saturation)
+
+
+def apply(drawn: Draw, frames: torch.Tensor, size: int) -> torch.Tensor:
+    """Crop, resize, mirror and recolour uint8 frames (T, 3, H, W) to uint8 (T, 3, size, size)."""
+    frames = resize_fast(crop(frames, drawn.window), size, size)  # (T, 3, size, size)
+    return recolour(mirror(frames, drawn), drawn)
+
+
+def centre_window(height: int, width: int, fit: Fit = "crop") -> Window:
+    """The largest centred square, or the whole frame where it is to be stretched."""
+    if fit == "stretch":
+        return Window(0, 0, height, width)
+    side = min(height, width)
+    return Window((height - side) // 2, (width - side) // 2, side, side)
+
+
+def spatial_windows(height: int, width: int, num_views: int) -> list[Window]:
+    """Squares as wide as the shorter side: the centred one, or those at start, middle and end of the longer side.
+
+    Raises SettingsError unless there are 1 or 3 views.
+    """
+    if num_views == 1:
+        return [centre_window(height, width)]
+    if num_views != 3:
+        raise SettingsError(f"num_spatial_views is {num_views}; 1 or 3 is expected")
+    side = min(height, width)
+    margin = max(height, width) - side
+    starts = (0, margin // 2, margin)
+    if height > width:
+        return [Window(start, 0, side, side) for start in starts]
+    return [Window(0, start, side, side) for start in starts]
+
+
+def crop(frames: torch.Tensor, window: Window) -> torch.Tensor:
+    """The window of every frame (T, 3, H, W), without a copy."""
+    rows = slice(window.top, window.top + window.height)
+    columns = slice(window.left, window.left + window.width)
+    return frames[..., rows, columns]
+
+
+def resize_fast(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Bicubic, antialiased, on uint8 (T, 3, H, W), to uint8 (T, 3, height, width).
+
+    Frames whose memory is laid out (T, H, W, 3) are resized many times faster than float ones, without a copy.
+    """
+    if frames.shape[-2:] == (height, width):
+        return frames
+    return F.interpolate(frames, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+
+
+def resize_released(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Bicubic without antialias on float (T, 3, H, W), the released pipeline's arithmetic."""
+    return F.interpolate(frames, size=(height, width), mode="bicubic", align_corners=False)
+
+
+def short_side_resize(frames: torch.Tensor, size: int) -> torch.Tensor:
+    """Float frames (T, 3, H, W) resized as released: the shorter side to `size`, the longer rounded down."""
+    height, width = frames.shape[-2:]
+    if height < width:
+        return resize_released(frames, size, width * size // height)
+    return resize_released(frames, height * size // width, size)
+
+
+def normalise(
+    frames: torch.Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> torch.Tensor:
+    """uint8 (..., 3, H, W) to float32: scaled to 0 to 1, then minus `mean`, over `std`, channel by channel."""
+    offset = torch.tensor(mean, device=frames.device).view(3, 1, 1)
+    spread = torch.tensor(std, device=frames.device).view(3, 1, 1)
+    return (frames.float() / 255 - offset) / spread
+
+
+def mirror(frames: torch.Tensor, drawn: Draw) -> torch.Tensor:
+    """Frames (T, 3, H, W) turned left to right where that was drawn."""
+    return frames.flip(-1) if drawn.flip else frames
+
+
+def recolour(frames: torch.Tensor, drawn: Draw) -> torch.Tensor:
+    """Brightness, contrast and saturation of uint8 frames (T, 3, H, W) changed as drawn.
+
+    Contrast is taken around the mean brightness of the whole clip, so that every frame changes alike.
+    """
+    if drawn.brightness == drawn.contrast == drawn.saturation == 1:
+        return frames
+    colour = (frames.float() * drawn.brightness).clamp(0, 255)
+    luma = torch.tensor(_LUMA).view(3, 1, 1)
+    middle = (colour * luma).sum(-3).mean()
+    colour = (middle + (colour - middle) * drawn.contrast).clamp(0, 255)
+    grey = (colour * luma).sum(-3, keepdim=True)  # (T, 1, H, W)
+    colour = grey + (colour - grey) * drawn.saturation
+    return colour.round().clamp(0, 255).to(torch.uint8)
+
+
+def _random_resized_window(
+    augmentation: Augmentation, height: int, width: int, draws: np.ndarray, fit: Fit
+) -> Window:
+    """The first drawn window that fits the frame (Inception-style crop), else the centre."""
+    low, high = augmentation.scale
+    log_ratio = np.log(augmentation.ratio)
+    # On a squeezed frame a square window has the frame's own shape.
+    shape = width / height if fit == "stretch" else 1.0
+    for area_draw, ratio_draw, top_draw, left_draw in draws:
+        area = (low + (high - low) * area_draw) * height * width
+        ratio = shape * math.exp(log_ratio[0] + (log_ratio[1] - log_ratio[0]) * ratio_draw)
+        window_width, window_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < window_width <= width and 0 < window_height <= height:
+            return _placed(height, width, window_height, window_width, top_draw, left_draw)
+    return centre_window(height, width, fit)
+
+
+def _jittered_window(
+    augmentation: Augmentation, height: int, width: int, size: int, draws: np.ndarray, fit: Fit
+) -> Window:
+    """What a random `size` crop sees of a frame whose short side was resized to a random length."""
+    low, high = (round(size * scale) for scale in augmentation.scale)
+    short_side = low + min(int(draws[0] * (high - low + 1)), high - low)
+    base = centre_window(height, width, fit)
+    window_height = max(round(base.height * size / short_side), 1)
+    window_width = max(round(base.width * size / short_side), 1)
+    return _placed(height, width, window_height, window_width, draws[2], draws[3])
+
+
+def _placed(
+    height: int, width: int, window_height: int, window_width: int, top_draw: float, left_draw: float
+) -> Window:
+    top = min(int(top_draw * (height - window_height + 1)), height - window_height)
+    left = min(int(left_draw * (width - window_width + 1)), width - window_width)
+    return Window(top, left, window_height, window_width)

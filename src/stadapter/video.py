@@ -1,0 +1,572 @@
+"""The only decoder: exact frames by number, from a video file or from a folder of numbered images."""
+
+import math
+import os
+import re
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import av
+import numpy as np
+import numpy.typing as npt
+import torch
+from av.container import InputContainer
+from av.packet import Packet as AnyPacket
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image
+
+from stadapter.errors import VideoError
+
+# T frames, H W pixels
+
+Packet = AnyPacket[VideoStream]
+Pixels = npt.NDArray[np.uint8]
+
+VIDEO_SUFFIXES = frozenset(
+    {
+        ".3g2",
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".divx",
+        ".f4v",
+        ".flv",
+        ".gif",
+        ".m2ts",
+        ".m2v",
+        ".m4v",
+        ".mjpeg",
+        ".mkv",
+    }
+    | {
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogg",
+        ".ogv",
+        ".rm",
+        ".rmvb",
+        ".ts",
+        ".vob",
+        ".webm",
+    }
+    | {".wmv", ".y4m"}
+)
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+
+# Only these decoders leave out frames that no other frame needs when told to.
+_CODECS_THAT_SKIP = frozenset({"h264", "hevc", "mpeg4"})
+# Compressed packets up to this size stay in memory between the index pass and decoding; larger files seek.
+_MAX_HELD_BYTES = 64 * 2**20
+# Some containers seek to any packet, not to a keyframe: how far before a segment a second try starts.
+_SECOND_TRY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video is, as its container tells it and its first frame shows it."""
+
+    num_frames: int
+    """Frames that can be read."""
+    duration_seconds: float | None
+    """None for a folder of images."""
+    width: int
+    """Pixels, after rotation."""
+    height: int
+    """Pixels, after rotation."""
+    codec: str
+    """FFmpeg's name of the decoder, or the images' suffix."""
+    frames_per_second: float | None
+    """Mean rate; None for a folder of images."""
+
+
+class VideoReader:
+    """An open video whose frames are read by number.
+
+        with VideoReader("clip.mp4") as reader:
+            frames = reader.read([0, reader.num_frames - 1])
+
+    Frame i is the i-th frame that the decoder puts out, in presentation order, turned upright. With
+    `start_seconds` or `end_seconds` only frames shown at start <= time < end exist, and frame 0 is the first
+    of them. Time 0 is the start of the stream.
+
+    Raises VideoError where the path is missing, is no video, or holds no frame.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+    ) -> None:
+        self.path = Path(path)
+        _require_segment(self.path, start_seconds, end_seconds)
+        self._source: _ImageFolder | _VideoFile
+        if self.path.is_dir():
+            self._source = _ImageFolder(self.path, start_seconds, end_seconds)
+        else:
+            self._source = _VideoFile(self.path, start_seconds, end_seconds)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that can be read; lowered where decoding shows that a file holds fewer than it announces."""
+        return self._source.num_frames
+
+    def read(self, indices: Sequence[int]) -> torch.Tensor:
+        """The frames with these numbers, in the order asked, as uint8 RGB (T, 3, H, W).
+
+        The memory is laid out (T, H, W, 3), as the fast resize likes it. Numbers may repeat, in any order.
+
+        Raises VideoError if a number is negative or beyond the end, or if the file is damaged there.
+        """
+        wanted = [int(index) for index in indices]
+        if not wanted:
+            raise VideoError(f"{self.path.name}: no frame numbers given; ask for at least one")
+        if min(wanted) < 0:
+            raise VideoError(f"{self.path.name}: frame {min(wanted)} asked for; frames are numbered from 0")
+        if max(wanted) >= self.num_frames:
+            raise VideoError(
+                f"{self.path.name}: frame {max(wanted)} asked for, but there are {self.num_frames} frames "
+                f"(0 to {self.num_frames - 1})"
+            )
+        pixels = self._source.read(set(wanted))
+        missing = sorted(set(wanted) - pixels.keys())
+        if missing:
+            raise VideoError(
+                f"{self.path.name}: {self.num_frames} frames decoded, frame {missing[-1]} asked for; "
+                "the file is truncated or damaged"
+            )
+        frames = np.stack([pixels[index] for index in wanted])  # (T, H, W, 3)
+        return torch.from_numpy(frames).permute(0, 3, 1, 2)
+
+    def info(self) -> VideoInfo:
+        """Size, rate, length and codec. Decodes the first frame, for the size it is shown at."""
+        _, _, height, width = self.read([0]).shape
+        duration, codec, rate = self._source.facts()
+        return VideoInfo(self.num_frames, duration, width, height, codec, rate)
+
+    def close(self) -> None:
+        """Close the file; nothing can be read afterwards."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_frames(
+    path: str | os.PathLike[str],
+    indices: Sequence[int],
+    *,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+) -> torch.Tensor:
+    """Exactly these frames of a video, as uint8 RGB (T, 3, H, W), decoding only what they need.
+
+    Frame i is the i-th in presentation order, turned upright; numbers may repeat and come in any order. With
+    `start_seconds` or `end_seconds` they count within that part of the video.
+
+    Raises VideoError where the video cannot be read or has no such frame.
+    """
+    with VideoReader(path, start_seconds, end_seconds) as reader:
+        return reader.read(indices)
+
+
+def probe(path: str | os.PathLike[str]) -> VideoInfo:
+    """Size, rate, length and codec of a video. Raises VideoError where it cannot be read."""
+    with VideoReader(path) as reader:
+        return reader.info()
+
+
+def is_video(path: str | os.PathLike[str]) -> bool:
+    """Whether a path looks like a video: a file by its suffix, or a folder of numbered images without folders."""
+    path = Path(path)
+    if not path.is_dir():
+        return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+    has_images = False
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir() or Path(entry.name).suffix.lower() in VIDEO_SUFFIXES:
+                return False
+            has_images = has_images or _numbered(entry.name) is not None
+    return has_images
+
+
+class _ImageFolder:
+    """Numbered images in the order of their numbers."""
+
+    def __init__(self, path: Path, start_seconds: float | None, end_seconds: float | None) -> None:
+        if start_seconds is not None or end_seconds is not None:
+            raise VideoError(
+                f"{path.name}: a folder of images has no frame rate, so it cannot be cut by seconds"
+            )
+        numbered = sorted((key[1], key[0], name) for name in os.listdir(path) if (key := _numbered(name)))
+        prefixes = sorted({prefix for _, prefix, _ in numbered})
+        if not numbered:
+            raise VideoError(f"{path.name}: a folder without numbered .jpg or .png images is not a video")
+        if len(prefixes) > 1:
+            raise VideoError(
+                f"{path.name}: {len(prefixes)} image sequences in one folder {prefixes}; keep one"
+            )
+        self._files = [path / name for _, _, name in numbered]
+        self.num_frames = len(self._files)
+
+    def read(self, wanted: set[int]) -> dict[int, Pixels]:
+        return _same_size({index: self._load(self._files[index]) for index in sorted(wanted)})
+
+    def facts(self) -> tuple[float | None, str, float | None]:
+        return None, self._files[0].suffix.lower().lstrip("."), None
+
+    def close(self) -> None:
+        pass
+
+    @staticmethod
+    def _load(file: Path) -> Pixels:
+        try:
+            with Image.open(file) as image:
+                return np.array(image.convert("RGB"))
+        except (OSError, ValueError) as error:
+            raise VideoError(f"{file.parent.name}/{file.name}: not a readable image ({error})") from error
+
+
+class _Entry(NamedTuple):
+    """One compressed packet, in decoding order."""
+
+    pts: int | None
+    dts: int | None
+    is_keyframe: bool
+    is_shown: bool
+
+
+class _VideoFile:
+    """A file read through FFmpeg.
+
+    One pass over the packets, without decoding, gives every frame's time and the keyframes:
+
+        decoding order       I0  P3  b1  b2  I6  b4  b5  P9  ...
+        presentation order   I0  b1  b2  P3  b4  b5  I6  ...
+                             wanted: 5   ->  feed I0 .. b5: I6 is shown after 5, so decoding starts at I0
+
+    Frames are then found by their time. Where the times cannot be trusted, or a wanted frame did not come,
+    every frame is decoded and counted.
+    """
+
+    def __init__(self, path: Path, start_seconds: float | None, end_seconds: float | None) -> None:
+        self._path = path
+        self._is_fresh = True
+        self._held: list[Packet] | None = None
+        self._container, self._stream = _open(path)
+        try:
+            self._start, self._end = self._bounds(start_seconds, end_seconds)
+            self._entries, self._order = self._index()
+            if self._order is None:
+                self._ranks = self._count(start_seconds or 0.0, end_seconds)
+            else:
+                self._ranks = range(len(self._order))
+            self.num_frames = len(self._ranks)
+            if self.num_frames == 0:
+                raise VideoError(_nothing(path, len(self._entries), start_seconds, end_seconds))
+        except BaseException:
+            self._container.close()
+            raise
+
+    def read(self, wanted: set[int]) -> dict[int, Pixels]:
+        found = self._read_by_time(sorted(wanted), self._order) if self._order else {}
+        if found.keys() != wanted:
+            found = self._read_by_counting(wanted)
+        return _same_size(found)
+
+    def facts(self) -> tuple[float | None, str, float | None]:
+        rate = float(self._stream.average_rate) if self._stream.average_rate else None
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            duration: float | None = float(self._stream.duration * self._stream.time_base)
+        elif self._container.duration is not None:
+            duration = self._container.duration / av.time_base
+        else:
+            duration = self.num_frames / rate if rate else None
+        return duration, self._stream.codec_context.name, rate
+
+    def close(self) -> None:
+        self._held = None
+        self._container.close()
+
+    def _bounds(self, start_seconds: float | None, end_seconds: float | None) -> tuple[float, float]:
+        """The segment in ticks of the stream's clock."""
+        origin = self._stream.start_time or 0
+        tick_seconds = float(self._stream.time_base or 1)
+        start = -math.inf if start_seconds is None else origin + start_seconds / tick_seconds
+        end = math.inf if end_seconds is None else origin + end_seconds / tick_seconds
+        return start, end
+
+    def _index(self) -> tuple[list[_Entry], list[int] | None]:
+        """The packets, and the positions of the wanted segment's frames among them in presentation order.
+
+        No positions where the packets' times cannot be trusted.
+        """
+        if not self._is_avi():
+            for begin in self._seek_points():
+                entries = self._scan(begin, self._end)
+                order = _presentation_order(entries, self._start, self._end, was_sought=begin is not None)
+                if order is not None:
+                    return entries, order
+        return self._scan(None, math.inf), None
+
+    def _is_avi(self) -> bool:
+        """AVI stores no presentation times: what is given out for them is a guess."""
+        return "avi" in self._container.format.name.split(",")
+
+    def _seek_points(self) -> list[int | None]:
+        """Where to start the index pass, best first; None is the start of the file."""
+        if self._start <= (self._stream.start_time or 0):
+            return [None]
+        earlier = self._start - _SECOND_TRY_SECONDS / float(self._stream.time_base or 1)
+        return [int(self._start), int(earlier), None]
+
+    def _scan(self, begin: int | None, end: float) -> list[_Entry]:
+        """List the packets from the keyframe at or before `begin` up to those decoded before `end`."""
+        entries: list[_Entry] = []
+        held: list[Packet] = []
+        num_bytes = 0
+        for packet in self._demux(begin):
+            if packet.dts is not None and packet.dts >= end:
+                break
+            if begin is not None and not entries and not packet.is_keyframe:
+                continue
+            entries.append(_entry(packet, self._stream.codec_context.name))
+            num_bytes += packet.size
+            if num_bytes <= _MAX_HELD_BYTES:
+                held.append(packet)
+            else:
+                held.clear()
+        self._held = held if num_bytes <= _MAX_HELD_BYTES else None
+        return entries
+
+    def _demux(self, begin: int | None) -> Iterator[Packet]:
+        """Packets from around `begin` on, or all of them."""
+        if begin is None and not self._is_fresh:
+            # Opening again is the one rewind that every container gets right.
+            self._container.close()
+            self._container, self._stream = _open(self._path)
+        self._is_fresh = False
+        try:
+            if begin is not None:
+                self._container.seek(begin, stream=self._stream)
+            for packet in self._container.demux(self._stream):
+                if packet.size:
+                    yield packet
+        except av.FFmpegError:
+            return  # cut off here: what came before can still be decoded
+
+    def _packets(self, first: int, stop: int) -> Iterable[Packet]:
+        """Packets number `first` to `stop` in decoding order, from memory or again from the file."""
+        if self._held is not None:
+            return self._held[first:stop]
+        return islice(self._demux_from(self._entries[first]), stop - first)
+
+    def _demux_from(self, target: _Entry) -> Iterator[Packet]:
+        for begin in (target.pts, None):
+            packets = self._demux(begin)
+            for packet in packets:
+                if (packet.pts, packet.dts) == (target.pts, target.dts):
+                    return chain([packet], packets)
+                if begin is not None and (packet.dts or 0) > (target.dts or 0):
+                    break  # landed too late
+        return iter(())
+
+    def _decode(
+        self, packets: Iterable[Packet], wanted_pts: Container[int | None] | None
+    ) -> Iterator[VideoFrame]:
+        """Decode from a clean start to the last packet; frames outside `wanted_pts` may be left out (None: none)."""
+        context = self._stream.codec_context
+        context.flush_buffers()
+        may_skip = wanted_pts is not None and context.name in _CODECS_THAT_SKIP
+        for packet in packets:
+            is_wanted = not may_skip or wanted_pts is None or packet.pts in wanted_pts
+            context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+            yield from _frames(context, packet)
+        yield from _frames(context, None)
+
+    def _read_by_time(self, wanted: list[int], order: list[int]) -> dict[int, Pixels]:
+        index_of = {self._entries[order[index]].pts: index for index in wanted}
+        found: dict[int, Pixels] = {}
+        for first, stop in _runs(self._entries, [order[index] for index in wanted]):
+            for frame in self._decode(self._packets(first, stop), index_of):
+                if frame.pts in index_of and not frame.is_corrupt:
+                    found[index_of[frame.pts]] = _pixels(frame)
+        return found
+
+    def _read_by_counting(self, wanted: set[int]) -> dict[int, Pixels]:
+        found: dict[int, Pixels] = {}
+        num_counted = 0
+        for index, frame in enumerate(self._segment_frames()):
+            num_counted = index + 1
+            if index in wanted:
+                found[index] = _pixels(frame)
+            if len(found) == len(wanted):
+                return found
+        self.num_frames = num_counted
+        return found
+
+    def _segment_frames(self) -> Iterator[VideoFrame]:
+        """Every frame of the segment, decoded in presentation order."""
+        for rank, frame in enumerate(self._decode(self._packets(0, len(self._entries)), None)):
+            if self._order is None:
+                is_inside = rank in self._ranks
+            else:
+                is_inside = frame.pts is not None and self._start <= frame.pts < self._end
+            if is_inside:
+                yield frame
+
+    def _count(self, start_seconds: float, end_seconds: float | None) -> range:
+        """The segment's frame numbers in the whole file, where only counting can be trusted."""
+        times = [entry.dts for entry in self._entries]
+        if self._is_avi() and None not in times and len(set(times)) == len(times):
+            total = len(times)
+        else:
+            total = sum(1 for _ in self._decode(self._packets(0, len(self._entries)), None))
+        if start_seconds == 0 and end_seconds is None:
+            return range(total)
+        rate = self._stream.average_rate
+        if not rate:
+            raise VideoError(
+                f"{self._path.name}: no frame times and no frame rate, so it cannot be cut by seconds"
+            )
+        stop = total if end_seconds is None else min(total, math.ceil(end_seconds * rate))
+        return range(math.ceil(start_seconds * rate), stop)
+
+
+def _open(path: Path) -> tuple[InputContainer, VideoStream]:
+    """Open a file and pick its video stream. One decoder thread: loader workers run side by side."""
+    if not path.exists():
+        raise VideoError(f"{path}: no such file or folder")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path.name}: the file is empty (0 bytes)")
+    try:
+        container = av.open(str(path), metadata_errors="replace")
+    except (av.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise VideoError(
+            f"{path.name}: 0 frames decoded: not a video, or damaged at its start ({reason})"
+        ) from error
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        container.close()
+        raise VideoError(f"{path.name}: the file holds no video stream")
+    streams[0].codec_context.thread_count = 1
+    return container, streams[0]
+
+
+def _entry(packet: Packet, codec: str) -> _Entry:
+    # VP8 stores frames that are only referred to as packets of their own; bit 4 says whether one is shown.
+    is_hidden = codec == "vp8" and not bytes(packet)[0] >> 4 & 1
+    return _Entry(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard and not is_hidden)
+
+
+def _presentation_order(
+    entries: Sequence[_Entry], start: float, end: float, *, was_sought: bool
+) -> list[int] | None:
+    """Positions of the packets shown at start <= time < end, by time; None where times cannot be trusted."""
+    if not entries:
+        return None
+    decoding_times = [entry.dts for entry in entries if entry.dts is not None]
+    if any(after <= before for before, after in pairwise(decoding_times)):
+        return None
+    first = entries[0].pts
+    times: dict[int, int] = {}
+    for position, entry in enumerate(entries):
+        if not entry.is_shown:
+            continue
+        if entry.pts is None or entry.pts in times:
+            return None
+        times[entry.pts] = position
+    order = [times[time] for time in sorted(times) if start <= time < end]
+    if first is None or not entries[0].is_keyframe or (was_sought and first > start):
+        return None
+    # Frames shown before the first keyframe may never come out, which shifts all later numbers.
+    if order and (entries[order[0]].pts or 0) < first:
+        return None
+    return order
+
+
+def _runs(entries: Sequence[_Entry], positions: Iterable[int]) -> list[tuple[int, int]]:
+    """Ranges of packets to feed, each from a keyframe, so that the packets at `positions` are decoded.
+
+    `positions` come in presentation order. A frame whose keyframe was already fed needs no new start.
+    """
+    keyframes = [(entry.pts, position) for position, entry in enumerate(entries) if entry.is_keyframe]
+    runs: list[tuple[int, int]] = []
+    for position in positions:
+        shown_at = entries[position].pts or 0
+        start = max(
+            (key for pts, key in keyframes if key <= position and pts is not None and pts <= shown_at),
+            default=0,
+        )
+        if runs and start < runs[-1][1]:
+            runs[-1] = (runs[-1][0], max(runs[-1][1], position + 1))
+        else:
+            runs.append((start, position + 1))
+    return runs
+
+
+def _frames(context: VideoCodecContext, packet: Packet | None) -> list[VideoFrame]:
+    try:
+        return context.decode(packet)
+    except av.FFmpegError:
+        return []  # a damaged packet gives no frame; counting shows how many came
+
+
+def _pixels(frame: VideoFrame) -> Pixels:
+    """RGB (H, W, 3), upright: the rotation a camera notes down is in degrees anticlockwise."""
+    pixels = frame.to_ndarray(format="rgb24")
+    return np.rot90(pixels, round(frame.rotation / 90) % 4)
+
+
+def _same_size(frames: dict[int, Pixels]) -> dict[int, Pixels]:
+    """Frames resized to the size of the first, for the rare video that changes size half-way."""
+    if len({pixels.shape for pixels in frames.values()}) <= 1:
+        return frames
+    height, width, _ = frames[min(frames)].shape
+    return {
+        index: np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+        for index, pixels in frames.items()
+    }
+
+
+def _numbered(name: str) -> tuple[str, int] | None:
+    """The prefix and the number of an image's file name; None for any other name."""
+    file = Path(name)
+    number = re.search(r"(\d+)$", file.stem)
+    if file.suffix.lower() not in IMAGE_SUFFIXES or number is None or name.startswith("."):
+        return None
+    return file.stem[: number.start()], int(number.group())
+
+
+def _require_segment(path: Path, start_seconds: float | None, end_seconds: float | None) -> None:
+    start = 0.0 if start_seconds is None else start_seconds
+    if start < 0 or (end_seconds is not None and end_seconds <= start):
+        raise VideoError(
+            f"{path.name}: no time between start_seconds={start_seconds} and end_seconds={end_seconds}; "
+            "0 <= start < end is expected"
+        )
+
+
+def _nothing(path: Path, num_packets: int, start_seconds: float | None, end_seconds: float | None) -> str:
+    if num_packets and (start_seconds is not None or end_seconds is not None):
+        return f"{path.name}: no frame between start_seconds={start_seconds} and end_seconds={end_seconds}"
+    return f"{path.name}: 0 frames decoded; the file is truncated or damaged"
