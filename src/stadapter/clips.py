@@ -68,8 +68,8 @@ def load_clip(
 ) -> torch.Tensor:
     """A video as (views, T, 3, size, size): uint8 on the fast road, normalised float32 on the released one.
 
-    Without `augmentation` these are the test views: for each spatial view all temporal ones. With it, one random
-    view drawn from `generator`, whose state then does not depend on what the video holds.
+    Without `augmentation` these are the test views: for each spatial view all temporal ones. With it, one
+    random view drawn from `generator`, whose state then does not depend on what the video holds.
 
     Raises VideoError where the video cannot be read or, if asked, is shorter than a clip.
     """

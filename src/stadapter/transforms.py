@@ -35,7 +35,7 @@ class Augmentation:
     flip: bool = False
     """Mirror half of the clips left to right. Leave off where direction is part of the class."""
     colour_jitter: float = 0.0
-    """Strength, 0 to 1: brightness, contrast and saturation are each scaled by 1 - strength to 1 + strength."""
+    """Strength, 0 to 1: brightness, contrast and saturation are scaled by 1 - strength to 1 + strength."""
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -86,8 +86,8 @@ def draw(
     """Draw once for a clip of `height` x `width` pixels that becomes `size` x `size`.
 
     With fit="stretch" windows and their ratios are measured on the frame squeezed to a square, so that
-    training clips are as squeezed as test clips. The draw is a pure function of the generator's state, from which always
-    the same number of values is taken.
+    training clips are as squeezed as test clips. The draw is a pure function of the generator's state, from
+    which always the same number of values is taken.
     """
     flip_draw, *colour_draws = generator.random(4)
     crop_draws = generator.random((_CROP_TRIES, 4))
@@ -118,7 +118,7 @@ def centre_window(height: int, width: int, fit: Fit = "crop") -> Window:
 
 
 def spatial_windows(height: int, width: int, num_views: int) -> list[Window]:
-    """Squares as wide as the shorter side: the centred one, or those at start, middle and end of the longer side.
+    """Squares as wide as the shorter side: the centre, or start, middle and end of the longer side.
 
     Raises SettingsError unless there are 1 or 3 views.
     """
@@ -144,7 +144,7 @@ def crop(frames: torch.Tensor, window: Window) -> torch.Tensor:
 def resize_fast(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Bicubic, antialiased, on uint8 (T, 3, H, W), to uint8 (T, 3, height, width).
 
-    Frames whose memory is laid out (T, H, W, 3) are resized many times faster than float ones, without a copy.
+    Frames whose memory is laid out (T, H, W, 3) are resized many times faster than float ones.
     """
     if frames.shape[-2:] == (height, width):
         return frames
@@ -167,7 +167,7 @@ def short_side_resize(frames: torch.Tensor, size: int) -> torch.Tensor:
 def normalise(
     frames: torch.Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> torch.Tensor:
-    """uint8 (..., 3, H, W) to float32: scaled to 0 to 1, then minus `mean`, over `std`, channel by channel."""
+    """uint8 (..., 3, H, W) to float32: scaled to 0 to 1, then minus `mean`, over `std`, by channel."""
     offset = torch.tensor(mean, device=frames.device).view(3, 1, 1)
     spread = torch.tensor(std, device=frames.device).view(3, 1, 1)
     return (frames.float() / 255 - offset) / spread

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 import av
 import numpy as np
@@ -26,7 +26,7 @@ from stadapter.errors import VideoError
 
 # T frames, H W pixels
 
-Packet = AnyPacket[VideoStream]
+Packet: TypeAlias = "AnyPacket[VideoStream]"
 Pixels = npt.NDArray[np.uint8]
 
 VIDEO_SUFFIXES = frozenset(
@@ -193,7 +193,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
-    """Whether a path looks like a video: a file by its suffix, or a folder of numbered images without folders."""
+    """Whether a path looks like a video: a file by its suffix, or a folder of numbered images only."""
     path = Path(path)
     if not path.is_dir():
         return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
@@ -392,7 +392,7 @@ class _VideoFile:
     def _decode(
         self, packets: Iterable[Packet], wanted_pts: Container[int | None] | None
     ) -> Iterator[VideoFrame]:
-        """Decode from a clean start to the last packet; frames outside `wanted_pts` may be left out (None: none)."""
+        """Decode from a clean start to the last packet; frames outside `wanted_pts` may be left out."""
         context = self._stream.codec_context
         context.flush_buffers()
         may_skip = wanted_pts is not None and context.name in _CODECS_THAT_SKIP
@@ -524,7 +524,7 @@ def _runs(entries: Sequence[_Entry], positions: Iterable[int]) -> list[tuple[int
     return runs
 
 
-def _frames(context: VideoCodecContext, packet: Packet | None) -> list[VideoFrame]:
+def _frames(context: VideoCodecContext, packet: "Packet | None") -> list[VideoFrame]:
     try:
         return context.decode(packet)
     except av.FFmpegError:
