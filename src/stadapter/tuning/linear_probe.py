@@ -1,0 +1,13 @@
+"""Linear probe: the trunk stays as it is, only the classifier learns."""
+
+from dataclasses import dataclass
+
+from stadapter.vit import ImageViT
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Train the classifier alone on the frozen trunk's averaged features: blind to the order of frames."""
+
+    def apply(self, vit: ImageViT) -> None:
+        """Change nothing: the trunk is frozen already."""

@@ -1,0 +1,161 @@
+"""ST-Adapter: a bottleneck with a depth-wise space-time convolution (Pan et al., NeurIPS 2022, arXiv 2206.13559, eq. 4)."""
+
+# B batch, T frames, N tokens (prefix + patches), P patches, D width, A bottleneck, h w patch grid
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stadapter.errors import SettingsError
+from stadapter.vit import ImageViT, TokenLayout
+
+Activation = Literal["gelu", "silu", "tanh"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
+
+
+class SpaceTimeAdapter(nn.Module):
+    """x + up(f(conv(down(x)))) on the patch tokens; prefix tokens pass by untouched.
+
+        x (B*T, N, D) ─ patches ─► down ─► (B, A, T, h, w) ─► depth-wise conv ─► f ─► up ─► + x
+
+    It starts as the identity: convolution and biases are zero. Its input is never written to.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        bottleneck: int,
+        kernel_size: tuple[int, int, int] = (3, 1, 1),
+        activation: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_kernel_size(kernel_size)
+        self.down = nn.Linear(width, bottleneck)
+        self.conv = nn.Conv3d(
+            bottleneck,
+            bottleneck,
+            kernel_size,
+            padding=(kernel_size[0] // 2, kernel_size[1] // 2, kernel_size[2] // 2),
+            groups=bottleneck,
+        )
+        self.activation = make_activation(activation)
+        self.up = nn.Linear(bottleneck, width)
+        for parameter in (self.conv.weight, self.conv.bias, self.down.bias, self.up.bias):
+            if parameter is not None:
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        prefix, patches = x[:, : layout.num_prefix], x[:, layout.num_prefix :]
+        hidden: Tensor = self.down(patches)  # (B*T, P, A)
+        hidden = hidden.view(-1, layout.num_frames, *hidden.shape[1:])  # (B, T, P, A)
+        hidden = self._convolve(hidden, layout)
+        update = self.up(self.activation(hidden)).flatten(0, 1)  # (B*T, P, D)
+        adapted = patches + update.to(patches.dtype)
+        return torch.cat([prefix, adapted], dim=1) if layout.num_prefix else adapted
+
+    def _convolve(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        """Depth-wise convolution over time and the patch grid of x (B, T, P, A), same shape out."""
+        if self.conv.kernel_size[1:] == (1, 1):
+            # Over time alone: a 2-D convolution on a permuted view, so that no copy is made (exact; docs/log.md).
+            y = F.conv2d(
+                x.permute(0, 3, 1, 2),  # (B, A, T, P), a view
+                self.conv.weight[..., 0],
+                self.conv.bias,
+                padding=(int(self.conv.padding[0]), 0),
+                groups=self.conv.groups,
+            )
+            return y.permute(0, 2, 3, 1)  # (B, T, P, A)
+        grid = x.view(*x.shape[:2], layout.grid_height, layout.grid_width, -1)  # (B, T, h, w, A)
+        y: Tensor = self.conv(grid.permute(0, 4, 1, 2, 3))  # (B, A, T, h, w)
+        return y.permute(0, 2, 3, 4, 1).flatten(2, 3)  # (B, T, P, A)
+
+
+@dataclass(frozen=True)
+class STAdapter:
+    """ST-Adapter (arXiv 2206.13559): one bottleneck with a space-time convolution before attention, in every block."""
+
+    width: int | None = None
+    """Bottleneck width A, channels; default half the trunk's width, as in the paper."""
+    kernel_size: tuple[int, int, int] = (3, 1, 1)
+    """Convolution kernel over (time, height, width), odd numbers: frames, patches, patches."""
+    before_attention: bool = True
+    """Put an adapter before each attention (A1, as in the paper)."""
+    before_mlp: bool = False
+    """Put an adapter before each MLP (A2; the released Kinetics model has only these, the SSv2 model both)."""
+    last_blocks: int | None = None
+    """Adapt only the last so many blocks; default all."""
+    activation: Activation | None = "gelu"
+    """Activation f between convolution and up-projection; None is what released checkpoints use."""
+    keep_unreachable: bool = False
+    """Keep the last block's A2 although a class-token head cannot see it (converted checkpoints have one)."""
+
+    def apply(self, vit: ImageViT) -> None:
+        """Insert fresh adapters into a frozen trunk, in place.
+
+        Raises:
+            SettingsError: a setting that the trunk cannot hold, or with which nothing would learn.
+        """
+        if not (self.before_attention or self.before_mlp):
+            raise SettingsError(
+                "ST-Adapter with neither before_attention nor before_mlp trains nothing; set one of them"
+            )
+        if self.width is not None and self.width < 1:
+            raise SettingsError(f"ST-Adapter width {self.width}: expected at least 1 channel")
+        for index in adapted_blocks(len(vit.blocks), self.last_blocks):
+            block = vit.blocks[index]
+            if self.before_attention:
+                block.before_attention = self._adapter(vit.width)
+            unreachable = index == len(vit.blocks) - 1 and vit.has_class_token
+            if self.before_mlp and (self.keep_unreachable or not unreachable):
+                block.before_mlp = self._adapter(vit.width)
+
+    def _adapter(self, width: int) -> SpaceTimeAdapter:
+        return SpaceTimeAdapter(
+            width=width,
+            bottleneck=self.width if self.width is not None else width // 2,
+            kernel_size=self.kernel_size,
+            activation=self.activation,
+        )
+
+
+def adapted_blocks(num_blocks: int, last_blocks: int | None) -> range:
+    """Indices of the last `last_blocks` of `num_blocks` blocks; all of them for None.
+
+    Raises:
+        SettingsError: fewer than one block, or more than there are.
+    """
+    if last_blocks is None:
+        return range(num_blocks)
+    if not 1 <= last_blocks <= num_blocks:
+        raise SettingsError(f"last_blocks={last_blocks}: the trunk has {num_blocks} blocks; choose 1 to {num_blocks}")
+    return range(num_blocks - last_blocks, num_blocks)
+
+
+def check_kernel_size(kernel_size: tuple[int, int, int]) -> None:
+    """Refuse a kernel that is not three odd positive numbers: others would shift or shrink the clip."""
+    if len(kernel_size) != 3 or any(k < 1 or k % 2 == 0 for k in kernel_size):
+        raise SettingsError(
+            f"kernel_size {tuple(kernel_size)}: expected three odd positive numbers (time, height, width), such as (3, 1, 1)"
+        )
+
+
+def make_activation(name: str | None) -> nn.Module:
+    """The module for an activation's name; None is the identity.
+
+    Raises:
+        SettingsError: an unknown name, or one with which an adapter that starts at zero never learns.
+    """
+    if name is None:
+        return nn.Identity()
+    if name == "relu":
+        raise SettingsError(
+            "activation 'relu' has slope 0 at 0: an adapter whose convolution starts at zero would never learn; "
+            f"use one of {', '.join(ACTIVATIONS)} or None"
+        )
+    if name not in ACTIVATIONS:
+        raise SettingsError(f"activation {name!r}: expected one of {', '.join(ACTIVATIONS)} or None")
+    return ACTIVATIONS[name]()

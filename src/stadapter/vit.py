@@ -1,0 +1,183 @@
+"""A frozen image Vision Transformer, seen as a stack of blocks with two named places to insert something.
+
+The pieces (norms, attention, MLP, embeddings) are the very modules of the pre-trained model; only the wiring is ours:
+
+    x ──► before_attention ──► + attention(norm1(x)) ──► before_mlp ──► + mlp(norm2(x)) ──► x
+          (insertion point A1)                           (insertion point A2)
+
+Both insertion points start as identities, so a fresh `ImageViT` computes exactly what the pre-trained model computes.
+"""
+
+# B batch, T frames, N tokens (prefix + patches), D width, H W pixels, h w patch grid
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+Rotary = tuple[Tensor, Tensor]
+
+
+class TokenLayout(NamedTuple):
+    """How the rows of a token tensor (B*T, N, D) are made up: N = num_prefix + grid_height * grid_width."""
+
+    num_frames: int
+    num_prefix: int
+    grid_height: int
+    grid_width: int
+
+
+class InsertionPoint(nn.Module):
+    """Does nothing: what stands at an insertion point until a strategy puts something there.
+
+    A module at an insertion point is called with tokens (B*T, N, D) and their `TokenLayout`, and returns tokens of
+    the same shape. It never writes into its input.
+    """
+
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        return x
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block, put together from the pieces of a pre-trained layer.
+
+    `attention` returns a tuple whose first element is the result, as in transformers; `scale1` and `scale2` are the
+    layer scales of the DINO families and identities elsewhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        norm1: nn.Module,
+        attention: nn.Module,
+        norm2: nn.Module,
+        mlp: nn.Module,
+        scale1: nn.Module | None = None,
+        scale2: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.before_attention: nn.Module = InsertionPoint()
+        self.norm1 = norm1
+        self.attention = attention
+        self.scale1 = scale1 if scale1 is not None else nn.Identity()
+        self.before_mlp: nn.Module = InsertionPoint()
+        self.norm2 = norm2
+        self.mlp = mlp
+        self.scale2 = scale2 if scale2 is not None else nn.Identity()
+
+    def forward(self, x: Tensor, layout: TokenLayout, rotary: Rotary | None = None) -> Tensor:
+        x = self.before_attention(x, layout)
+        normed = self.norm1(x)
+        attended = self.attention(normed) if rotary is None else self.attention(normed, position_embeddings=rotary)
+        x = x + self.scale1(attended[0])
+        x = self.before_mlp(x, layout)
+        x = x + self.scale2(self.mlp(self.norm2(x)))
+        return x
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What an artefact must remember of its trunk, and what the clip path must know of it."""
+
+    name: str
+    """Hub id, or the folder the weights came from."""
+    family: str
+    """The `model_type` of its vision config: clip_vision_model, dinov2 …"""
+    revision: str | None
+    """Commit of the Hub repository; None for a local folder."""
+    sha256: str
+    """Hash of the vision weights: over sorted (name, shape, fp32 bytes)."""
+    image_size: int
+    """Native side of the square input, pixels."""
+    patch_size: int
+    """Side of a square patch, pixels."""
+    mean: tuple[float, float, float]
+    """Per-channel mean that inputs in [0, 1] are normalised with."""
+    std: tuple[float, float, float]
+    """Per-channel standard deviation that inputs in [0, 1] are normalised with."""
+
+
+class ImageViT(nn.Module):
+    """A pre-trained image ViT, applied to every frame of a clip.
+
+    `forward` takes normalised clips (B, T, 3, H, W) and returns the tokens of the last block (B, T, N, D), before the
+    trunk's final norm, prefix tokens first. H and W may be any multiples of the patch size.
+
+    The trunk is frozen and stays in eval mode whatever mode the model around it is in: some families augment their
+    position codes in training mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        embeddings: nn.Module,
+        embed: Callable[[nn.Module, Tensor], Tensor],
+        pre_norm: nn.Module | None,
+        blocks: list[Block],
+        norm: nn.Module,
+        rotary: nn.Module | None = None,
+        num_prefix: int,
+        has_class_token: bool,
+        width: int,
+        info: BackboneInfo,
+    ) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self._embed = embed
+        self.pre_norm = pre_norm if pre_norm is not None else nn.Identity()
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.rotary = rotary
+        self.num_prefix = num_prefix
+        self.has_class_token = has_class_token
+        self.width = width
+        self.info = info
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "ImageViT":
+        """Keep the pre-trained pieces in eval mode; modules that a strategy inserted follow `mode`."""
+        super().train(False)
+        for point in self.insertion_points():
+            point.train(mode)
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision the trunk computes its first layer in."""
+        return next(self.embeddings.parameters()).dtype
+
+    def insertion_points(self) -> list[nn.Module]:
+        """What stands at A1 and A2 of every block, in order."""
+        blocks = cast(Iterable[Block], self.blocks)
+        return [point for block in blocks for point in (block.before_attention, block.before_mlp)]
+
+    def use_attention(self, implementation: Literal["sdpa", "eager"]) -> None:
+        """Choose the kernel of the frozen attention: same values up to rounding, different cost (docs/log.md)."""
+        for module in self.modules():
+            config = getattr(module, "config", None)
+            if hasattr(config, "_attn_implementation"):
+                config._attn_implementation = implementation
+
+    def forward(self, clips: Tensor) -> Tensor:
+        num_frames, height, width = clips.shape[1], clips.shape[3], clips.shape[4]
+        patch = self.info.patch_size
+        if height % patch or width % patch:
+            raise ValueError(
+                f"clips of {height}x{width} pixels: the trunk cuts patches of {patch}; "
+                f"use sides that are multiples of {patch}, for example {nearest_multiple(height, patch)}"
+            )
+        layout = TokenLayout(num_frames, self.num_prefix, height // patch, width // patch)
+        images = clips.flatten(0, 1).to(self.dtype)  # (B*T, 3, H, W)
+        rotary = self.rotary(images) if self.rotary is not None else None
+        x: Tensor = self.pre_norm(self._embed(self.embeddings, images))  # (B*T, N, D)
+        for block in self.blocks:
+            x = block(x, layout, rotary)
+        return x.view(-1, num_frames, *x.shape[1:])  # (B, T, N, D)
+
+
+def nearest_multiple(pixels: int, patch: int) -> int:
+    """The multiple of `patch` nearest to `pixels`, at least one patch."""
+    return max(patch, round(pixels / patch) * patch)
