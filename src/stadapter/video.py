@@ -68,7 +68,9 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _CODECS_THAT_SKIP = frozenset({"h264", "hevc", "mpeg4"})
 # Compressed packets up to this size stay in memory between the index pass and decoding; larger files seek.
 _MAX_HELD_BYTES = 64 * 2**20
-# Some containers seek to any packet, not to a keyframe: how far before a segment a second try starts.
+# Containers that say after a seek what they said without one; the others are read from their start.
+_CONTAINERS_THAT_SEEK = frozenset({"mov", "matroska", "mpegts"})
+# Some of them seek to any packet, not to a keyframe: how far before a segment a second try starts.
 _SECOND_TRY_SECONDS = 10.0
 
 
@@ -252,6 +254,7 @@ class _Entry(NamedTuple):
     dts: int | None
     is_keyframe: bool
     is_shown: bool
+    is_corrupt: bool
 
 
 class _VideoFile:
@@ -270,6 +273,7 @@ class _VideoFile:
     def __init__(self, path: Path, start_seconds: float | None, end_seconds: float | None) -> None:
         self._path = path
         self._is_fresh = True
+        self._must_count = False
         self._held: list[Packet] | None = None
         self._container, self._stream = _open(path)
         try:
@@ -287,7 +291,9 @@ class _VideoFile:
             raise
 
     def read(self, wanted: set[int]) -> dict[int, Pixels]:
-        found = self._read_by_time(sorted(wanted), self._order) if self._order else {}
+        found: dict[int, Pixels] = {}
+        if self._order is not None and not self._must_count:
+            found = self._read_by_time(sorted(wanted), self._order)
         if found.keys() != wanted:
             found = self._read_by_counting(wanted)
         return _same_size(found)
@@ -319,7 +325,7 @@ class _VideoFile:
 
         No positions where the packets' times cannot be trusted.
         """
-        if not self._is_avi():
+        if not self._is_format("avi"):  # AVI stores no presentation times: those given out for it are guesses
             for begin in self._seek_points():
                 entries = self._scan(begin, self._end)
                 order = _presentation_order(entries, self._start, self._end, was_sought=begin is not None)
@@ -327,13 +333,12 @@ class _VideoFile:
                     return entries, order
         return self._scan(None, math.inf), None
 
-    def _is_avi(self) -> bool:
-        """AVI stores no presentation times: what is given out for them is a guess."""
-        return "avi" in self._container.format.name.split(",")
+    def _is_format(self, *names: str) -> bool:
+        return not set(names).isdisjoint(self._container.format.name.split(","))
 
     def _seek_points(self) -> list[int | None]:
         """Where to start the index pass, best first; None is the start of the file."""
-        if self._start <= (self._stream.start_time or 0):
+        if self._start <= (self._stream.start_time or 0) or not self._is_format(*_CONTAINERS_THAT_SEEK):
             return [None]
         earlier = self._start - _SECOND_TRY_SECONDS / float(self._stream.time_base or 1)
         return [int(self._start), int(earlier), None]
@@ -380,7 +385,8 @@ class _VideoFile:
         return islice(self._demux_from(self._entries[first]), stop - first)
 
     def _demux_from(self, target: _Entry) -> Iterator[Packet]:
-        for begin in (target.pts, None):
+        seek_points = (target.pts, None) if self._is_format(*_CONTAINERS_THAT_SEEK) else (None,)
+        for begin in seek_points:
             packets = self._demux(begin)
             for packet in packets:
                 if (packet.pts, packet.dts) == (target.pts, target.dts):
@@ -420,6 +426,8 @@ class _VideoFile:
                 found[index] = _pixels(frame)
             if len(found) == len(wanted):
                 return found
+        # Fewer came than the packets promised: from here on only counting gives the same numbers every time.
+        self._must_count = True
         self.num_frames = num_counted
         return found
 
@@ -436,7 +444,7 @@ class _VideoFile:
     def _count(self, start_seconds: float, end_seconds: float | None) -> range:
         """The segment's frame numbers in the whole file, where only counting can be trusted."""
         times = [entry.dts for entry in self._entries]
-        if self._is_avi() and None not in times and len(set(times)) == len(times):
+        if self._is_format("avi") and None not in times and len(set(times)) == len(times):
             total = len(times)
         else:
             total = sum(1 for _ in self._decode(self._packets(0, len(self._entries)), None))
@@ -475,14 +483,16 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
 def _entry(packet: Packet, codec: str) -> _Entry:
     # VP8 stores frames that are only referred to as packets of their own; bit 4 says whether one is shown.
     is_hidden = codec == "vp8" and not bytes(packet)[0] >> 4 & 1
-    return _Entry(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard and not is_hidden)
+    return _Entry(
+        packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard and not is_hidden, packet.is_corrupt
+    )
 
 
 def _presentation_order(
     entries: Sequence[_Entry], start: float, end: float, *, was_sought: bool
 ) -> list[int] | None:
     """Positions of the packets shown at start <= time < end, by time; None where times cannot be trusted."""
-    if not entries:
+    if not entries or any(entry.is_corrupt for entry in entries):
         return None
     decoding_times = [entry.dts for entry in entries if entry.dts is not None]
     if any(after <= before for before, after in pairwise(decoding_times)):
