@@ -46,9 +46,9 @@ def dense_indices(
         total_frames=total_frames, num_frames=num_frames, stride_frames=stride_frames, num_views=num_views
     )
     room = _room(total_frames, num_frames, stride_frames)
-    if num_views == 1:
-        starts = [room // 2]
-    else:
+    # A single view is rounded down, several to the nearest even: the released arithmetic.
+    starts = [room // 2]
+    if num_views > 1:
         starts = [round(room / (num_views - 1) * view) for view in range(num_views)]
     return [_window(start, total_frames, num_frames, stride_frames) for start in starts]
 

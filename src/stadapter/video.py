@@ -72,6 +72,8 @@ _MAX_HELD_BYTES = 64 * 2**20
 _CONTAINERS_THAT_SEEK = frozenset({"mov", "matroska", "mpegts"})
 # Some of them seek to any packet, not to a keyframe: how far before a segment a second try starts.
 _SECOND_TRY_SECONDS = 10.0
+# 2.2 s at 25 frames per second is frame 55, not 55.00000000000001.
+_TICK_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -316,8 +318,10 @@ class _VideoFile:
         """The segment in ticks of the stream's clock."""
         origin = self._stream.start_time or 0
         tick_seconds = float(self._stream.time_base or 1)
-        start = -math.inf if start_seconds is None else origin + start_seconds / tick_seconds
-        end = math.inf if end_seconds is None else origin + end_seconds / tick_seconds
+        start = (
+            -math.inf if start_seconds is None else origin + round(start_seconds / tick_seconds, _TICK_DIGITS)
+        )
+        end = math.inf if end_seconds is None else origin + round(end_seconds / tick_seconds, _TICK_DIGITS)
         return start, end
 
     def _index(self) -> tuple[list[_Entry], list[int] | None]:
@@ -455,8 +459,11 @@ class _VideoFile:
             raise VideoError(
                 f"{self._path.name}: no frame times and no frame rate, so it cannot be cut by seconds"
             )
-        stop = total if end_seconds is None else min(total, math.ceil(end_seconds * rate))
-        return range(math.ceil(start_seconds * rate), stop)
+        start, stop = (
+            total if seconds is None else min(total, math.ceil(round(seconds * rate, _TICK_DIGITS)))
+            for seconds in (start_seconds, end_seconds)
+        )
+        return range(start, stop)
 
 
 def _open(path: Path) -> tuple[InputContainer, VideoStream]:
