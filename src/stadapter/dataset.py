@@ -49,8 +49,8 @@ class VideoDataset(Dataset[Sample]):
     """The clips of a manifest.
 
     With an `augmentation` (training) a clip is one random view, and one that cannot be read is replaced by
-    another. Without (evaluation) it is all test views, and one that cannot be read is None. Either way its name
-    is in `failures`.
+    another. Without (evaluation) it is all test views, and one that cannot be read is None. Either way its
+    name is in `failures`.
     """
 
     def __init__(

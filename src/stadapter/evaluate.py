@@ -21,7 +21,7 @@ from stadapter.errors import DataError, STAdapterError
 from stadapter.manifest import Manifest
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate.accelerator import Accelerator
 
 _MAX_MATRIX_CLASSES = 20
 
@@ -155,7 +155,7 @@ def evaluate(
             if progress is not None:
                 progress(len(rows) + len(failures), len(share))
     if accelerator is not None:
-        from accelerate.utils import gather_object
+        from accelerate.utils.operations import gather_object
 
         rows, failures = gather_object(rows), gather_object(failures)
     return _report(dataset, model.labels, rows, failures)
@@ -190,9 +190,7 @@ def class_table(report: Report) -> Table:
         table.add_column(header, justify="right")
     table.add_column("most often mistaken for")
     for position, result in enumerate(report.per_class):
-        errors = [
-            0 if column == position else count for column, count in enumerate(report.confusion[position])
-        ]
+        errors = [0 if column == position else count for column, count in enumerate(report.confusion[position])]
         worst = max(errors)
         mistaken = f"{report.labels[errors.index(worst)]} ({worst})" if worst else ""
         table.add_row(
@@ -227,7 +225,7 @@ def _error_table(report: Report) -> Table:
     ]
     errors.sort(key=lambda error: (-error[0], error[1], error[2]))
     shown = errors[:_MAX_MATRIX_CLASSES]
-    table = Table(title=f"Confusion: {len(shown)} of {len(errors)} kinds of error", title_justify="left")
+    table = Table(title=f"Largest errors, {len(shown)} of {len(errors)}", title_justify="left")
     table.add_column("true")
     table.add_column("predicted")
     table.add_column("clips", justify="right")
@@ -256,10 +254,11 @@ def _inference(model: ClipClassifier) -> Iterator[None]:
 
 def _scores(model: ClipClassifier, clips: Tensor, device: torch.device, batch_size: int) -> Tensor:
     """Class probabilities (B, C), float32 on the CPU, of clips (B, V, T, 3, H, W)."""
-    views = clips.flatten(0, 1)  # (B*V, T, 3, H, W)
-    logits = [model(model.normalise(part.to(device, non_blocking=True))) for part in views.split(batch_size)]
-    scores: Tensor = torch.cat(logits).float().softmax(-1)  # (B*V, C)
-    return scores.unflatten(0, clips.shape[:2]).mean(1).cpu()  # (B, C)
+    num_clips, num_views = clips.shape[:2]
+    parts = torch.split(clips.flatten(0, 1), batch_size)  # of (B*V, T, 3, H, W)
+    logits = [model(model.normalise(part.to(device, non_blocking=True))) for part in parts]
+    scores = torch.cat(logits).float().softmax(-1)  # (B*V, C)
+    return scores.reshape(num_clips, num_views, -1).mean(1).cpu()  # (B, C)
 
 
 def _report(
@@ -288,9 +287,7 @@ def _report(
 
     true_scores = scores.gather(1, targets[:, None]).clamp_min(torch.finfo(scores.dtype).tiny)
     predictions = [
-        ClipPrediction(
-            entry.name, entry.start_seconds, entry.end_seconds, labels[target], labels[predicted], score
-        )
+        ClipPrediction(entry.name, entry.start_seconds, entry.end_seconds, labels[target], labels[predicted], score)
         for entry, target, predicted, score in zip(
             entries, targets.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
         )
@@ -310,9 +307,7 @@ def _report(
 
 
 def _check_finite(scores: Tensor, names: Sequence[str]) -> None:
-    broken = [
-        name for name, finite in zip(names, scores.isfinite().all(-1).tolist(), strict=True) if not finite
-    ]
+    broken = [name for name, finite in zip(names, scores.isfinite().all(-1).tolist(), strict=True) if not finite]
     if broken:
         raise STAdapterError(
             f"the scores of {len(broken)} of {len(names)} clips are not finite numbers, first {broken[0]}; "

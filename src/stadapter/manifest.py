@@ -106,17 +106,13 @@ def read_manifest(data: str | os.PathLike[str], *, root: str | os.PathLike[str] 
     """
     source = _absolute(data)
     if not source.exists():
-        raise DataError(
-            f"{data}: no such file or folder; expected a folder of class folders, a CSV or a list"
-        )
+        raise DataError(f"{data}: no such file or folder; expected a folder of class folders, a CSV or a list")
     if source.is_file():
         return _read_list(source, _absolute(root) if root is not None else source.parent)
     splits = _split_folders(source)
     if len(splits) > 1:
         found = ", ".join(f"{name}/" for name in splits)
-        raise DataError(
-            f"{data} holds the splits {found}; expected one of them: name {source / next(iter(splits))}"
-        )
+        raise DataError(f"{data} holds the splits {found}; expected one of them: name {source / next(iter(splits))}")
     for folder in splits.values():
         return _read_class_folders(folder, source)
     return _read_class_folders(source, source)
@@ -217,9 +213,7 @@ def _listed(folder: Path) -> list[Path]:
     try:
         return sorted(item for item in folder.iterdir() if not _hidden(item.name))
     except OSError as error:
-        raise DataError(
-            f"{folder} cannot be listed ({error.strerror}); expected a readable folder"
-        ) from error
+        raise DataError(f"{folder} cannot be listed ({error.strerror}); expected a readable folder") from error
 
 
 def _walk(folder: Path, parents: tuple[str, ...] = ()) -> Iterator[tuple[Path, bool]]:
@@ -292,8 +286,7 @@ def _read_class_folders(folder: Path, root: Path) -> Manifest:
         raise DataError(_nothing_found(folder, loose, ignored))
     if empty:
         raise DataError(
-            f"{folder}: {len(empty)} class folders hold no video: {_some(empty)}; "
-            f"add videos or move them elsewhere"
+            f"{folder}: {len(empty)} class folders hold no video: {_some(empty)}; add videos or move them elsewhere"
         )
     labels = sort_labels([entry.label for entry in entries if entry.label is not None])
     return Manifest(tuple(entries), labels, ignored=tuple(loose + ignored))
@@ -312,9 +305,7 @@ def _nothing_found(folder: Path, loose: Sequence[str], ignored: Sequence[str]) -
 
 def _read_list(source: Path, root: Path) -> Manifest:
     if not root.is_dir():
-        raise DataError(
-            f"{root}: no such folder; expected the folder that the paths in {source.name} start from"
-        )
+        raise DataError(f"{root}: no such folder; expected the folder that the paths in {source.name} start from")
     try:
         text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -369,13 +360,9 @@ def _csv_rows(source: Path, text: str, root: Path) -> Iterator[Entry]:
                     f"{source}, line {reader.line_num}: found {len(cells)} fields, expected {len(columns)} "
                     f"({','.join(columns)}); put a path that holds a comma in double quotes"
                 )
-            yield _csv_entry(
-                dict(zip(columns, cells, strict=True)), root, f"{source}, line {reader.line_num}"
-            )
+            yield _csv_entry(dict(zip(columns, cells, strict=True)), root, f"{source}, line {reader.line_num}")
     except csv.Error as error:
-        raise DataError(
-            f"{source}, line {reader.line_num}: not a CSV row ({error}); check its quotes"
-        ) from error
+        raise DataError(f"{source}, line {reader.line_num}: not a CSV row ({error}); check its quotes") from error
 
 
 def _columns(source: Path, first: Sequence[str], root: Path) -> tuple[list[str], bool]:
@@ -400,9 +387,7 @@ def _csv_entry(row: dict[str, str], root: Path, where: str) -> Entry:
         raise DataError(f"{where}: {row['path']} has no label; give it one or remove the line")
     start, end = _seconds(row.get("start"), where), _seconds(row.get("end"), where)
     if end is not None and end <= (start or 0.0):
-        raise DataError(
-            f"{where}: the segment ends at {end} s and starts at {start or 0.0} s; expected end > start"
-        )
+        raise DataError(f"{where}: the segment ends at {end} s and starts at {start or 0.0} s; expected end > start")
     return _listed_entry(row["path"], root, row.get("label"), start, end)
 
 
@@ -433,21 +418,16 @@ def _check_one_label(source: Path, entries: Sequence[Entry]) -> None:
         known = labels.setdefault((entry.path, entry.start_seconds, entry.end_seconds), entry.label)
         if known != entry.label:
             raise DataError(
-                f"{source}: {entry.name} is listed as {known!r} and as {entry.label!r}; "
-                f"expected one label a clip"
+                f"{source}: {entry.name} is listed as {known!r} and as {entry.label!r}; expected one label a clip"
             )
 
 
 def _check_trainable(manifest: Manifest, data: str | os.PathLike[str]) -> None:
     unlabelled = [entry.name for entry in manifest.entries if entry.label is None]
     if unlabelled:
-        raise DataError(
-            f"{data}: {len(unlabelled)} clips have no label ({_some(unlabelled, 3)}); add a label column"
-        )
+        raise DataError(f"{data}: {len(unlabelled)} clips have no label ({_some(unlabelled, 3)}); add a label column")
     if len(manifest.labels) < 2:
-        raise DataError(
-            f"{data}: found one class only, {manifest.labels[0]!r}; expected at least two to tell apart"
-        )
+        raise DataError(f"{data}: found one class only, {manifest.labels[0]!r}; expected at least two to tell apart")
 
 
 def _hold_out(manifest: Manifest, fraction: float) -> tuple[Manifest, Manifest]:
@@ -470,6 +450,4 @@ def _hold_out(manifest: Manifest, fraction: float) -> tuple[Manifest, Manifest]:
         )
     train = tuple(entry for entry in manifest.entries if (entry.label, entry.name) not in held)
     val = tuple(entry for entry in manifest.entries if (entry.label, entry.name) in held)
-    return Manifest(train, manifest.labels, manifest.missing, manifest.ignored), Manifest(
-        val, manifest.labels
-    )
+    return Manifest(train, manifest.labels, manifest.missing, manifest.ignored), Manifest(val, manifest.labels)

@@ -1,0 +1,178 @@
+"""Samples for training and evaluation: what is random, what replaces an unreadable clip, what workers see."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from stadapter.clips import ClipConfig, load_clip
+from stadapter.dataset import Sample, VideoDataset, collate, epoch_order
+from stadapter.errors import DataError, SettingsError
+from stadapter.manifest import Manifest, read_manifest
+from stadapter.synthetic import write_clips
+from stadapter.transforms import Augmentation
+
+CONFIG = ClipConfig(num_frames=4, size=32)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    write_clips(tmp_path, clips_per_class=2, size=48, num_frames=10)
+    return read_manifest(tmp_path)
+
+
+def training(manifest: Manifest, seed: int = 0) -> VideoDataset:
+    return VideoDataset(manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), seed=seed)
+
+
+def clip_of(sample: Sample) -> torch.Tensor:
+    assert sample["clip"] is not None
+    return sample["clip"]
+
+
+def break_clip(manifest: Manifest, index: int) -> str:
+    manifest.entries[index].path.write_bytes(b"this is no video")
+    return manifest.entries[index].name
+
+
+def test_a_training_sample_is_one_random_view_with_its_label(manifest: Manifest) -> None:
+    sample = training(manifest)[5]
+    assert clip_of(sample).shape == (4, 3, 32, 32)
+    assert clip_of(sample).dtype == torch.uint8
+    assert sample["label"] == manifest.labels.index(str(manifest.entries[5].label))
+    assert sample["index"] == 5
+    assert sample["failures"] == []
+
+
+def test_an_evaluation_sample_is_all_test_views(manifest: Manifest) -> None:
+    config = ClipConfig(num_frames=4, size=32, num_temporal_views=2, num_spatial_views=3)
+    sample = VideoDataset(manifest, config, labels=manifest.labels)[1]
+    assert clip_of(sample).shape == (6, 4, 3, 32, 32)
+    assert torch.equal(clip_of(sample), load_clip(manifest.entries[1].path, config))
+
+
+def test_segments_are_respected(tmp_path: Path) -> None:
+    write_clips(tmp_path, classes=("left", "right"), clips_per_class=1, num_frames=20, frames_per_second=10)
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,label,start,end\nleft/left_00.mp4,left,0,1\nleft/left_00.mp4,late,1,2\n")
+    manifest = read_manifest(listed)
+    dataset = VideoDataset(manifest, CONFIG, labels=manifest.labels)
+    path = manifest.entries[0].path
+    assert torch.equal(clip_of(dataset[0]), load_clip(path, CONFIG, start_seconds=0, end_seconds=1))
+    assert not torch.equal(clip_of(dataset[0]), clip_of(dataset[1]))
+
+
+def test_the_random_view_is_a_function_of_seed_epoch_and_position(manifest: Manifest) -> None:
+    dataset, again = training(manifest), training(manifest)
+    first = clip_of(dataset[3])
+    clip_of(again[0])  # another order of reading
+    assert torch.equal(clip_of(again[3]), first)
+    again.set_epoch(1)
+    assert not torch.equal(clip_of(again[3]), first)
+    again.set_epoch(0)
+    assert torch.equal(clip_of(again[3]), first)
+    assert not torch.equal(clip_of(training(manifest, seed=1)[3]), first)
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_kept_alive_see_the_new_epoch_and_give_what_no_workers_give(manifest: Manifest, context: str) -> None:
+    dataset = training(manifest)
+    loader = DataLoader(
+        dataset,
+        batch_size=4,
+        num_workers=2 if context == "fork" else 1,
+        collate_fn=collate,
+        persistent_workers=True,
+        multiprocessing_context=context,
+    )
+    epochs = []
+    for epoch in (0, 1):
+        dataset.set_epoch(epoch)
+        epochs.append(torch.cat([batch["clips"] for batch in loader]))
+        assert torch.equal(epochs[-1], torch.stack([clip_of(dataset[i]) for i in range(len(dataset))]))
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_an_epoch_left_early_does_not_leak_into_the_next(manifest: Manifest) -> None:
+    dataset = training(manifest)
+    loader = DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=collate, persistent_workers=True)
+    next(iter(loader))
+    dataset.set_epoch(1)
+    seen = torch.cat([batch["clips"] for batch in loader])
+    assert torch.equal(seen, torch.stack([clip_of(dataset[i]) for i in range(len(dataset))]))
+
+
+def test_in_training_an_unreadable_clip_is_replaced_and_named(manifest: Manifest) -> None:
+    broken = break_clip(manifest, 2)
+    dataset = training(manifest)
+    sample = dataset[2]
+    assert clip_of(sample).shape == (4, 3, 32, 32)
+    assert sample["index"] != 2
+    assert sample["label"] == dataset.targets[sample["index"]]
+    assert [name for name, _ in sample["failures"]] == [broken]
+    again = training(manifest)[2]
+    assert (again["index"], again["failures"]) == (sample["index"], sample["failures"])
+    assert torch.equal(clip_of(again), clip_of(sample))
+    replacements = set()
+    for epoch in range(8):
+        dataset.set_epoch(epoch)
+        replacements.add(dataset[2]["index"])
+    assert len(replacements) > 1
+
+
+def test_a_video_that_has_gone_is_a_failure_too(manifest: Manifest) -> None:
+    manifest.entries[0].path.unlink()
+    assert training(manifest)[0]["failures"][0][0] == manifest.entries[0].name
+
+
+def test_training_on_nothing_readable_ends_with_an_error(manifest: Manifest) -> None:
+    for index in range(len(manifest.entries)):
+        break_clip(manifest, index)
+    with pytest.raises(DataError, match=r"10 clips in a row could not be read, last "):
+        training(manifest)[0]
+
+
+def test_in_evaluation_an_unreadable_clip_is_dropped_and_named(manifest: Manifest) -> None:
+    broken = break_clip(manifest, 1)
+    dataset = VideoDataset(manifest, CONFIG, labels=manifest.labels)
+    batch = collate([dataset[0], dataset[1], dataset[2]])
+    assert batch["clips"].shape == (2, 1, 4, 3, 32, 32)
+    assert batch["indices"].tolist() == [0, 2]
+    assert batch["labels"].tolist() == [dataset.targets[0], dataset.targets[2]]
+    assert [name for name, _ in batch["failures"]] == [broken]
+
+
+def test_a_batch_may_hold_no_readable_clip(manifest: Manifest) -> None:
+    break_clip(manifest, 0)
+    batch = collate([VideoDataset(manifest, CONFIG, labels=manifest.labels)[0]])
+    assert len(batch["clips"]) == len(batch["labels"]) == len(batch["indices"]) == 0
+    assert len(batch["failures"]) == 1
+
+
+def test_labels_are_positions_in_the_given_names(manifest: Manifest) -> None:
+    labels = ("spare", *reversed(manifest.labels))
+    dataset = VideoDataset(manifest, CONFIG, labels=labels)
+    assert [labels[target] for target in dataset.targets] == [entry.label for entry in manifest.entries]
+
+
+def test_classes_that_are_not_among_the_labels_are_named(manifest: Manifest) -> None:
+    with pytest.raises(DataError, match="2 classes of the data are not among the labels: right, up;"):
+        VideoDataset(manifest, CONFIG, labels=["left", "down"])
+
+
+def test_a_clip_without_a_label_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("path\nleft/left_00.mp4\n")
+    with pytest.raises(DataError, match=r"left/left_00.mp4 has no label; expected one of left"):
+        VideoDataset(read_manifest(tmp_path / "l.csv"), CONFIG, labels=["left"])
+    with pytest.raises(SettingsError, match="max_bad_tries is 0"):
+        VideoDataset(manifest, CONFIG, labels=manifest.labels, max_bad_tries=0)
+
+
+def test_the_order_of_an_epoch_is_a_permutation_of_its_own() -> None:
+    order = epoch_order(50, seed=3, epoch=2)
+    assert sorted(order) == list(range(50))
+    assert order == epoch_order(50, seed=3, epoch=2)
+    assert order != epoch_order(50, seed=3, epoch=3)
+    assert order != epoch_order(50, seed=4, epoch=2)
+    assert epoch_order(0, seed=0, epoch=0) == []

@@ -1,0 +1,296 @@
+"""Evaluation counts every readable clip once, names the others, and keeps rows (true) and columns (predicted) apart."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from stadapter.clips import ClipConfig, load_clip
+from stadapter.errors import DataError, STAdapterError
+from stadapter.evaluate import confusion_table, evaluate, tables
+from stadapter.manifest import Manifest, read_manifest
+from stadapter.synthetic import write_clips
+
+CONFIG = ClipConfig(num_frames=4, size=16)
+
+
+class ByLookup(nn.Module):
+    """Answers with the logits written down for a clip, which it recognises by its mean; keeps what it was given."""
+
+    def __init__(self, labels: Sequence[str], answers: dict[float, list[float]]) -> None:
+        super().__init__()
+        self.labels = tuple(labels)
+        self.answers = answers
+        self.scale = nn.Parameter(torch.ones(()))
+        self.shapes: list[torch.Size] = []
+        self.was_training: list[bool] = []
+
+    def normalise(self, clips: Tensor) -> Tensor:
+        return clips.float() / 255
+
+    def forward(self, clips: Tensor) -> Tensor:
+        assert torch.is_inference_mode_enabled()
+        self.shapes.append(clips.shape)
+        self.was_training.append(self.training)
+        keys = clips.mean((1, 2, 3, 4)).tolist()
+        nearest = [min(self.answers, key=lambda known, key=key: abs(known - key)) for key in keys]  # type: ignore[misc]
+        return torch.tensor([self.answers[known] for known in nearest]) * self.scale
+
+
+def knowing(manifest: Manifest, labels: Sequence[str], answers: Sequence[list[float]]) -> ByLookup:
+    """A model that gives clip i of the manifest `answers[i]`."""
+    keys = [load_clip(entry.path, CONFIG).float().div(255).mean().item() for entry in manifest.entries]
+    assert len(set(keys)) == len(keys)
+    return ByLookup(labels, dict(zip(keys, answers, strict=True)))
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    """down 0, down 1, left 0, left 1, up 0, up 1"""
+    write_clips(tmp_path, classes=("left", "up", "down"), clips_per_class=2, size=32, num_frames=8)
+    return read_manifest(tmp_path)
+
+
+LABELS = ("down", "left", "never", "up")
+ANSWERS = [
+    [4.0, 0.0, 0.0, 0.0],  # down: right
+    [0.0, 0.0, 0.0, 4.0],  # down: taken for up
+    [0.0, 4.0, 0.0, 0.0],  # left: right
+    [0.0, 4.0, 0.0, 0.0],  # left: right
+    [0.0, 0.0, 0.0, 4.0],  # up: right
+    [0.0, 4.0, 0.0, 0.0],  # up: taken for left
+]
+
+
+def shown(renderable: Any) -> str:
+    output = StringIO()
+    Console(width=120, file=output).print(renderable)
+    return output.getvalue()
+
+
+def test_figures_equal_those_worked_out_by_hand(manifest: Manifest) -> None:
+    report = evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG, batch_size=4)
+    assert report.num_clips == 6
+    assert report.top1 == pytest.approx(4 / 6)
+    assert report.top5 == 1.0
+    assert report.mean_class_accuracy == pytest.approx((0.5 + 1.0 + 0.5) / 3)
+    right, wrong = math.log(math.exp(4) + 3) - 4, math.log(math.exp(4) + 3)
+    assert report.loss == pytest.approx((4 * right + 2 * wrong) / 6, rel=1e-5)
+    assert report.confusion == ((1, 0, 0, 1), (0, 2, 0, 0), (0, 0, 0, 0), (0, 1, 0, 1))
+    by_class = {result.label: (result.num_clips, result.accuracy, result.precision) for result in report.per_class}
+    assert by_class["down"] == (2, 0.5, 1.0)
+    assert by_class["left"] == (2, 1.0, pytest.approx(2 / 3))
+    assert by_class["never"] == (0, None, None)
+    assert by_class["up"] == (2, 0.5, 0.5)
+
+
+def test_every_clip_has_its_prediction_in_the_order_of_the_data(manifest: Manifest) -> None:
+    report = evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG, batch_size=4)
+    assert [prediction.name for prediction in report.predictions] == [entry.name for entry in manifest.entries]
+    assert [prediction.label for prediction in report.predictions] == [
+        "down",
+        "down",
+        "left",
+        "left",
+        "up",
+        "up",
+    ]
+    assert [p.predicted for p in report.predictions] == ["down", "up", "left", "left", "up", "left"]
+    assert report.predictions[0].score == pytest.approx(math.exp(4) / (math.exp(4) + 3))
+
+
+def test_top_5_looks_at_five_classes_only(manifest: Manifest) -> None:
+    labels = ("down", "left", "up", "a", "b", "c", "d")
+    ranking = [0.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0]  # down comes last
+    report = evaluate(knowing(manifest, labels, [ranking] * 6), manifest, CONFIG)
+    assert report.top1 == pytest.approx(2 / 6)
+    assert report.top5 == pytest.approx(4 / 6)
+
+
+def test_views_are_flattened_into_batches_and_averaged_after_softmax(manifest: Manifest) -> None:
+    class ByPlace(ByLookup):
+        def forward(self, clips: Tensor) -> Tensor:
+            self.shapes.append(clips.shape)
+            return torch.stack([clips.mean((1, 2, 3, 4)) * 40, clips[:, :, 0].mean((1, 2, 3)) * 40], 1) * self.scale
+
+    config = ClipConfig(num_frames=4, size=16, num_temporal_views=2, num_spatial_views=3)
+    kept = Manifest(manifest.entries[:3], ("down", "left"))
+    model = ByPlace(("down", "left"), {})
+    report = evaluate(model, kept, config, batch_size=4)
+    assert sum(shape[0] for shape in model.shapes) == 3 * 6
+    assert all(shape[0] <= 4 and shape[1:] == (4, 3, 16, 16) for shape in model.shapes)
+    for entry, prediction in zip(kept.entries, report.predictions, strict=True):
+        views = model.normalise(load_clip(entry.path, config))
+        expected = model(views).softmax(-1).mean(0).max()
+        assert prediction.score == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_batch_size_and_workers_change_nothing(manifest: Manifest) -> None:
+    one = evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG, batch_size=1)
+    assert evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG, batch_size=5, num_workers=2) == one
+
+
+def test_the_model_runs_in_eval_mode_and_gets_its_modes_back(manifest: Manifest) -> None:
+    model = knowing(manifest, LABELS, ANSWERS)
+    model.add_module("frozen", nn.Dropout().eval())
+    model.train()
+    model.get_submodule("frozen").eval()
+    evaluate(model, manifest, CONFIG)
+    assert not any(model.was_training)
+    assert model.training
+    assert not model.get_submodule("frozen").training
+
+
+def test_autocast_computes_in_the_asked_dtype(manifest: Manifest) -> None:
+    class Linear(ByLookup):
+        def __init__(self) -> None:
+            super().__init__(LABELS, {})
+            self.linear = nn.Linear(4 * 3 * 16 * 16, 4)
+            self.dtypes: list[torch.dtype] = []
+
+        def forward(self, clips: Tensor) -> Tensor:
+            logits: Tensor = self.linear(clips.flatten(1))
+            self.dtypes.append(logits.dtype)
+            return logits
+
+    model = Linear()
+    evaluate(model, manifest, CONFIG, autocast_dtype=torch.bfloat16)
+    evaluate(model, manifest, CONFIG)
+    assert set(model.dtypes[:1]) == {torch.bfloat16}
+    assert set(model.dtypes[-1:]) == {torch.float32}
+
+
+def test_unreadable_clips_are_counted_named_and_left_out_of_the_accuracies(manifest: Manifest) -> None:
+    model = knowing(manifest, LABELS, ANSWERS)
+    manifest.entries[1].path.write_bytes(b"this is no video")
+    manifest.entries[5].path.unlink()
+    report = evaluate(model, manifest, CONFIG, batch_size=2)
+    assert report.num_clips == len(report.predictions) == 4
+    assert report.top1 == 1.0
+    assert [name for name, _ in report.failures] == ["down/down_01.mp4", "up/up_01.mp4"]
+    assert "down_01.mp4" in shown(tables(report))
+
+
+def test_a_batch_of_unreadable_clips_is_passed_over(manifest: Manifest) -> None:
+    model = knowing(manifest, LABELS, ANSWERS)
+    manifest.entries[0].path.write_bytes(b"this is no video")
+    report = evaluate(model, manifest, CONFIG, batch_size=1)
+    assert (report.num_clips, len(report.failures)) == (5, 1)
+
+
+def test_data_of_which_nothing_can_be_read_is_an_error(manifest: Manifest) -> None:
+    model = knowing(manifest, LABELS, ANSWERS)
+    for entry in manifest.entries:
+        entry.path.write_bytes(b"this is no video")
+    with pytest.raises(DataError, match=r"none of 6 clips could be read, first down/down_00.mp4: "):
+        evaluate(model, manifest, CONFIG)
+
+
+def test_labels_that_the_model_does_not_know_are_named(manifest: Manifest) -> None:
+    with pytest.raises(DataError, match="1 classes of the data are not among the labels: up; expected some of down"):
+        evaluate(knowing(manifest, ("down", "left"), ANSWERS), manifest, CONFIG)
+
+
+def test_scores_that_are_no_numbers_are_an_error(manifest: Manifest) -> None:
+    answers = [*ANSWERS[:5], [math.nan, 0.0, 0.0, 0.0]]
+    with pytest.raises(STAdapterError, match=r"scores of 1 of 6 clips are not finite numbers, first up/up_01.mp4"):
+        evaluate(knowing(manifest, LABELS, answers), manifest, CONFIG)
+
+
+def test_progress_counts_every_clip(manifest: Manifest) -> None:
+    model = knowing(manifest, LABELS, ANSWERS)
+    manifest.entries[0].path.write_bytes(b"this is no video")
+    seen: list[tuple[int, int]] = []
+    evaluate(model, manifest, CONFIG, batch_size=4, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(4, 6), (6, 6)]
+
+
+def test_the_report_survives_json(manifest: Manifest) -> None:
+    model = knowing(manifest, LABELS, ANSWERS)
+    manifest.entries[0].path.write_bytes(b"this is no video")
+    report = evaluate(model, manifest, CONFIG).to_json()
+    assert json.loads(json.dumps(report)) == report
+    assert report["confusion"][0] == [0, 0, 0, 1]
+    assert report["per_class"][2]["accuracy"] is None
+    assert report["failures"][0]["name"] == "down/down_00.mp4"
+
+
+def test_tables_show_the_figures_with_rows_true(manifest: Manifest) -> None:
+    report = evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG)
+    text = shown(tables(report))
+    assert "66.7 %" in text
+    matrix = shown(confusion_table(report)).splitlines()
+    down = next(line for line in matrix if line.startswith("│ down"))
+    assert [cell.strip() for cell in down.split("│")[1:-1]] == ["down", "1", "·", "·", "1"]
+    by_class = [line for line in text.splitlines() if "up (1)" in line]
+    assert len(by_class) == 1
+    assert "down" in by_class[0]
+
+
+def test_class_names_in_brackets_are_shown_as_they_are(manifest: Manifest) -> None:
+    entries = manifest.entries
+    renamed = Manifest(entries[:1], ("down",))
+    report = evaluate(knowing(renamed, ("down", "[bold]x"), [[0.0, 3.0]]), renamed, CONFIG)
+    assert shown(tables(report)).count("[bold]x") >= 3
+
+
+def test_many_classes_show_the_largest_errors_instead_of_a_matrix(manifest: Manifest) -> None:
+    labels = ("down", "left", "up", *(f"class {i}" for i in range(30)))
+    answers = [[float(position == 2) for position in range(33)]] * 6  # always up
+    report = evaluate(knowing(manifest, labels, answers), manifest, CONFIG)
+    assert len(report.confusion) == 33
+    text = shown(confusion_table(report))
+    assert "Largest errors, 2 of 2" in text
+    assert "class 1" not in text
+
+
+TWO_PROCESSES = """
+import json, sys
+import torch
+from accelerate import Accelerator
+from stadapter.clips import ClipConfig
+from stadapter.evaluate import evaluate
+from stadapter.manifest import read_manifest
+
+class Mean(torch.nn.Module):
+    labels = ("down", "left", "up")
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([50.0, 0.0, -50.0]))
+    def normalise(self, clips):
+        return clips.float() / 255
+    def forward(self, clips):
+        return (clips.mean((1, 2, 3, 4)) - 0.4)[:, None] * self.weight
+
+shared = Accelerator(cpu=True) if sys.argv[2] == "shared" else None
+config = ClipConfig(num_frames=4, size=16)
+report = evaluate(Mean(), read_manifest(sys.argv[1]), config, batch_size=2, accelerator=shared)
+if shared is None or shared.process_index == 1:
+    assert shared is None or shared.num_processes == 2
+    print("REPORT" + json.dumps(report.to_json()))
+"""
+
+
+def test_two_processes_share_the_clips_and_count_each_once(manifest: Manifest, tmp_path: Path) -> None:
+    manifest.entries[3].path.write_bytes(b"this is no video")
+    script = tmp_path / "two_processes.py"
+    script.write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    reports = []
+    for command in ([sys.executable, script, tmp_path, "alone"], [*launch, script, tmp_path, "shared"]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stdout.splitlines() if line.startswith("REPORT")]
+        assert len(lines) == 1
+        reports.append(json.loads(lines[0].removeprefix("REPORT")))
+    assert reports[0]["num_clips"] == 5
+    assert reports[1] == reports[0]

@@ -1,0 +1,388 @@
+"""Folders and lists of labelled clips. No video is opened, so empty files stand for videos."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from stadapter.errors import DataError, SettingsError
+from stadapter.manifest import Manifest, find_videos, read_manifest, read_splits, sort_labels
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Make empty files below `root`."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def names(manifest: Manifest) -> list[str]:
+    return [entry.name for entry in manifest.entries]
+
+
+def make_gestures(root: Path, per_class: int = 10) -> Path:
+    return touch(root, *(f"{label}/{label}_{i:02d}.mp4" for label in ("left", "right") for i in range(per_class)))
+
+
+def test_a_folder_per_class_is_read_with_relative_names_and_absolute_paths(tmp_path: Path) -> None:
+    touch(tmp_path, "up/b.mp4", "up/a.MOV", "down/c.webm")
+    manifest = read_manifest(tmp_path)
+    assert names(manifest) == ["down/c.webm", "up/a.MOV", "up/b.mp4"]
+    assert [entry.label for entry in manifest.entries] == ["down", "up", "up"]
+    assert manifest.labels == ("down", "up")
+    assert manifest.counts() == {"down": 1, "up": 2}
+    assert all(entry.path.is_absolute() and entry.path.is_file() for entry in manifest.entries)
+    assert manifest.notes() == []
+
+
+def test_a_relative_data_path_gives_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "data/up/b.mp4", "data/down/c.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert read_manifest("data") == read_manifest(tmp_path / "data")
+
+
+def test_sub_folders_of_a_class_are_walked_and_a_folder_of_numbered_images_is_one_video(
+    tmp_path: Path,
+) -> None:
+    touch(
+        tmp_path,
+        "up/anna/1.mp4",
+        "up/ben/deep/2.mp4",
+        "up/frames/0001.jpg",
+        "up/frames/0002.jpg",
+        "down/3.mp4",
+    )
+    assert names(read_manifest(tmp_path)) == ["down/3.mp4", "up/anna/1.mp4", "up/ben/deep/2.mp4", "up/frames"]
+
+
+def test_hidden_files_are_skipped_and_other_files_are_named_in_a_note(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "up/a.mp4",
+        "up/notes.txt",
+        "up/.hidden.mp4",
+        ".git/x/y.mp4",
+        "__MACOSX/up/a.mp4",
+        "README.md",
+    )
+    touch(tmp_path, "loose.mp4")
+    manifest = read_manifest(tmp_path)
+    assert names(manifest) == ["up/a.mp4"]
+    assert sorted(manifest.ignored) == ["README.md", "loose.mp4", "up/notes.txt"]
+    assert len(manifest.notes()) == 1
+    assert "3 files" in manifest.notes()[0]
+
+
+def test_a_link_to_a_parent_folder_ends_and_a_link_elsewhere_is_followed(tmp_path: Path) -> None:
+    data = touch(tmp_path / "data", "up/a.mp4", "down/b.mp4")
+    touch(tmp_path / "elsewhere", "c.mp4")
+    (data / "up" / "again").symlink_to(data, target_is_directory=True)
+    (data / "down" / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert "down/more/c.mp4" in names(read_manifest(data))
+    assert len(find_videos(data / "up")[0]) == 3
+
+
+def test_find_videos_lists_a_flat_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "b.mp4", "a.avi", "notes.txt")
+    videos, others = find_videos(tmp_path)
+    assert [path.name for path in videos] == ["a.avi", "b.mp4"]
+    assert [path.name for path in others] == ["notes.txt"]
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: no such file or folder"):
+        read_manifest(tmp_path / "nowhere")
+
+
+def test_an_empty_folder_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"found no files; expected one folder per class"):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_of_other_files_says_what_was_found(tmp_path: Path) -> None:
+    touch(tmp_path, "up/a.txt")
+    with pytest.raises(DataError, match=r"no video, only up/a.txt"):
+        read_manifest(tmp_path)
+
+
+def test_videos_without_class_folders_are_an_error_that_counts_them(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    with pytest.raises(DataError, match=r"2 videos lie in it without a class folder \(a.mp4, b.mp4\)"):
+        read_manifest(tmp_path)
+
+
+def test_class_folders_without_videos_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "up/a.mp4", "empty/notes.txt").joinpath("bare").mkdir()
+    with pytest.raises(DataError, match=r"2 class folders hold no video: bare/, empty/"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("header", ["path,label\n", "Path, Label\n", "\ufeffpath,label\n", ""])
+def test_a_two_column_csv_is_read_with_or_without_a_header(tmp_path: Path, header: str) -> None:
+    touch(tmp_path, "videos/a b.mp4", "videos/c,d.mp4")
+    listed = write(tmp_path / "list.csv", f'{header}videos/a b.mp4,wave hand\n\n"videos/c,d.mp4",clap\n')
+    manifest = read_manifest(listed)
+    assert [(entry.name, entry.label) for entry in manifest.entries] == [
+        ("videos/a b.mp4", "wave hand"),
+        ("videos/c,d.mp4", "clap"),
+    ]
+    assert manifest.labels == ("clap", "wave hand")
+
+
+def test_csv_segments_are_seconds_and_may_be_open(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    listed = write(tmp_path / "l.csv", "label,path,end,start\nup,a.mp4,2.5,1\ndown,a.mp4,,2.5\nup,a.mp4,1,\n")
+    segments = [(entry.label, entry.start_seconds, entry.end_seconds) for entry in read_manifest(listed).entries]
+    assert segments == [("up", 1.0, 2.5), ("down", 2.5, None), ("up", None, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("video,class\na.mp4,up\n", "unknown columns video,class; expected path,label"),
+        ("path,label,person\na.mp4,up,anna\n", "unknown columns path,label,person"),
+        ("a.mp4,up,1,2\n", "unknown columns a.mp4,up,1,2"),
+        ("path,label\na.mp4,up,extra\n", r"line 2: found 3 fields, expected 2 \(path,label\)"),
+        ("path,label\na.mp4,\n", "line 2: a.mp4 has no label"),
+        ("path,label\n,up\n", "line 2: the path is empty"),
+        ("path,label,start,end\na.mp4,up,3,1\n", r"ends at 1.0 s and starts at 3.0 s"),
+        ("path,label,start,end\na.mp4,up,soon,1\n", "line 2: found 'soon' as a time"),
+        ("path,label,start,end\na.mp4,up,-1,1\n", "line 2: found '-1' as a time"),
+        ("path,label\na.mp4,up\na.mp4,down\n", "a.mp4 is listed as 'up' and as 'down'"),
+        ('path,label\n"a.mp4,up\n', "not a CSV row"),
+        (" \n", "is empty"),
+    ],
+)
+def test_a_csv_that_cannot_be_understood_says_where_and_why(tmp_path: Path, text: str, message: str) -> None:
+    touch(tmp_path, "a.mp4")
+    with pytest.raises(DataError, match=message):
+        read_manifest(write(tmp_path / "list.csv", text))
+
+
+def test_a_list_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(DataError, match="cannot be read as a UTF-8 text list"):
+        read_manifest(tmp_path / "list.csv")
+
+
+def test_missing_files_are_counted_and_named_and_the_others_kept(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    manifest = read_manifest(write(tmp_path / "l.csv", "path,label\na.mp4,up\ngone.mp4,left\nb.mp4,down\n"))
+    assert names(manifest) == ["a.mp4", "b.mp4"]
+    assert manifest.missing == ("gone.mp4",)
+    assert manifest.labels == ("down", "up")
+    assert manifest.notes() == ["1 of 3 listed clips do not exist: gone.mp4"]
+
+
+def test_a_list_of_which_nothing_exists_says_where_it_looked(tmp_path: Path) -> None:
+    listed = write(tmp_path / "l.csv", "path,label\na.mp4,up\nb.mp4,down\n")
+    with pytest.raises(DataError, match=rf"none of its 2 files exists, first {tmp_path}/a.mp4.*another root"):
+        read_manifest(listed)
+
+
+def test_paths_in_a_list_start_from_root_or_are_absolute(tmp_path: Path) -> None:
+    videos = touch(tmp_path / "videos", "a.mp4", "b.mp4")
+    other = touch(tmp_path / "other", "c.mp4") / "c.mp4"
+    (tmp_path / "lists").mkdir()
+    listed = write(tmp_path / "lists" / "l.csv", f"path,label\na.mp4,up\n{videos}/b.mp4,down\n{other},up\n")
+    assert names(read_manifest(listed, root=videos)) == ["a.mp4", "b.mp4", other.as_posix()]
+    upwards = write(tmp_path / "lists" / "m.csv", "path,label\n../videos/a.mp4,up\n")
+    assert names(read_manifest(upwards)) == ["../videos/a.mp4"]
+    with pytest.raises(DataError, match="no such folder; expected the folder that the paths in"):
+        read_manifest(listed, root=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ""])
+def test_a_released_list_has_paths_with_spaces_and_labels_sorted_by_number(tmp_path: Path, suffix: str) -> None:
+    touch(tmp_path, "riding a bike/b 1.mp4", "c.mp4")
+    listed = write(tmp_path / f"train{suffix}", "riding a bike/b 1.mp4 10\nc.mp4 9\n")
+    manifest = read_manifest(listed)
+    assert [(entry.name, entry.label) for entry in manifest.entries] == [
+        ("riding a bike/b 1.mp4", "10"),
+        ("c.mp4", "9"),
+    ]
+    assert manifest.labels == ("9", "10")
+
+
+def test_a_csv_of_class_numbers_is_not_taken_for_a_released_list(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    for name in ("list.csv", "list.txt"):
+        assert read_manifest(write(tmp_path / name, "a.mp4, 3\nb.mp4, 10\n")).labels == ("3", "10")
+
+
+def test_labels_sort_by_value_only_when_all_are_numbers() -> None:
+    assert sort_labels(["10", "9", "9"]) == ("9", "10")
+    assert sort_labels(["10", "9", "up"]) == ("10", "9", "up")
+
+
+def test_the_hash_depends_on_names_labels_segments_and_sizes_and_not_on_place_or_order(
+    tmp_path: Path,
+) -> None:
+    first, second = make_gestures(tmp_path / "one", 3), make_gestures(tmp_path / "two", 3)
+    reference = read_manifest(first).hash()
+    assert len(reference) == 64
+    assert read_manifest(second).hash() == reference
+    rows = [f"{label}/{label}_{i:02d}.mp4,{label}" for label in ("right", "left") for i in range(3)]
+    assert read_manifest(write(first / "list.csv", "\n".join(rows))).hash() == reference
+    relabelled = rows[0].replace(",right", ",left")
+    assert read_manifest(write(first / "list.csv", "\n".join([relabelled, *rows[1:]]))).hash() != reference
+    cut = ["path,label,start,end", f"{rows[0]},0,1", *(f"{row},," for row in rows[1:])]
+    assert read_manifest(write(first / "list.csv", "\n".join(cut))).hash() != reference
+    (second / "left" / "left_00.mp4").write_bytes(b"x")
+    assert read_manifest(second).hash() != reference
+
+
+def test_the_hash_of_a_folder_of_images_depends_on_their_sizes(tmp_path: Path) -> None:
+    touch(tmp_path, "up/clip/0001.jpg", "up/clip/0002.jpg")
+    before = read_manifest(tmp_path).hash()
+    (tmp_path / "up/clip/0002.jpg").write_bytes(b"x")
+    assert read_manifest(tmp_path).hash() != before
+
+
+@pytest.mark.parametrize("val_name", ["val", "validation", "test"])
+def test_split_folders_are_used_as_they_are(tmp_path: Path, val_name: str) -> None:
+    touch(tmp_path, "train/up/a.mp4", "train/down/b.mp4", f"{val_name}/up/c.mp4", "annotations/readme.txt")
+    train, val = read_splits(tmp_path, val_fraction=0)
+    assert names(train) == ["train/down/b.mp4", "train/up/a.mp4"]
+    assert train.labels == ("down", "up")
+    assert val is not None
+    assert [(entry.name, entry.label) for entry in val.entries] == [(f"{val_name}/up/c.mp4", "up")]
+
+
+def test_val_comes_before_test(tmp_path: Path) -> None:
+    touch(tmp_path, "train/up/a.mp4", "train/down/b.mp4", "val/up/c.mp4", "test/up/d.mp4")
+    _, val = read_splits(tmp_path)
+    assert val is not None
+    assert names(val) == ["val/up/c.mp4"]
+
+
+def test_a_train_folder_alone_has_clips_held_out(tmp_path: Path) -> None:
+    make_gestures(tmp_path / "train")
+    train, val = read_splits(tmp_path)
+    assert val is not None
+    assert (len(train.entries), len(val.entries)) == (16, 4)
+    assert train.labels == val.labels == ("left", "right")
+
+
+@pytest.mark.parametrize("inside", ["a.mp4", "anna/a.mp4", "clip/0001.jpg"])
+def test_train_can_be_the_name_of_a_class(tmp_path: Path, inside: str) -> None:
+    touch(tmp_path, f"train/{inside}", "boat/b.mp4")
+    assert read_manifest(tmp_path).labels == ("boat", "train")
+
+
+def test_reading_one_manifest_from_split_folders_asks_which(tmp_path: Path) -> None:
+    touch(tmp_path, "train/up/a.mp4", "val/up/c.mp4")
+    with pytest.raises(DataError, match=r"holds the splits train/, val/; expected one of them"):
+        read_manifest(tmp_path)
+
+
+def test_a_validation_folder_without_class_folders_is_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "train/up/a.mp4", "train/down/b.mp4", "val/notes.txt")
+    with pytest.raises(DataError, match=r"val holds no class folders with videos"):
+        read_splits(tmp_path)
+
+
+def test_validation_folders_without_a_train_folder_are_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "val/up/a.mp4", "test/down/b.mp4")
+    with pytest.raises(DataError, match=r"holds val/, test/ and no train/"):
+        read_splits(tmp_path)
+
+
+def test_validation_labels_that_training_lacks_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "train/up/a.mp4", "train/down/b.mp4", "val/sideways/c.mp4")
+    with pytest.raises(DataError, match=r"1 validation classes are not in the training data: sideways"):
+        read_splits(tmp_path)
+
+
+def test_a_fraction_of_every_class_is_held_out_and_nothing_is_lost(tmp_path: Path) -> None:
+    make_gestures(tmp_path)
+    train, val = read_splits(tmp_path, val_fraction=0.3)
+    assert val is not None
+    assert Counter(entry.label for entry in val.entries) == {"left": 3, "right": 3}
+    assert sorted(names(train) + names(val)) == names(read_manifest(tmp_path))
+    assert read_splits(tmp_path, val_fraction=0.3) == (train, val)
+
+
+def test_which_clips_are_held_out_depends_on_the_names_only(tmp_path: Path) -> None:
+    _, here = read_splits(make_gestures(tmp_path / "here"))
+    _, there = read_splits(make_gestures(tmp_path / "there"))
+    rows = [f"{label}/{label}_{i:02d}.mp4,{label}" for i in range(10) for label in ("right", "left")]
+    _, listed = read_splits(write(tmp_path / "here" / "list.csv", "\n".join(rows)))
+    assert here is not None
+    assert there is not None
+    assert listed is not None
+    assert sorted(names(here)) == sorted(names(there)) == sorted(names(listed))
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.99])
+def test_two_videos_of_a_class_are_always_one_and_one(tmp_path: Path, fraction: float) -> None:
+    _, val = read_splits(make_gestures(tmp_path, per_class=2), val_fraction=fraction)
+    assert val is not None
+    assert val.counts() == {"left": 1, "right": 1}
+
+
+def test_no_fraction_trains_on_everything(tmp_path: Path) -> None:
+    train, val = read_splits(make_gestures(tmp_path, per_class=1), val_fraction=0)
+    assert val is None
+    assert len(train.entries) == 2
+
+
+def test_segments_of_one_file_stay_on_one_side(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{i}.mp4" for i in range(6)))
+    starts = {"up": (0, 2, 4), "down": (1, 3, 5)}
+    rows = [f"{i}.mp4,{label},{s},{s + 1}" for i in range(6) for label in starts for s in starts[label]]
+    train, val = read_splits(write(tmp_path / "l.csv", "\n".join(["path,label,start,end", *rows])))
+    assert val is not None
+    assert val.counts() == {"up": 3, "down": 3}
+    assert not {(e.name, e.label) for e in train.entries} & {(e.name, e.label) for e in val.entries}
+
+
+def test_validation_data_given_apart_is_used_and_nothing_is_held_out(tmp_path: Path) -> None:
+    data = make_gestures(tmp_path / "data", per_class=1)
+    train, val = read_splits(data, val_data=make_gestures(tmp_path / "more", per_class=2))
+    assert val is not None
+    assert (len(train.entries), len(val.entries)) == (2, 4)
+
+
+def test_one_class_only_is_refused_for_training_and_read_for_evaluation(tmp_path: Path) -> None:
+    touch(tmp_path, "up/a.mp4", "up/b.mp4")
+    assert len(read_manifest(tmp_path).entries) == 2
+    with pytest.raises(DataError, match="found one class only, 'up'"):
+        read_splits(tmp_path)
+
+
+def test_a_class_with_one_video_cannot_be_split_and_is_named(tmp_path: Path) -> None:
+    touch(make_gestures(tmp_path), "rare/only.mp4")
+    with pytest.raises(DataError, match=r"1 classes have one video only: rare;.*--val-fraction 0"):
+        read_splits(tmp_path)
+
+
+def test_clips_without_labels_are_read_and_refused_for_training(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    listed = write(tmp_path / "l.csv", "path\na.mp4\nb.mp4\n")
+    assert [entry.label for entry in read_manifest(listed).entries] == [None, None]
+    with pytest.raises(DataError, match="2 clips have no label"):
+        read_splits(listed)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0])
+def test_a_fraction_out_of_range_is_refused(tmp_path: Path, fraction: float) -> None:
+    with pytest.raises(SettingsError, match="expected at least 0 and less than 1"):
+        read_splits(tmp_path, val_fraction=fraction)
+
+
+def test_the_gestures_are_read(shared: Path) -> None:
+    manifest = read_manifest(shared / "videos" / "gestures")
+    assert len(manifest.entries) == 149
+    assert len(manifest.labels) == 10
+    train, val = read_splits(shared / "videos" / "gestures")
+    assert val is not None
+    assert min(val.counts().values()) >= 2
+    assert len(train.entries) + len(val.entries) == 149
