@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from stadapter.clips import ClipConfig
-from stadapter.dataset import Failure, VideoDataset, collate
+from stadapter.dataset import Failure, Sample, VideoDataset, collate
 from stadapter.errors import DataError, STAdapterError
 from stadapter.manifest import Manifest
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
 
 _MAX_MATRIX_CLASSES = 20
+
+Row = tuple[int, list[float]]
+"""Position of a clip in the manifest, and its score for every class."""
 
 
 class ClipClassifier(Protocol):
@@ -135,25 +138,10 @@ def evaluate(
     """
     dataset = VideoDataset(manifest, clip_config, labels=model.labels)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    share = range(rank, len(dataset), world)
+    share = Subset(dataset, range(rank, len(dataset), world))
     device = next(model.parameters()).device
-    loader = DataLoader(
-        Subset(dataset, share),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-    )
-    rows: list[tuple[int, list[float]]] = []
-    failures: list[Failure] = []
     with _inference(model), torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-        for batch in loader:
-            failures += batch["failures"]
-            if len(batch["indices"]):
-                scores = _scores(model, batch["clips"], device, batch_size)
-                rows += zip(batch["indices"].tolist(), scores.tolist(), strict=True)
-            if progress is not None:
-                progress(len(rows) + len(failures), len(share))
+        rows, failures = _classify(model, share, device, batch_size, num_workers, progress)
     if accelerator is not None:
         from accelerate.utils.operations import gather_object
 
@@ -252,6 +240,34 @@ def _inference(model: ClipClassifier) -> Iterator[None]:
             module.training = training
 
 
+def _classify(
+    model: ClipClassifier,
+    share: "Subset[Sample]",
+    device: torch.device,
+    batch_size: int,
+    num_workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[Row], list[Failure]]:
+    """The scores of the readable clips among `share`, and the failures of the others."""
+    loader = DataLoader(
+        share,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+    )
+    rows: list[Row] = []
+    failures: list[Failure] = []
+    for batch in loader:
+        failures += batch["failures"]
+        if len(batch["indices"]):
+            scores = _scores(model, batch["clips"], device, batch_size)
+            rows += zip(batch["indices"].tolist(), scores.tolist(), strict=True)
+        if progress is not None:
+            progress(len(rows) + len(failures), len(share))
+    return rows, failures
+
+
 def _scores(model: ClipClassifier, clips: Tensor, device: torch.device, batch_size: int) -> Tensor:
     """Class probabilities (B, C), float32 on the CPU, of clips (B, V, T, 3, H, W)."""
     num_clips, num_views = clips.shape[:2]
@@ -264,7 +280,7 @@ def _scores(model: ClipClassifier, clips: Tensor, device: torch.device, batch_si
 def _report(
     dataset: VideoDataset,
     labels: tuple[str, ...],
-    rows: Sequence[tuple[int, list[float]]],
+    rows: Sequence[Row],
     failures: Sequence[Failure],
 ) -> Report:
     from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
