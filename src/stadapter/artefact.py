@@ -1,0 +1,233 @@
+"""What training leaves: a folder with the trained tensors, and everything needed to use them again.
+
+    stadapter.safetensors   the trained tensors only, fp32, by their name in the model
+    stadapter.json          format version, trunk (name, revision, hash), strategy, head, labels, clip preprocessing, receipt
+    README.md               a model card
+
+A folder rebuilds its own model. A trunk whose weights differ from those it was trained on is refused.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from stadapter.backbones import load_backbone
+from stadapter.clips import ClipConfig
+from stadapter.errors import ArtefactError, BackboneError, SettingsError
+from stadapter.model import VideoClassifier, build_model
+from stadapter.tuning import tuning_from_json, tuning_to_json
+from stadapter.vit import BackboneInfo, ImageViT
+
+FORMAT = "stadapter"
+FORMAT_VERSION = 1
+WEIGHTS_NAME = "stadapter.safetensors"
+SPEC_NAME = "stadapter.json"
+CARD_NAME = "README.md"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A trained classifier, taken out of its folder and ready to run."""
+
+    folder: Path
+    model: VideoClassifier
+    clip_config: ClipConfig
+    receipt: dict[str, Any] = field(default_factory=dict)
+    """How it was trained: settings, data hash, seed, versions, metrics."""
+
+
+def save_artefact(
+    folder: str | os.PathLike[str], model: VideoClassifier, clip_config: ClipConfig, *, receipt: Mapping[str, Any]
+) -> Path:
+    """Write a model's trained tensors and its description into a folder, each file whole or not at all.
+
+    Args:
+        folder: made where it does not exist; files of an earlier artefact in it are replaced.
+        model: on any device, in any precision; its trained tensors are stored in fp32.
+        clip_config: the test-time preprocessing it is to be used with.
+        receipt: JSON values that say how it was trained.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = model.count_parameters()
+    spec = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "backbone": asdict(model.trunk.info),
+        "tuning": tuning_to_json(model.tuning),
+        "head": {"name": "frame-average"},
+        "labels": list(model.labels),
+        "clip": asdict(clip_config),
+        "parameters": {"trained": count.trained, "total": count.total, "summary": str(count)},
+        "receipt": dict(receipt),
+    }
+    tensors = {name: tensor.detach().to("cpu").float().contiguous() for name, tensor in model.trained_tensors().items()}
+    write_whole(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
+    write_whole(folder / CARD_NAME, model_card(spec).encode())
+    write_whole(folder / SPEC_NAME, (json.dumps(spec, indent=1, ensure_ascii=False) + "\n").encode())
+    return folder
+
+
+def load_artefact(
+    run: str | os.PathLike[str], *, backbone: ImageViT | str | os.PathLike[str] | None = None
+) -> Artefact:
+    """Rebuild a trained classifier, in fp32 on the CPU and in eval mode.
+
+    Args:
+        run: a run folder, or the Hub id of one.
+        backbone: where the trunk is now, if not where it was in training; or a loaded trunk.
+
+    Raises:
+        ArtefactError: not a run folder, a newer format, damaged, incomplete, or made for another trunk.
+        BackboneError: the trunk cannot be found or loaded.
+    """
+    folder = _locate(run)
+    spec = read_spec(folder)
+    try:
+        info = BackboneInfo(**{**spec["backbone"], **_tuples(spec["backbone"], "mean", "std")})
+        clip_config = ClipConfig(**{**spec["clip"], **_tuples(spec["clip"], "mean", "std")})
+        tuning = tuning_from_json(spec["tuning"])
+        labels = [str(label) for label in spec["labels"]]
+        receipt = dict(spec.get("receipt", {}))
+    except (KeyError, TypeError, ValueError, SettingsError) as error:
+        raise ArtefactError(f"{folder / SPEC_NAME} is damaged or not ours: {error}") from error
+    trunk = _matching_trunk(folder, info, backbone)
+    model = build_model(backbone=trunk, labels=labels, tuning=tuning)
+    model.load_trained(read_tensors(folder / WEIGHTS_NAME))
+    return Artefact(folder=folder, model=model.eval(), clip_config=clip_config, receipt=receipt)
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """The content of a folder's stadapter.json.
+
+    Raises:
+        ArtefactError: absent, not JSON, not ours, or of a newer format than this program knows.
+    """
+    path = folder / SPEC_NAME
+    if not path.is_file():
+        raise ArtefactError(f"{folder} has no {SPEC_NAME}; expected a folder that stadapter train or convert made")
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtefactError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(spec, dict) or spec.get("format") != FORMAT:
+        raise ArtefactError(f"{path} was not written by stadapter")
+    version = spec.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ArtefactError(
+            f"{path} is of format version {version}; this program knows up to {FORMAT_VERSION}: "
+            "pip install --upgrade stadapter"
+        )
+    return spec
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ArtefactError: absent, truncated, or not a safetensors file.
+    """
+    if not path.is_file():
+        raise ArtefactError(f"{path.parent} has no {path.name}; copy the whole run folder")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ArtefactError(f"{path} is truncated or not a safetensors file: {error}") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that after a crash either the old content or the new is there, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def model_card(spec: Mapping[str, Any]) -> str:
+    """A README for a run folder, with the front matter the Hub reads."""
+    backbone, clip = spec["backbone"], spec["clip"]
+    metrics = spec["receipt"].get("metrics", {})
+    rows = "\n".join(f"| {name} | {value:.1%} |" for name, value in metrics.items() if isinstance(value, float))
+    table = f"\n## Accuracy on held-out clips\n\n| measure | value |\n|---|---|\n{rows}\n" if rows else ""
+    labels = ", ".join(str(label) for label in spec["labels"])
+    return f"""---
+library_name: stadapter
+pipeline_tag: video-classification
+base_model: {backbone["name"]}
+---
+
+# Video classifier on {backbone["name"]}
+
+{spec["parameters"]["summary"]}, strategy `{spec["tuning"]["name"]}`; the trunk (`{backbone["family"]}`,
+sha256 `{backbone["sha256"][:16]}…`) is not in this folder and is loaded from `{backbone["name"]}`.
+
+Input: {clip["num_frames"]} frames of {clip["size"]} x {clip["size"]} pixels. Classes: {labels}.
+{table}
+## Use
+
+```python
+import stadapter
+
+classifier = stadapter.Classifier.load("path/to/this/folder")
+print(classifier.predict("clip.mp4"))
+```
+"""
+
+
+def _locate(run: str | os.PathLike[str]) -> Path:
+    path = Path(run).expanduser()
+    if path.is_dir():
+        return path
+    name = str(run)
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ArtefactError(f"{run} is not a folder; expected a run folder with {SPEC_NAME}, or a Hub id")
+    from huggingface_hub import HfApi, snapshot_download
+
+    from stadapter.backbones import HUB_TIMEOUT_SECONDS
+
+    try:
+        revision = HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS).sha
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["stadapter.*", CARD_NAME]))
+    except Exception as error:
+        # The HTTP client's error types differ between versions of the hub library.
+        raise ArtefactError(
+            f"{name} is not a local folder and could not be fetched from the Hub ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _matching_trunk(folder: Path, info: BackboneInfo, backbone: ImageViT | str | os.PathLike[str] | None) -> ImageViT:
+    if isinstance(backbone, ImageViT):
+        trunk = backbone
+    else:
+        try:
+            trunk = load_backbone(backbone if backbone is not None else info.name)
+        except BackboneError as error:
+            if backbone is not None:
+                raise
+            raise BackboneError(
+                f"the trunk of {folder}, {info.name}, cannot be loaded: {error}. "
+                "If it is elsewhere now, say where: --backbone, or backbone= in Python"
+            ) from error
+    if trunk.info.sha256 != info.sha256:
+        raise ArtefactError(
+            f"{folder} was trained on the trunk {info.name} with sha256 {info.sha256[:16]}…; "
+            f"{trunk.info.name} has sha256 {trunk.info.sha256[:16]}…: give it its own trunk"
+        )
+    return trunk
+
+
+def _tuples(values: Mapping[str, Any], *names: str) -> dict[str, tuple[Any, ...]]:
+    """JSON has lists where our dataclasses have tuples."""
+    return {name: tuple(values[name]) for name in names}

@@ -1,0 +1,72 @@
+"""What a person and a program see of a training run: a bar on a terminal, lines elsewhere, metrics.jsonl always."""
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+METRICS_NAME = "metrics.jsonl"
+LINES_EVERY_SECONDS = 15.0
+
+
+class RunDisplay:
+    """Shows the steps of a run and appends every record to `folder`/metrics.jsonl."""
+
+    def __init__(self, folder: Path, *, total_steps: int, first_step: int, console: Console | None) -> None:
+        """`console` None shows nothing and writes nothing: for all processes but the first."""
+        self._console = console
+        self._file = open(folder / METRICS_NAME, "a", encoding="utf-8") if console is not None else None
+        self._total = total_steps
+        self._started, self._first, self._last_line = time.monotonic(), first_step, 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=console is None or not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("training", total=total_steps, completed=first_step)
+
+    def __enter__(self) -> "RunDisplay":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        if self._file is not None:
+            self._file.close()
+
+    def record(self, kind: str, **values: Any) -> None:
+        """Append one JSON line: its kind, the time, and the values."""
+        if self._file is not None:
+            self._file.write(json.dumps({"kind": kind, "time": round(time.time(), 3), **values}) + "\n")
+            self._file.flush()
+
+    def step(self, step: int, *, loss: float, accuracy: float, clips_per_second: float, **more: float) -> None:
+        """Show and record the state after an optimizer step; loss and accuracy since the last call."""
+        self.record("train", step=step, loss=loss, accuracy=accuracy, clips_per_second=clips_per_second, **more)
+        if self._console is None:
+            return
+        text = f"loss {loss:.3f}  accuracy {accuracy:.0%}  {clips_per_second:.1f} clips/s"
+        self._bar.update(self._task, completed=step, description=text)
+        now = time.monotonic()
+        if not self._console.is_terminal and (now - self._last_line > LINES_EVERY_SECONDS or step == self._total):
+            self._last_line = now
+            per_step = (now - self._started) / max(1, step - self._first)
+            left = per_step * (self._total - step)
+            self._console.print(f"step {step}/{self._total}  {text}  {left / 60:.1f} min left", highlight=False)
+
+    def say(self, lines: str | Iterable[str]) -> None:
+        """Print above the bar."""
+        if self._console is not None:
+            for line in [lines] if isinstance(lines, str) else lines:
+                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
