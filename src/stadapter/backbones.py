@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,6 @@ FAMILIES: dict[str, Family] = {
 }
 _TOWER_OF = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 """Two-tower families -> the family of their `vision_config`."""
-_TEXT_ONLY = ("clip_text_model", "siglip_text_model", "bert", "roberta", "gpt2", "llama", "t5")
 _UNUSED_WEIGHTS = ("mask_token",)
 """Weights of the tower that no forward pass of an `ImageViT` reads; some copies of a checkpoint lack them."""
 
@@ -157,7 +156,7 @@ def view_model(model: nn.Module, info: BackboneInfo) -> ImageViT:
         info=info,
     )
     if not info.sha256:
-        vit.info = BackboneInfo(**{**vars(info), "sha256": hash_weights(vit)})
+        vit.info = replace(info, sha256=hash_weights(vit))
     return vit
 
 
@@ -204,7 +203,8 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:
         raise BackboneError(f"{name} is a file; expected a folder with config.json and model.safetensors, or a Hub id")
     if name.count("/") != 1 or name.startswith((".", "~", "/")):
         raise BackboneError(
-            f"no folder {name}; give a folder with config.json and model.safetensors, or a Hub id such as {DEFAULT_BACKBONE}"
+            f"no folder {name}; give a folder with config.json and model.safetensors, "
+            f"or a Hub id such as {DEFAULT_BACKBONE}"
         )
     return _download(name)
 
@@ -228,7 +228,8 @@ def _download(name: str) -> tuple[Path, str | None]:
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise BackboneError(
-            f"{name} is neither a folder nor a model on the Hub; check the spelling (a private one needs `hf auth login`)"
+            f"{name} is neither a folder nor a model on the Hub; "
+            "check the spelling (a private one needs `hf auth login`)"
         ) from error
     except Exception as error:
         # No name service, no route, a time-out, a proxy's answer: the types belong to whichever HTTP client is in use.
@@ -243,18 +244,21 @@ def _cached(name: str, reason: Exception) -> tuple[Path, str | None]:
     except (OSError, ValueError) as error:
         raise BackboneError(
             f"{name} is not a local folder, is not in the local cache, and the Hub does not answer "
-            f"({type(reason).__name__}: {reason}); go online once, or pass a folder with config.json and model.safetensors"
+            f"({type(reason).__name__}: {reason}); go online once, "
+            "or pass a folder with config.json and model.safetensors"
         ) from error
     return folder, folder.name
 
 
 def _family_name(config: dict[str, Any], name: str | os.PathLike[str]) -> str:
-    model_type = str(config.get("model_type"))
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise BackboneError(f"{name}: its config.json names no model_type; expected a model that transformers saved")
     family_name = _TOWER_OF.get(model_type, model_type)
     if family_name in FAMILIES:
         return family_name
     supported = "CLIP, SigLIP, DINOv2, DINOv2 with registers, DINOv3 and ViT"
-    if model_type in _TEXT_ONLY:
+    if "vocab_size" in config and "vision_config" not in config:
         raise BackboneError(f"{name} is a text-only model ({model_type}); expected an image trunk: {supported}")
     raise BackboneError(f"{name} is of the family {model_type!r}, which cannot be viewed; supported: {supported}")
 
@@ -265,11 +269,9 @@ def _load_model(family: Family, folder: Path, name: str | os.PathLike[str]) -> n
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise BackboneError(f"{name} has a config.json but no weights; expected model.safetensors beside it")
     model_class = getattr(transformers, family.model_class)
-    config = model_class.config_class.from_pretrained(folder)
-    for option, value in family.config_options:
-        setattr(config, option, value)
     try:
         with _quiet_loading():
+            config = model_class.config_class.from_pretrained(folder, **dict(family.config_options))
             model, report = model_class.from_pretrained(
                 folder,
                 config=config,
@@ -285,7 +287,8 @@ def _load_model(family: Family, folder: Path, name: str | os.PathLike[str]) -> n
     missing = sorted(key for key in report["missing_keys"] if key.rsplit(".", 1)[-1] not in _UNUSED_WEIGHTS)
     if missing:
         raise BackboneError(
-            f"{name} lacks {len(missing)} weights of {family.model_class}, first {missing[0]}; is it a whole checkpoint?"
+            f"{name} lacks {len(missing)} weights of {family.model_class}, first {missing[0]}; "
+            "is it a whole checkpoint?"
         )
     loaded: nn.Module = model.eval()
     return loaded
@@ -314,11 +317,14 @@ def _preprocessing(folder: Path, family: Family, config: Any) -> tuple[Triple, T
     # Read as JSON: the processor class of DINOv3 would import torchvision.
     settings = _read_json(path, "") if path.is_file() else {}
     crop = settings.get("crop_size") if settings.get("do_center_crop", True) else None
-    return (
-        _triple(settings.get("image_mean"), family.mean),
-        _triple(settings.get("image_std"), family.std),
-        _square(crop if crop is not None else config.image_size),
-    )
+    try:
+        return (
+            _triple(settings.get("image_mean"), family.mean),
+            _triple(settings.get("image_std"), family.std),
+            _square(crop if crop is not None else config.image_size),
+        )
+    except (TypeError, ValueError, KeyError) as error:
+        raise BackboneError(f"{path}: image_mean, image_std or crop_size cannot be read: {error}") from error
 
 
 def _triple(values: Any, default: Triple) -> Triple:
@@ -331,8 +337,11 @@ def _triple(values: Any, default: Triple) -> Triple:
 def _square(size: Any) -> int:
     """One side of a square given as a number, a pair, or {"height", "width"} / {"shortest_edge"}."""
     if isinstance(size, dict):
-        return int(size["height"] if "height" in size else size["shortest_edge"])
-    return int(size[0] if isinstance(size, list | tuple) else size)
+        size = [size["height"], size["width"]] if "height" in size else size["shortest_edge"]
+    sides = {int(side) for side in size} if isinstance(size, list | tuple) else {int(size)}
+    if len(sides) != 1:
+        raise ValueError(f"{size} is not square")
+    return sides.pop()
 
 
 def _read_json(path: Path, absent: str) -> dict[str, Any]:

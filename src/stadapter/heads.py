@@ -2,6 +2,8 @@
 
 # B batch, T frames, N tokens, D width, C classes
 
+from typing import Self
+
 from torch import Tensor, nn
 
 
@@ -22,6 +24,12 @@ class FrameAverageHead(nn.Module):
         self.classifier = nn.Linear(width, num_classes)
         nn.init.normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
+
+    def train(self, mode: bool = True) -> Self:
+        """Keep the norm, which is the trunk's own, in eval mode as the trunk is."""
+        super().train(mode)
+        self.norm.train(False)
+        return self
 
     def forward(self, tokens: Tensor) -> Tensor:
         features = tokens[:, :, 0].mean(1) if self.has_class_token else tokens.mean((1, 2))  # (B, D)

@@ -4,14 +4,15 @@
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stadapter.backbones import load_backbone
-from stadapter.errors import SettingsError
+from stadapter.errors import ArtefactError, SettingsError
 from stadapter.heads import FrameAverageHead
 from stadapter.tuning import STAdapter, Tuning
 from stadapter.vit import ImageViT, InsertionPoint
@@ -63,6 +64,39 @@ class VideoClassifier(nn.Module):
         """The parameters that learn, by name: all that an artefact stores."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
+    def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy tensors into the parameters that learn, by the names of `trained_tensors`.
+
+        Raises:
+            ArtefactError: a tensor is missing, unknown or of another shape; then nothing has been copied.
+        """
+        ours = self.trained_tensors()
+        problems = [f"missing: {name}" for name in sorted(ours.keys() - tensors.keys())]
+        problems += [f"unknown: {name}" for name in sorted(tensors.keys() - ours.keys())]
+        problems += [
+            f"{name}: shape {tuple(tensors[name].shape)}, expected {tuple(ours[name].shape)}"
+            for name in sorted(ours.keys() & tensors.keys())
+            if tensors[name].shape != ours[name].shape
+        ]
+        if problems:
+            raise ArtefactError(
+                f"these trained tensors do not fit the model, {len(problems)} of them: {'; '.join(problems)}; "
+                "build it with the tuning, trunk and labels they were trained with"
+            )
+        with torch.no_grad():
+            for name, parameter in ours.items():
+                parameter.copy_(tensors[name])
+
+    def cast_trunk(self, dtype: torch.dtype) -> None:
+        """Store the frozen weights of the trunk as `dtype`, for example bf16; what learns keeps its fp32 masters.
+
+        Run a model that is cast this way under `torch.autocast`. Buffers (position tables) stay as they are, and so
+        does every other model on the same trunk.
+        """
+        for parameter in self.trunk.parameters():
+            if parameter.is_floating_point() and not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+
     def count_parameters(self) -> ParameterCount:
         """Trained and total scalars; the trunk counts whole."""
         parameters = list(self.parameters())
@@ -79,7 +113,7 @@ def build_model(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> VideoClassifier:
-    """Put a video classifier together, in fp32 on the CPU.
+    """Put a video classifier together, in fp32, on the device of its trunk.
 
     Args:
         backbone: a loaded trunk, which stays as it is and shares its weights with the new model; or what
@@ -99,7 +133,7 @@ def build_model(
     tuning = tuning if tuning is not None else STAdapter()
     trunk = share_weights(backbone if isinstance(backbone, ImageViT) else load_backbone(backbone))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators' generators too
         tuning.apply(trunk)
         head = FrameAverageHead(
             norm=trunk.norm,
@@ -108,19 +142,24 @@ def build_model(
             has_class_token=trunk.has_class_token,
             dropout=dropout,
         )
-    return VideoClassifier(trunk=trunk, head=head, tuning=tuning, labels=labels)
+    model = VideoClassifier(trunk=trunk, head=head, tuning=tuning, labels=labels)
+    return model.to(next(trunk.parameters()).device)
 
 
 def share_weights(vit: ImageViT) -> ImageViT:
-    """A second view of a trunk: own modules, the same weight tensors. Ten tasks then hold one trunk in memory.
+    """A second view of a trunk: own modules on the same storage. Ten tasks then hold one trunk in memory.
+
+    The parameters are objects of their own, so that casting, moving or unfreezing one view leaves the others alone.
 
     Raises:
-        SettingsError: something has been inserted into the trunk already.
+        SettingsError: something has been inserted into the trunk already, or some of it learns.
     """
-    if any(not isinstance(point, InsertionPoint) for point in vit.insertion_points()):
+    adapted = any(not isinstance(point, InsertionPoint) for point in vit.insertion_points())
+    if adapted or vit.inserted or any(parameter.requires_grad for parameter in vit.parameters()):
         raise SettingsError("this trunk is adapted already; load_backbone gives a fresh one")
-    shared: dict[int, object] = {id(tensor): tensor for tensor in [*vit.parameters(), *vit.buffers()]}
-    return copy.deepcopy(vit, shared)
+    copies: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in vit.parameters()}
+    copies |= {id(buffer): buffer.detach() for buffer in vit.buffers()}
+    return copy.deepcopy(vit, copies)
 
 
 def check_labels(labels: Sequence[str]) -> None:

@@ -12,10 +12,12 @@ Both insertion points start as identities, so a fresh `ImageViT` computes exactl
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
+
+from stadapter.errors import SettingsError
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -73,8 +75,8 @@ class Block(nn.Module):
         attended = self.attention(normed) if rotary is None else self.attention(normed, position_embeddings=rotary)
         x = x + self.scale1(attended[0])
         x = self.before_mlp(x, layout)
-        x = x + self.scale2(self.mlp(self.norm2(x)))
-        return x
+        update: Tensor = self.scale2(self.mlp(self.norm2(x)))
+        return x + update
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class ImageViT(nn.Module):
     """A pre-trained image ViT, applied to every frame of a clip.
 
     `forward` takes normalised clips (B, T, 3, H, W) and returns the tokens of the last block (B, T, N, D), before the
-    trunk's final norm, prefix tokens first. H and W may be any multiples of the patch size.
+    trunk's final norm, prefix tokens first. H and W may be any multiples of the patch size; T is free.
 
     The trunk is frozen and stays in eval mode whatever mode the model around it is in: some families augment their
     position codes in training mode.
@@ -134,14 +136,16 @@ class ImageViT(nn.Module):
         self.has_class_token = has_class_token
         self.width = width
         self.info = info
+        self.inserted: list[nn.Module] = []
+        """What a strategy put elsewhere than at an insertion point, and that follows the mode of the model around."""
         self.requires_grad_(False)
         self.train(False)
 
-    def train(self, mode: bool = True) -> "ImageViT":
+    def train(self, mode: bool = True) -> Self:
         """Keep the pre-trained pieces in eval mode; modules that a strategy inserted follow `mode`."""
         super().train(False)
-        for point in self.insertion_points():
-            point.train(mode)
+        for module in [*self.insertion_points(), *self.inserted]:
+            module.train(mode)
         return self
 
     @property
@@ -154,28 +158,48 @@ class ImageViT(nn.Module):
         blocks = cast(Iterable[Block], self.blocks)
         return [point for block in blocks for point in (block.before_attention, block.before_mlp)]
 
+    def last_blocks(self, count: int | None) -> range:
+        """Indices of the last `count` blocks; all of them for None.
+
+        Raises:
+            SettingsError: fewer than one block, or more than there are.
+        """
+        num_blocks = len(self.blocks)
+        if count is None:
+            return range(num_blocks)
+        if not 1 <= count <= num_blocks:
+            raise SettingsError(f"last_blocks={count}: the trunk has {num_blocks} blocks; choose 1 to {num_blocks}")
+        return range(num_blocks - count, num_blocks)
+
     def use_attention(self, implementation: Literal["sdpa", "eager"]) -> None:
         """Choose the kernel of the frozen attention: same values up to rounding, different cost (docs/log.md)."""
         for module in self.modules():
-            config = getattr(module, "config", None)
+            config: Any = getattr(module, "config", None)
             if hasattr(config, "_attn_implementation"):
                 config._attn_implementation = implementation
 
     def forward(self, clips: Tensor) -> Tensor:
-        num_frames, height, width = clips.shape[1], clips.shape[3], clips.shape[4]
-        patch = self.info.patch_size
-        if height % patch or width % patch:
-            raise ValueError(
-                f"clips of {height}x{width} pixels: the trunk cuts patches of {patch}; "
-                f"use sides that are multiples of {patch}, for example {nearest_multiple(height, patch)}"
-            )
-        layout = TokenLayout(num_frames, self.num_prefix, height // patch, width // patch)
+        layout = self._layout(clips)
         images = clips.flatten(0, 1).to(self.dtype)  # (B*T, 3, H, W)
         rotary = self.rotary(images) if self.rotary is not None else None
         x: Tensor = self.pre_norm(self._embed(self.embeddings, images))  # (B*T, N, D)
         for block in self.blocks:
             x = block(x, layout, rotary)
-        return x.view(-1, num_frames, *x.shape[1:])  # (B, T, N, D)
+        return x.view(-1, layout.num_frames, *x.shape[1:])  # (B, T, N, D)
+
+    def _layout(self, clips: Tensor) -> TokenLayout:
+        """How the tokens of these clips will lie; refuses clips that the trunk cannot take."""
+        if clips.ndim != 5 or clips.shape[2] != 3:
+            raise SettingsError(f"clips of shape {tuple(clips.shape)}: expected (B, T, 3, H, W)")
+        if not clips.is_floating_point():
+            raise SettingsError(f"clips of {clips.dtype}: expected normalised floats; model.normalise makes them")
+        num_frames, height, width, patch = clips.shape[1], clips.shape[3], clips.shape[4], self.info.patch_size
+        if height % patch or width % patch:
+            raise SettingsError(
+                f"clips of {height}x{width} pixels: the trunk cuts patches of {patch}; use multiples of it, "
+                f"for example {nearest_multiple(height, patch)}x{nearest_multiple(width, patch)}"
+            )
+        return TokenLayout(num_frames, self.num_prefix, height // patch, width // patch)
 
 
 def nearest_multiple(pixels: int, patch: int) -> int:

@@ -9,8 +9,20 @@ from typing import Any, Protocol
 
 from stadapter.errors import SettingsError
 from stadapter.tuning.linear_probe import LinearProbe
+from stadapter.tuning.lora import LoRA
 from stadapter.tuning.st_adapter import STAdapter
 from stadapter.vit import ImageViT
+
+__all__ = [
+    "STRATEGIES",
+    "LinearProbe",
+    "LoRA",
+    "STAdapter",
+    "Tuning",
+    "tuning_from_json",
+    "tuning_name",
+    "tuning_to_json",
+]
 
 
 class Tuning(Protocol):
@@ -20,7 +32,7 @@ class Tuning(Protocol):
         """Change a frozen trunk in place."""
 
 
-STRATEGIES: dict[str, type[Any]] = {"st-adapter": STAdapter, "linear-probe": LinearProbe}
+STRATEGIES: dict[str, type[Any]] = {"st-adapter": STAdapter, "linear-probe": LinearProbe, "lora": LoRA}
 """The name of a strategy on the command line and in artefacts -> its dataclass."""
 
 

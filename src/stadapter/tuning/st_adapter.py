@@ -1,4 +1,4 @@
-"""ST-Adapter: a bottleneck with a depth-wise space-time convolution (Pan et al., NeurIPS 2022, arXiv 2206.13559, eq. 4)."""
+"""ST-Adapter: a bottleneck with a depth-wise space-time convolution (Pan et al., NeurIPS 2022, arXiv 2206.13559)."""
 
 # B batch, T frames, N tokens (prefix + patches), P patches, D width, A bottleneck, h w patch grid
 
@@ -52,23 +52,25 @@ class SpaceTimeAdapter(nn.Module):
         prefix, patches = x[:, : layout.num_prefix], x[:, layout.num_prefix :]
         hidden: Tensor = self.down(patches)  # (B*T, P, A)
         hidden = hidden.view(-1, layout.num_frames, *hidden.shape[1:])  # (B, T, P, A)
-        hidden = self._convolve(hidden, layout)
+        over_time_alone = self.conv.kernel_size[1:] == (1, 1)
+        hidden = self._convolve_time(hidden) if over_time_alone else self._convolve_grid(hidden, layout)
         update = self.up(self.activation(hidden)).flatten(0, 1)  # (B*T, P, D)
         adapted = patches + update.to(patches.dtype)
         return torch.cat([prefix, adapted], dim=1) if layout.num_prefix else adapted
 
-    def _convolve(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        """Depth-wise convolution over time and the patch grid of x (B, T, P, A), same shape out."""
-        if self.conv.kernel_size[1:] == (1, 1):
-            # Over time alone: a 2-D convolution on a permuted view, so that no copy is made (exact; docs/log.md).
-            y = F.conv2d(
-                x.permute(0, 3, 1, 2),  # (B, A, T, P), a view
-                self.conv.weight[..., 0],
-                self.conv.bias,
-                padding=(int(self.conv.padding[0]), 0),
-                groups=self.conv.groups,
-            )
-            return y.permute(0, 2, 3, 1)  # (B, T, P, A)
+    def _convolve_time(self, x: Tensor) -> Tensor:
+        """A kernel (t, 1, 1) on x (B, T, P, A): the same as on the grid, as a 2-D convolution that copies nothing."""
+        y = F.conv2d(
+            x.permute(0, 3, 1, 2),  # (B, A, T, P), a view
+            self.conv.weight[..., 0],
+            self.conv.bias,
+            padding=(int(self.conv.padding[0]), 0),
+            groups=self.conv.groups,
+        )
+        return y.permute(0, 2, 3, 1)  # (B, T, P, A)
+
+    def _convolve_grid(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        """Any kernel over time and the patch grid of x (B, T, P, A), same shape out."""
         grid = x.view(*x.shape[:2], layout.grid_height, layout.grid_width, -1)  # (B, T, h, w, A)
         y: Tensor = self.conv(grid.permute(0, 4, 1, 2, 3))  # (B, A, T, h, w)
         return y.permute(0, 2, 3, 4, 1).flatten(2, 3)  # (B, T, P, A)
@@ -105,12 +107,19 @@ class STAdapter:
             )
         if self.width is not None and self.width < 1:
             raise SettingsError(f"ST-Adapter width {self.width}: expected at least 1 channel")
-        for index in adapted_blocks(len(vit.blocks), self.last_blocks):
+        indices = vit.last_blocks(self.last_blocks)
+        # Patch tokens changed after the last attention never meet the class token that the head reads.
+        unreachable = {len(vit.blocks) - 1} if vit.has_class_token and not self.keep_unreachable else set()
+        if not self.before_attention and not set(indices) - unreachable:
+            raise SettingsError(
+                "ST-Adapter before the last block's MLP alone cannot reach the class token, and trains nothing; "
+                "set before_attention, or more last_blocks"
+            )
+        for index in indices:
             block = vit.blocks[index]
             if self.before_attention:
                 block.before_attention = self._adapter(vit.width)
-            unreachable = index == len(vit.blocks) - 1 and vit.has_class_token
-            if self.before_mlp and (self.keep_unreachable or not unreachable):
+            if self.before_mlp and index not in unreachable:
                 block.before_mlp = self._adapter(vit.width)
 
     def _adapter(self, width: int) -> SpaceTimeAdapter:
@@ -122,24 +131,12 @@ class STAdapter:
         )
 
 
-def adapted_blocks(num_blocks: int, last_blocks: int | None) -> range:
-    """Indices of the last `last_blocks` of `num_blocks` blocks; all of them for None.
-
-    Raises:
-        SettingsError: fewer than one block, or more than there are.
-    """
-    if last_blocks is None:
-        return range(num_blocks)
-    if not 1 <= last_blocks <= num_blocks:
-        raise SettingsError(f"last_blocks={last_blocks}: the trunk has {num_blocks} blocks; choose 1 to {num_blocks}")
-    return range(num_blocks - last_blocks, num_blocks)
-
-
 def check_kernel_size(kernel_size: tuple[int, int, int]) -> None:
     """Refuse a kernel that is not three odd positive numbers: others would shift or shrink the clip."""
     if len(kernel_size) != 3 or any(k < 1 or k % 2 == 0 for k in kernel_size):
         raise SettingsError(
-            f"kernel_size {tuple(kernel_size)}: expected three odd positive numbers (time, height, width), such as (3, 1, 1)"
+            f"kernel_size {tuple(kernel_size)}: expected three odd positive numbers (time, height, width), "
+            "such as (3, 1, 1)"
         )
 
 

@@ -1,0 +1,48 @@
+"""LoRA: low-rank updates of the attention's query and value projections (Hu et al., ICLR 2022, arXiv 2106.09685)."""
+
+from dataclasses import dataclass
+
+from stadapter.errors import SettingsError
+from stadapter.vit import ImageViT
+
+_PROJECTIONS = ("q_proj", "v_proj")
+"""The names of query and value in the attention of every family."""
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """LoRA (arXiv 2106.09685) on query and value, through peft: adapts frames one by one, blind to their order."""
+
+    rank: int = 8
+    """Rank of each update."""
+    alpha: float = 16.0
+    """Scale of the updates: they are multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """Dropout before each update, 0 to 1."""
+    last_blocks: int | None = None
+    """Adapt only the last so many blocks; default all."""
+
+    def apply(self, vit: ImageViT) -> None:
+        """Wrap the query and value projections of a frozen trunk, in place; they start as they were.
+
+        Raises:
+            SettingsError: a setting that has no meaning, or with which nothing would learn.
+        """
+        if self.rank < 1:
+            raise SettingsError(f"LoRA rank {self.rank}: expected at least 1")
+        if self.alpha <= 0:
+            raise SettingsError(f"LoRA alpha {self.alpha}: expected more than 0, or nothing would learn")
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"LoRA dropout {self.dropout}: expected a share of at least 0 and below 1")
+        indices = "|".join(str(index) for index in vit.last_blocks(self.last_blocks))
+        import peft
+
+        config = peft.LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # typed as an integer, used as a factor
+            lora_dropout=self.dropout,
+            target_modules=rf"({indices})\.attention\.({'|'.join(_PROJECTIONS)})",
+        )
+        peft.inject_adapter_in_model(config, vit.blocks)
+        layers = (module for module in vit.modules() if isinstance(module, peft.tuners.lora.LoraLayer))
+        vit.inserted += [layer.lora_dropout for layer in layers]
