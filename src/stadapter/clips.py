@@ -92,19 +92,18 @@ def clip_from_array(frames: npt.NDArray[np.uint8] | torch.Tensor, config: ClipCo
     Frames are uint8 RGB: (T, H, W, 3), or (T, 3, H, W) as `read_frames` gives them.
     Raises VideoError for any other shape or type, or for no frames.
     """
-    tensor = torch.as_tensor(frames)
-    name = "array"
-    if tensor.ndim != 4 or tensor.dtype != torch.uint8 or 3 not in (tensor.shape[-1], tensor.shape[1]):
+    shape = tuple(frames.shape)
+    if len(shape) != 4 or 3 not in (shape[1], shape[3]) or str(frames.dtype).split(".")[-1] != "uint8":
         raise VideoError(
-            f"{name}: {tensor.dtype} {tuple(tensor.shape)} found, uint8 (T, H, W, 3) or (T, 3, H, W) expected"
+            f"array: {frames.dtype} {shape} found, uint8 (T, H, W, 3) or (T, 3, H, W) of RGB frames expected"
         )
-    if tensor.numel() == 0:
-        raise VideoError(f"{name}: no frames in shape {tuple(tensor.shape)}")
-    if tensor.shape[-1] == 3:
-        tensor = tensor.permute(0, 3, 1, 2)  # (T, 3, H, W)
-    views = _views(name, tensor.shape[0], config, None)
-    wanted, positions = _different(views)
-    return _test_views(tensor[wanted], positions, config)
+    if 0 in shape:
+        raise VideoError(f"array: no frames in shape {shape}")
+    wanted, positions = _different(_views("array", shape[0], config, None))
+    chosen = torch.as_tensor(frames[wanted])  # a copy: arrays may be read-only or run backwards
+    if shape[3] == 3:
+        chosen = chosen.permute(0, 3, 1, 2)  # (U, 3, H, W)
+    return _test_views(chosen, positions, config)
 
 
 def _seeds(

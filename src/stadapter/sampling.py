@@ -16,7 +16,7 @@ def uniform_indices(total_frames: int, num_frames: int, num_views: int = 1) -> l
     >>> uniform_indices(100, 4)
     [[12, 37, 62, 86]]
     >>> uniform_indices(3, 4)
-    [[0, 1, 1, 2]]
+    [[0, 0, 1, 2]]
 
     Raises SettingsError if a count is below one.
     """

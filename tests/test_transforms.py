@@ -1,0 +1,180 @@
+"""Resizes are close to their definitions; one draw per clip, from the generator alone, inside the frame."""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stadapter import transforms
+from stadapter.errors import SettingsError
+from stadapter.transforms import Augmentation, Draw, Window, draw
+
+PLAIN = Draw(Window(0, 0, 48, 64), flip=False, brightness=1, contrast=1, saturation=1)
+
+
+def smooth_frames(num_frames: int = 4, height: int = 240, width: int = 320) -> torch.Tensor:
+    """uint8 (T, 3, H, W) with the memory layout of decoded frames: coarse colours, some noise."""
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (num_frames, 3, 12, 16))).float()
+    frames = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
+    frames += torch.from_numpy(rng.normal(0, 6, frames.shape)).float()
+    frames = frames.clamp(0, 255).to(torch.uint8)
+    return frames.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("size", [32, 112, 224])
+def test_fast_resize_is_close_to_the_float_one(size: int) -> None:
+    frames = smooth_frames()
+    exact = F.interpolate(
+        frames.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False
+    ).clamp(0, 255)
+    fast = transforms.resize_fast(frames, size, size)
+    assert fast.dtype == torch.uint8
+    assert (fast.float() - exact).abs().mean() <= 0.5
+
+
+def test_fast_resize_of_a_crop_does_not_depend_on_memory_layout() -> None:
+    cropped = transforms.crop(smooth_frames(), Window(10, 20, 200, 180))
+    assert torch.equal(
+        transforms.resize_fast(cropped, 64, 64), transforms.resize_fast(cropped.contiguous(), 64, 64)
+    )
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"), [(64, 96, (32, 48)), (112, 64, (56, 32)), (50, 50, (32, 32))]
+)
+def test_short_side_resize_rounds_the_longer_side_down(
+    height: int, width: int, expected: tuple[int, int]
+) -> None:
+    assert transforms.short_side_resize(torch.zeros(2, 3, height, width), 32).shape[-2:] == expected
+
+
+def test_three_spatial_windows_run_along_the_longer_side() -> None:
+    assert [window.left for window in transforms.spatial_windows(48, 71, 3)] == [0, 11, 23]
+    assert [window.top for window in transforms.spatial_windows(71, 48, 3)] == [0, 11, 23]
+    assert transforms.spatial_windows(48, 71, 1) == [Window(0, 11, 48, 48)]
+    with pytest.raises(SettingsError, match="num_spatial_views is 2"):
+        transforms.spatial_windows(48, 71, 2)
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "short_side_jitter", "centre"])
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (9, 200), (1, 1)])
+def test_windows_lie_inside_frames_of_any_shape(
+    crop: Literal["random_resized", "short_side_jitter", "centre"],
+    fit: Literal["crop", "stretch"],
+    height: int,
+    width: int,
+) -> None:
+    scale = (1.0, 1.15) if crop == "short_side_jitter" else (0.08, 1.0)
+    augmentation = Augmentation(crop=crop, scale=scale)
+    for seed in range(50):
+        window = draw(augmentation, height, width, 32, np.random.default_rng(seed), fit=fit).window
+        assert window.top >= 0
+        assert window.left >= 0
+        assert 1 <= window.height <= height - window.top
+        assert 1 <= window.width <= width - window.left
+
+
+def test_a_draw_is_a_function_of_the_generator_and_takes_the_same_count_whatever_the_frame() -> None:
+    augmentation = Augmentation(flip=True, colour_jitter=0.4)
+    first, second = np.random.default_rng(7), np.random.default_rng(7)
+    assert draw(augmentation, 48, 64, 32, first) == draw(augmentation, 48, 64, 32, second)
+    draw(augmentation, 480, 64, 32, first)
+    draw(Augmentation(crop="centre"), 5, 7, 32, second)
+    assert first.random() == second.random()
+
+
+def test_draws_cover_their_ranges() -> None:
+    augmentation = Augmentation(scale=(0.4, 1.0), flip=True, colour_jitter=0.4)
+    draws = [draw(augmentation, 480, 480, 112, np.random.default_rng(seed)) for seed in range(300)]
+    shares = [drawn.window.height * drawn.window.width / 480**2 for drawn in draws]
+    ratios = [drawn.window.width / drawn.window.height for drawn in draws]
+    assert 0.39 < min(shares) < 0.45
+    assert 0.9 < max(shares) <= 1
+    assert 0.74 < min(ratios) < 0.8
+    assert 1.25 < max(ratios) < 1.35
+    assert 100 < sum(drawn.flip for drawn in draws) < 200
+    assert 0.6 <= min(drawn.brightness for drawn in draws) < 0.65
+    assert 1.35 < max(drawn.saturation for drawn in draws) <= 1.4
+
+
+def test_stretched_windows_have_the_shape_of_the_frame_on_average() -> None:
+    draws = [
+        draw(Augmentation(scale=(0.3, 0.5)), 240, 480, 112, np.random.default_rng(seed), fit="stretch")
+        for seed in range(200)
+    ]
+    log_ratios = [np.log(drawn.window.width / drawn.window.height) for drawn in draws]
+    assert np.exp(np.mean(log_ratios)) == pytest.approx(2, rel=0.05)
+
+
+def test_short_side_jitter_sees_the_share_that_a_crop_of_the_enlarged_frame_sees() -> None:
+    augmentation = Augmentation(crop="short_side_jitter", scale=(1.5, 1.5))
+    window = draw(augmentation, 480, 640, 112, np.random.default_rng(0)).window
+    assert (window.height, window.width) == (320, 320)
+
+
+def test_a_clip_is_changed_alike_on_every_frame() -> None:
+    frame = smooth_frames(1)
+    augmentation = Augmentation(flip=True, colour_jitter=0.5)
+    drawn = draw(augmentation, 240, 320, 64, np.random.default_rng(3))
+    changed = transforms.apply(drawn, frame.expand(5, -1, -1, -1), 64)
+    assert changed.shape == (5, 3, 64, 64)
+    assert changed.dtype == torch.uint8
+    assert all(torch.equal(changed[0], other) for other in changed[1:])
+
+
+def test_without_randomness_a_clip_is_only_resized() -> None:
+    frames = smooth_frames(2, 48, 48)
+    drawn = draw(Augmentation(crop="centre"), 48, 48, 32, np.random.default_rng(0))
+    assert torch.equal(transforms.apply(drawn, frames, 32), transforms.resize_fast(frames, 32, 32))
+
+
+def test_a_mirrored_clip_is_the_clip_turned_left_to_right() -> None:
+    frames = smooth_frames(2, 48, 64)
+    mirrored = transforms.apply(replace(PLAIN, flip=True), frames, 64)
+    assert torch.equal(mirrored, transforms.apply(PLAIN, frames, 64).flip(-1))
+
+
+def test_colour_changes_do_what_their_names_say() -> None:
+    frames = (smooth_frames(2, 24, 32) // 2) + 40
+    darker = transforms.recolour(frames, replace(PLAIN, brightness=0.5)).float()
+    assert darker.mean().item() == pytest.approx(frames.float().mean().item() / 2, rel=0.01)
+    assert (
+        transforms.recolour(frames, replace(PLAIN, contrast=0.5)).float().std() < 0.6 * frames.float().std()
+    )
+    grey = transforms.recolour(frames, replace(PLAIN, saturation=0.0))
+    assert torch.equal(grey[:, 0], grey[:, 1])
+    assert torch.equal(transforms.recolour(frames, PLAIN), frames)
+
+
+def test_arguments_are_not_written_to() -> None:
+    frames = smooth_frames(2)
+    before = frames.clone()
+    drawn = draw(Augmentation(flip=True, colour_jitter=1.0), 240, 320, 32, np.random.default_rng(1))
+    transforms.apply(drawn, frames, 32)
+    transforms.normalise(frames, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert torch.equal(frames, before)
+
+
+def test_normalise_scales_to_one_then_subtracts_and_divides() -> None:
+    frames = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    normalised = transforms.normalise(frames, (0.5, 0.5, 0.2), (0.5, 0.25, 1.0))
+    torch.testing.assert_close(normalised.flatten(), torch.tensor([-1.0, 2.0, 0.0]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": (0.5, 1.2)}, "random_resized expects"),
+        ({"crop": "short_side_jitter"}, "short_side_jitter expects"),
+        ({"ratio": (2.0, 1.0)}, "ratio is"),
+        ({"colour_jitter": -0.1}, "colour_jitter is"),
+    ],
+)
+def test_settings_without_meaning_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Augmentation(**settings)

@@ -1,0 +1,351 @@
+"""Frames read by number equal those of a full decode, in every container and road; bad videos say what is wrong."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from stadapter import video
+from stadapter.errors import VideoError
+from stadapter.video import VideoReader, is_video, probe, read_frames
+
+Frames = npt.NDArray[np.uint8]
+
+# container -> codec, encoder options; each has frames that are stored in another order than shown where it can
+CLIPS = {
+    "h264.mp4": ("libx264", {"g": "12", "bf": "3"}),
+    "h264.mkv": ("libx264", {"g": "12", "bf": "3"}),
+    "open_gop.ts": ("libx264", {"x264-params": "open-gop=1:keyint=12:bframes=3"}),
+    "intra_refresh.ts": ("libx264", {"x264-params": "intra-refresh=1:keyint=20"}),
+    "pyramid.mp4": ("libx264", {"x264-params": "bframes=8:b-pyramid=strict:ref=5"}),
+    "hevc.mp4": ("libx265", {"x265-params": "keyint=12:bframes=3:log-level=none"}),
+    "hidden_frames.webm": ("libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16", "b": "100k"}),
+    "vp9.webm": ("libvpx-vp9", {"auto-alt-ref": "1", "lag-in-frames": "16", "deadline": "realtime"}),
+    "mpeg4.avi": ("mpeg4", {"g": "12", "bf": "2"}),
+    "mpeg2.mpg": ("mpeg2video", {"g": "12", "bf": "2"}),
+    "no_times.h264": ("libx264", {"g": "12", "bf": "3"}),
+}
+
+
+def write_video(
+    path: Path,
+    num_frames: int = 50,
+    *,
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+) -> Path:
+    """A drifting random pattern, 64 x 48 pixels, 25 frames per second."""
+    pattern = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream = container.add_stream(codec, rate=25, options=options or {"g": "12", "bf": "3"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(num_frames):
+            top, left = index % 40, 2 * index % 100
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(pattern[top : top + 48, left : left + 64]), format="rgb24"
+            )
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def decode_everything(path: Path) -> tuple[Frames, list[float]]:
+    """All frames (T, H, W, 3), upright, and their times in seconds from the start."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        origin, tick_seconds = stream.start_time or 0, float(stream.time_base or 1)
+        frames, seconds = [], []
+        for frame in container.decode(stream):
+            frames.append(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
+            seconds.append(((frame.pts or 0) - origin) * tick_seconds)
+    return np.stack(frames), seconds
+
+
+def index_sets(num_frames: int) -> list[list[int]]:
+    """Every frame, the ends, regular and random sets; unsorted and repeated."""
+    rng = np.random.default_rng(0)
+    random_sets = [rng.integers(0, num_frames, count).tolist() for count in (1, 1, 3, 8, 16)]
+    return [list(range(num_frames)), [num_frames - 1, 0, 0], list(range(0, num_frames, 7)), *random_sets]
+
+
+def assert_exact(path: Path) -> None:
+    expected, _ = decode_everything(path)
+    with VideoReader(path) as reader:
+        assert reader.num_frames == len(expected)
+        for indices in index_sets(len(expected)):
+            frames = reader.read(indices)
+            assert frames.dtype == torch.uint8
+            assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), expected[indices]), indices
+
+
+@pytest.fixture(params=["held in memory", "read again from the file"])
+def packets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test as for small files and as for large ones."""
+    if request.param == "read again from the file":
+        monkeypatch.setattr(video, "_MAX_HELD_BYTES", 100)
+
+
+@pytest.mark.usefixtures("packets")
+@pytest.mark.parametrize("name", CLIPS)
+def test_frames_are_exact_in_every_container(name: str, tmp_path: Path) -> None:
+    codec, options = CLIPS[name]
+    assert_exact(write_video(tmp_path / name, codec=codec, options=options))
+
+
+def test_frames_are_exact_in_every_awkward_real_file(shared: Path) -> None:
+    decodable = [path for path in sorted((shared / "videos/odd").iterdir()) if path.name != "trunc.mp4"]
+    assert len(decodable) == 12
+    for path in decodable:
+        assert_exact(path)
+
+
+def test_a_rotated_video_comes_upright(shared: Path) -> None:
+    info = probe(shared / "videos/odd/rot.mp4")
+    assert (info.width, info.height) == (240, 320)
+
+
+@pytest.mark.usefixtures("packets")
+@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize(
+    ("start_seconds", "end_seconds"), [(0.0, 0.4), (None, 0.5), (1.0, None), (0.72, 1.33), (1.2, 99.0)]
+)
+def test_a_segment_holds_the_frames_shown_in_it(
+    name: str, start_seconds: float | None, end_seconds: float | None, tmp_path: Path
+) -> None:
+    codec, options = CLIPS[name]
+    path = write_video(tmp_path / name, codec=codec, options=options)
+    expected, _ = decode_everything(path)
+    first, last = (
+        round(seconds * 25, 6)
+        for seconds in (start_seconds or 0, math.inf if end_seconds is None else end_seconds)
+    )
+    shown = [index for index in range(len(expected)) if first <= index < last]
+    with VideoReader(path, start_seconds, end_seconds) as reader:
+        assert reader.num_frames == len(shown)
+        frames = reader.read([reader.num_frames - 1, 0])
+    assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), expected[[shown[-1], shown[0]]])
+
+
+def test_segments_of_uneven_frame_times_are_cut_by_time(shared: Path) -> None:
+    path = shared / "videos/odd/vfr.mp4"
+    expected, seconds = decode_everything(path)
+    shown = [index for index, time in enumerate(seconds) if 3 <= time < 9]
+    frames = read_frames(path, range(len(shown)), start_seconds=3, end_seconds=9)
+    assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), expected[shown])
+
+
+def count_fed_packets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that grows by the skip setting of each packet given to a decoder."""
+    fed: list[str] = []
+    feed = video._frames
+
+    def spy(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
+        if packet is not None:
+            fed.append(context.skip_frame)
+        return feed(context, packet)
+
+    monkeypatch.setattr(video, "_frames", spy)
+    return fed
+
+
+def test_one_frame_costs_no_more_than_its_group_of_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", 120)
+    fed = count_fed_packets(monkeypatch)
+    read_frames(path, [100])
+    assert len(fed) <= 12
+    assert fed.count("DEFAULT") == 1
+
+
+def test_neighbouring_frames_are_decoded_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "clip.mp4", 120)
+    fed = count_fed_packets(monkeypatch)
+    read_frames(path, range(120))
+    assert len(fed) == 120
+
+
+def test_a_segment_of_a_long_video_is_found_without_reading_all_of_it(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", 500)
+    with VideoReader(path, 10, 11) as reader:
+        assert reader.num_frames == 25
+        assert len(reader._source._entries) < 50
+
+
+@pytest.mark.parametrize(
+    ("name", "container_options"),
+    [
+        ("faststart.mp4", {"movflags": "faststart"}),
+        ("clip.mkv", {}),
+        ("clip.ts", {}),
+        ("clip.avi", {}),
+        ("clip.flv", {}),
+    ],
+)
+def test_a_truncated_video_gives_the_frames_that_came_and_says_how_many(
+    name: str, container_options: dict[str, str], tmp_path: Path
+) -> None:
+    whole = write_video(tmp_path / name, container_options=container_options)
+    expected, _ = decode_everything(whole)
+    cut = tmp_path / f"cut_{name}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    with VideoReader(cut) as reader:
+        assert 5 < reader.num_frames < 45
+        frames = reader.read(range(reader.num_frames)).permute(0, 2, 3, 1).numpy()
+        # The packet that was cut through, and frames that refer to it, cannot be whole.
+        assert np.array_equal(frames[:-5], expected[: len(frames) - 5])
+        with pytest.raises(VideoError, match=f"frame 49 asked for, but there are {reader.num_frames} frames"):
+            reader.read([49])
+
+
+def test_a_video_damaged_in_the_middle_is_counted_by_what_decodes(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", codec="mpeg4", options={"g": "12"})
+    with av.open(str(path)) as container:
+        places = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for position, size in places[20:24]:
+        data[position : position + size] = b"\xff" * size
+    path.write_bytes(data)
+    with VideoReader(path) as reader:
+        promised = reader.num_frames
+        assert promised == 50
+        with pytest.raises(VideoError, match=r"clip\.avi: 46 frames decoded, frame 49 asked for"):
+            reader.read([49])
+        assert reader.num_frames == 46
+        assert len(reader.read(range(reader.num_frames))) == reader.num_frames
+
+
+def test_a_file_whose_index_is_cut_off_says_that_no_frame_came(shared: Path) -> None:
+    with pytest.raises(VideoError, match=r"trunc\.mp4: 0 frames decoded"):
+        read_frames(shared / "videos/odd/trunc.mp4", [0])
+
+
+def text_file(folder: Path) -> Path:
+    path = folder / "notes.mp4"
+    path.write_text("not a video at all")
+    return path
+
+
+def empty_file(folder: Path) -> Path:
+    path = folder / "empty.mp4"
+    path.touch()
+    return path
+
+
+def folder_without_images(folder: Path) -> Path:
+    path = folder / "nothing"
+    path.mkdir()
+    (path / "readme.txt").touch()
+    return path
+
+
+def sound_only(folder: Path) -> Path:
+    path = folder / "sound.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "gone.mp4", "gone.mp4: no such file or folder"),
+        (empty_file, "empty.mp4: the file is empty"),
+        (text_file, "notes.mp4: 0 frames decoded: not a video"),
+        (folder_without_images, "nothing: a folder without numbered"),
+        (sound_only, "sound.wav: the file holds no video"),
+    ],
+)
+def test_what_is_no_video_is_refused_by_name(
+    make: Callable[[Path], Path], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(VideoError, match=message):
+        VideoReader(make(tmp_path))
+
+
+def test_numbers_outside_the_video_are_refused_with_the_counts(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", 5)
+    with pytest.raises(VideoError, match=r"frame 7 asked for, but there are 5 frames \(0 to 4\)"):
+        read_frames(path, [0, 7])
+    with pytest.raises(VideoError, match="frame -1 asked for"):
+        read_frames(path, [-1])
+    with pytest.raises(VideoError, match="no frame numbers"):
+        read_frames(path, [])
+
+
+def test_a_segment_without_frames_is_refused(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", 5)
+    with pytest.raises(VideoError, match="no frame between start_seconds=7"):
+        VideoReader(path, 7, 8)
+    with pytest.raises(VideoError, match="0 <= start < end"):
+        VideoReader(path, 2, 1)
+
+
+def write_images(folder: Path, suffix: str, numbers: range) -> list[Frames]:
+    folder.mkdir()
+    images = []
+    for number in numbers:
+        pixels = np.full((6, 8, 3), number * 20, np.uint8)
+        Image.fromarray(pixels).save(folder / f"frame_{number}{suffix}")
+        images.append(pixels)
+    return images
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_folder_of_numbered_images_is_a_video_in_the_order_of_the_numbers(
+    suffix: str, tmp_path: Path
+) -> None:
+    images = write_images(tmp_path / "frames", suffix, range(1, 12))  # frame_10 sorts before frame_2 as text
+    frames = read_frames(tmp_path / "frames", [10, 1, 1, 0])
+    assert frames.shape == (4, 3, 6, 8)
+    expected = np.stack([images[index] for index in (10, 1, 1, 0)])
+    assert np.abs(frames.permute(0, 2, 3, 1).numpy().astype(int) - expected).max() <= 1
+    info = probe(tmp_path / "frames")
+    assert (info.num_frames, info.width, info.height, info.codec) == (11, 8, 6, suffix[1:])
+    assert info.duration_seconds is info.frames_per_second is None
+
+
+def test_a_folder_of_images_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    write_images(tmp_path / "frames", ".png", range(3))
+    with pytest.raises(VideoError, match="no frame rate"):
+        VideoReader(tmp_path / "frames", 1, 2)
+    (tmp_path / "frames" / "frame_1.png").write_bytes(b"broken")
+    with pytest.raises(VideoError, match=r"frames/frame_1\.png: not a readable image"):
+        read_frames(tmp_path / "frames", [1])
+    (tmp_path / "frames" / "flow_1.png").touch()
+    with pytest.raises(VideoError, match="2 image sequences"):
+        VideoReader(tmp_path / "frames")
+
+
+def test_probe_tells_size_rate_and_length(tmp_path: Path) -> None:
+    info = probe(write_video(tmp_path / "clip.mp4", 50))
+    assert info == video.VideoInfo(50, 2.0, 64, 48, "h264", 25.0)
+
+
+def test_videos_are_told_by_suffix_or_by_numbered_images(tmp_path: Path) -> None:
+    write_images(tmp_path / "frames", ".jpg", range(2))
+    for name in ("a.mp4", "b.AVI", "c.webm", "notes.txt", "photo.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "clip.mp4").touch()
+    (tmp_path / "class" / "thumbnail1.jpg").touch()
+    found = {path.name for path in tmp_path.iterdir() if is_video(path)}
+    assert found == {"frames", "a.mp4", "b.AVI", "c.webm"}
+    assert not is_video(tmp_path / "gone.mp4")
+
+
+def test_frames_keep_the_memory_layout_that_the_fast_resize_needs(tmp_path: Path) -> None:
+    frames = read_frames(write_video(tmp_path / "clip.mp4", 5), [0, 4])
+    assert frames.is_contiguous(memory_format=torch.channels_last)
