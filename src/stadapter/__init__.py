@@ -1,1 +1,111 @@
-"""Turn a pre-trained image model into a video classifier by training a few million parameters."""
+"""Turn a pre-trained image model into a video classifier by training a few million parameters.
+
+Everything a user needs is an attribute of this package; a name is imported when it is first used, so that
+`import stadapter` costs nothing.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stadapter.backbones import load_backbone as load_backbone
+    from stadapter.clips import ClipConfig as ClipConfig
+    from stadapter.clips import load_clip as load_clip
+    from stadapter.convert import convert_released as convert_released
+    from stadapter.errors import ArtefactError as ArtefactError
+    from stadapter.errors import BackboneError as BackboneError
+    from stadapter.errors import DataError as DataError
+    from stadapter.errors import SettingsError as SettingsError
+    from stadapter.errors import STAdapterError as STAdapterError
+    from stadapter.errors import TrainingError as TrainingError
+    from stadapter.errors import VideoError as VideoError
+    from stadapter.evaluate import Report as Report
+    from stadapter.evaluate import evaluate as evaluate
+    from stadapter.manifest import Manifest as Manifest
+    from stadapter.manifest import read_manifest as read_manifest
+    from stadapter.manifest import read_splits as read_splits
+    from stadapter.model import VideoClassifier as VideoClassifier
+    from stadapter.model import build_model as build_model
+    from stadapter.predict import Classifier as Classifier
+    from stadapter.predict import Prediction as Prediction
+    from stadapter.predict import PredictionFailure as PredictionFailure
+    from stadapter.sampling import dense_indices as dense_indices
+    from stadapter.sampling import random_dense_indices as random_dense_indices
+    from stadapter.sampling import random_uniform_indices as random_uniform_indices
+    from stadapter.sampling import uniform_indices as uniform_indices
+    from stadapter.train import TrainConfig as TrainConfig
+    from stadapter.train import TrainResult as TrainResult
+    from stadapter.train import train as train
+    from stadapter.transforms import Augmentation as Augmentation
+    from stadapter.tuning import LinearProbe as LinearProbe
+    from stadapter.tuning import LoRA as LoRA
+    from stadapter.tuning import STAdapter as STAdapter
+    from stadapter.video import read_frames as read_frames
+    from stadapter.vit import ImageViT as ImageViT
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "backbones": ("load_backbone",),
+    "clips": ("ClipConfig", "load_clip"),
+    "convert": ("convert_released",),
+    "errors": (
+        "ArtefactError",
+        "BackboneError",
+        "DataError",
+        "STAdapterError",
+        "SettingsError",
+        "TrainingError",
+        "VideoError",
+    ),
+    "evaluate": ("Report", "evaluate"),
+    "manifest": ("Manifest", "read_manifest", "read_splits"),
+    "model": ("VideoClassifier", "build_model"),
+    "predict": ("Classifier", "Prediction", "PredictionFailure"),
+    "sampling": ("dense_indices", "random_dense_indices", "random_uniform_indices", "uniform_indices"),
+    "train": ("TrainConfig", "TrainResult", "train"),
+    "transforms": ("Augmentation",),
+    "tuning": ("LinearProbe", "LoRA", "STAdapter"),
+    "video": ("read_frames",),
+    "vit": ("ImageViT",),
+}
+"""Room -> the public names in it."""
+_ROOM_OF = {name: room for room, names in _NAMES.items() for name in names}
+
+__all__ = ["__version__", *_ROOM_OF]
+
+
+class _Package(ModuleType):
+    """Finds public names in their rooms; `train` and `evaluate`, which are rooms too, are the functions.
+
+    Importing a room sets it as an attribute of its package. For these two a property stands in the way, so that
+    `stadapter.train(...)` works whatever was imported before; `from stadapter.train import ...` does as ever.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _ROOM_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+        self.__dict__[name] = value
+        return value
+
+    def __dir__(self) -> list[str]:
+        return sorted(__all__)
+
+
+def _function(name: str) -> property:
+    """The function `name` of the room `name`; setting it does nothing."""
+
+    def get(package: ModuleType) -> Any:
+        return getattr(importlib.import_module(f"{__name__}.{name}"), name)
+
+    def keep(package: ModuleType, value: object) -> None: ...
+
+    return property(get, keep)
+
+
+for _name in sorted(_NAMES.keys() & _ROOM_OF.keys()):
+    setattr(_Package, _name, _function(_name))
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,92 @@
+"""The command `stadapter`: finds the verb, and turns every error into one line and an exit code.
+
+Nothing heavy is imported before a verb is known. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from stadapter import __version__
+from stadapter.errors import SettingsError, STAdapterError
+
+VERBS = {
+    "train": "train a video classifier on a folder of labelled clips",
+    "evaluate": "measure a trained classifier on labelled clips",
+    "predict": "name what videos show",
+    "convert": "turn a checkpoint of the released ST-Adapter code into a run folder",
+}
+"""The verbs, and what they are for in one line."""
+INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for these signals
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, by default the one of this process, and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except SettingsError as error:
+        return _fail(error, 2)
+    except STAdapterError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted{_way_on(arguments)}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has gone; what is still buffered must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def usage() -> str:
+    """What `stadapter --help` prints."""
+    verbs = "\n".join(f"  {verb:<10}{purpose}" for verb, purpose in VERBS.items())
+    return f"""usage: stadapter VERB [flags]
+
+Turn a pre-trained image model into a video classifier by training a few million parameters.
+
+{verbs}
+
+stadapter VERB --help lists the flags of a verb; stadapter --version tells the version.
+First steps:
+  stadapter train --data videos/ --out runs/first      one sub-folder of videos per class
+  stadapter predict runs/first clip.mp4"""
+
+
+def _dispatch(arguments: list[str]) -> int:
+    verb, flags = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if verb in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if verb in ("-V", "--version"):
+        print(f"stadapter {__version__}")
+        return 0
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
+        advice = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(VERBS)}"
+        raise SettingsError(f"no verb {verb!r}; {advice}")
+    from stadapter import cli
+
+    return cli.run(verb, flags)
+
+
+def _fail(error: STAdapterError, code: int) -> int:
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text.assemble(("error: ", "bold red"), str(error))
+    Console(stderr=True).print(line, soft_wrap=True)
+    return code
+
+
+def _way_on(arguments: list[str]) -> str:
+    if arguments[:1] != ["train"]:
+        return ""
+    return "; the same command with --resume goes on from the last checkpoint"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""Turn a checkpoint of the released ST-Adapter code into a run folder.
+
+The released code saves what it trained, under the names of its own CLIP model:
+
+    transformer.resblocks.{block}.adapter_pre_attn.{fc1,conv,fc2}.{weight,bias}    adapter before attention
+    transformer.resblocks.{block}.adapter_pre_mlp.{fc1,conv,fc2}.{weight,bias}     adapter before the MLP
+    fc.{weight,bias}                                                               classifier
+
+Weights of the trunk are not among them; a checkpoint that holds any is refused, since they may have been trained.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stadapter.artefact import save_artefact
+from stadapter.backbones import load_backbone
+from stadapter.clips import ClipConfig
+from stadapter.errors import ArtefactError, SettingsError
+from stadapter.model import VideoClassifier, build_model
+from stadapter.tuning import STAdapter
+from stadapter.vit import ImageViT
+
+_PIECES = {
+    "before_attention": "adapter_pre_attn",
+    "before_mlp": "adapter_pre_mlp",
+    "down": "fc1",
+    "conv": "conv",
+    "up": "fc2",
+}
+"""Our name of a piece -> its released name."""
+_OURS = re.compile(r"trunk\.blocks\.(\d+)\.(before_attention|before_mlp)\.(down|conv|up)\.(weight|bias)")
+_RELEASED = re.compile(r"transformer\.resblocks\.(\d+)\.(adapter_pre_attn|adapter_pre_mlp)\.(fc1|conv|fc2)\.weight")
+_WRAPPED = "module."
+"""What distributed training puts before every name."""
+_SHOWN_KEYS = 8
+
+
+def convert_released(
+    checkpoint: str | os.PathLike[str],
+    *,
+    backbone: ImageViT | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    labels: Sequence[str] | None = None,
+    num_frames: int = 8,
+    size: int | None = None,
+    stride_frames: int | None = None,
+    num_temporal_views: int = 1,
+    num_spatial_views: int = 1,
+) -> Path:
+    """Write a run folder from a released `*.pth` checkpoint, and return it.
+
+    The adapters' width, kernel and places are read off the checkpoint; what a checkpoint does not hold, the clips it
+    was tested with, is given here. Released: 8 frames, stride 16, 3 temporal views and 1 spatial one for
+    Kinetics-400; 8 frames spread over the video, 1 temporal view and 3 spatial ones for Something-Something-v2.
+
+    Args:
+        checkpoint: the file; it is read without running any code in it.
+        backbone: the CLIP trunk it was trained on: a Hub id, a folder, or a loaded trunk.
+        out: run folder to make; an existing one is refused.
+        labels: class names in the order of the classifier; default "0", "1" …
+        num_frames: frames of a clip.
+        size: side of a clip, pixels; default the trunk's own.
+        stride_frames: distance between frames; default spreads them over the whole video.
+        num_temporal_views: clips along time that are averaged.
+        num_spatial_views: crops that are averaged, 1 or 3.
+
+    Raises:
+        ArtefactError: not a released checkpoint, unknown or missing keys, sizes that do not fit the trunk, or an
+            existing `out`.
+        BackboneError: the trunk cannot be loaded.
+        SettingsError: a wrong number of labels, or clip settings without meaning.
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ArtefactError(f"{out} exists; expected a new folder: choose another, or remove it")
+    tensors = read_released(checkpoint)
+    trunk = backbone if isinstance(backbone, ImageViT) else load_backbone(backbone)
+    _check_fits(checkpoint, tensors, trunk)
+    labels = _checked_labels(checkpoint, tensors, labels)
+    clip_config = ClipConfig(
+        num_frames=num_frames,
+        size=size if size is not None else trunk.info.image_size,
+        stride_frames=stride_frames,
+        num_temporal_views=num_temporal_views,
+        num_spatial_views=num_spatial_views,
+        resize="released",
+        mean=trunk.info.mean,
+        std=trunk.info.std,
+    )
+    model = build_model(backbone=trunk, labels=labels, tuning=infer_tuning(tensors, num_blocks=len(trunk.blocks)))
+    model.load_trained(_renamed(checkpoint, tensors, model))
+    return save_artefact(out, model, clip_config, receipt={"converted_from": checkpoint.name})
+
+
+def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a released checkpoint by their released names, on the CPU.
+
+    Raises:
+        ArtefactError: not there, not a checkpoint, or one that would run code when read.
+    """
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ArtefactError(f"{path} is damaged, or not a checkpoint of tensors alone: {reason}") from error
+    tensors = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ArtefactError(f'{path} holds no dict of tensors; expected one, by itself or under "model"')
+    if tensors and all(name.startswith(_WRAPPED) for name in tensors):
+        return {name.removeprefix(_WRAPPED): tensor for name, tensor in tensors.items()}
+    return dict(tensors)
+
+
+def infer_tuning(tensors: Mapping[str, Tensor], *, num_blocks: int) -> STAdapter:
+    """The strategy that adapters by their released names were made with, on a trunk of `num_blocks` blocks."""
+    matches = [match for match in map(_RELEASED.fullmatch, tensors) if match]
+    convolution = next(tensors[match[0]] for match in matches if match[3] == "conv")  # (A, 1, t, h, w)
+    time, height, width = (int(side) for side in convolution.shape[2:])
+    points = {match[2] for match in matches}
+    return STAdapter(
+        width=int(convolution.shape[0]),
+        kernel_size=(time, height, width),
+        before_attention="adapter_pre_attn" in points,
+        before_mlp="adapter_pre_mlp" in points,
+        last_blocks=num_blocks - min(int(match[1]) for match in matches),
+        activation=None,
+        keep_unreachable=True,
+    )
+
+
+def read_labels(path: str | os.PathLike[str]) -> list[str]:
+    """Class names from a UTF-8 text file, one per line; empty lines at the end are left out.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    try:
+        return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"labels {path}: expected a UTF-8 text file with one class name per line ({error})"
+        ) from error
+
+
+def _check_fits(checkpoint: Path, tensors: Mapping[str, Tensor], trunk: ImageViT) -> None:
+    """Refuse a checkpoint from which no strategy can be read, or one made for a trunk of other sizes."""
+    matches = [match for match in map(_RELEASED.fullmatch, tensors) if match]
+    kinds = {match[3] for match in matches}
+    lacking = [f"adapter_pre_….{kind}.weight" for kind in ("fc1", "conv", "fc2") if kind not in kinds]
+    lacking += [name for name in ("fc.weight",) if name not in tensors]
+    if lacking:
+        raise ArtefactError(
+            f"{checkpoint} lacks {', '.join(lacking)}; expected a checkpoint of the released ST-Adapter code; "
+            f"it holds {_some(sorted(tensors))}"
+        )
+    if trunk.info.family != "clip_vision_model":
+        raise ArtefactError(
+            f"{checkpoint}: released checkpoints were trained on CLIP trunks; "
+            f"{trunk.info.name} is of the family {trunk.info.family}: give the CLIP trunk it was trained on"
+        )
+    num_blocks = max(int(match[1]) for match in matches) + 1
+    width = next(tensors[match[0]].shape[-1] for match in matches if match[3] == "fc1")
+    if (num_blocks, width) != (len(trunk.blocks), trunk.width):
+        raise ArtefactError(
+            f"{checkpoint} was trained on a trunk of {num_blocks} blocks and width {width}; {trunk.info.name} has "
+            f"{len(trunk.blocks)} blocks and width {trunk.width}: give the trunk it was trained on"
+        )
+    if any(tensors[match[0]].ndim != 5 for match in matches if match[3] == "conv"):
+        raise ArtefactError(f"{checkpoint}: expected 3-D convolutions in the adapters, weights (A, 1, t, h, w)")
+
+
+def _checked_labels(checkpoint: Path, tensors: Mapping[str, Tensor], labels: Sequence[str] | None) -> list[str]:
+    num_classes = len(tensors["fc.weight"])
+    if labels is None:
+        return [str(index) for index in range(num_classes)]
+    if isinstance(labels, str) or len(labels) != num_classes:
+        raise SettingsError(
+            f"{checkpoint} tells {num_classes} classes apart; found {len(labels)} labels: expected one name a class"
+        )
+    return list(labels)
+
+
+def _renamed(checkpoint: Path, tensors: Mapping[str, Tensor], model: VideoClassifier) -> dict[str, Tensor]:
+    """The tensors by our names, after a check that they are all that the model trains, and no more."""
+    ours = model.trained_tensors()
+    released = {_released_name(name): name for name in ours}
+    problems = [f"missing {name}" for name in sorted(released.keys() - tensors.keys())]
+    problems += [f"unknown {name}" for name in sorted(tensors.keys() - released.keys())]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(ours[released[name]].shape)}"
+        for name in sorted(released.keys() & tensors.keys())
+        if tensors[name].shape != ours[released[name]].shape
+    ]
+    if problems:
+        raise ArtefactError(
+            f"{checkpoint} is not what the released code saves for {model.trunk.info.name}, {len(problems)} keys: "
+            f"{_some(problems)}; expected adapters and classifier (fc), whole, and nothing of the trunk"
+        )
+    return {released[name]: tensor for name, tensor in tensors.items()}
+
+
+def _released_name(name: str) -> str:
+    """The released name of one of our trained tensors."""
+    if match := _OURS.fullmatch(name):
+        block, point, piece, kind = match.groups()
+        return f"transformer.resblocks.{block}.{_PIECES[point]}.{_PIECES[piece]}.{kind}"
+    return name.replace("head.classifier.", "fc.")
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _SHOWN_KEYS} more" if len(texts) > _SHOWN_KEYS else ""
+    return ", ".join(texts[:_SHOWN_KEYS]) + more if texts else "nothing"

@@ -1,0 +1,241 @@
+"""A trained classifier at work: from a video to a named class."""
+
+# V views, T frames, H W pixels, C classes
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stadapter.artefact import load_artefact
+from stadapter.clips import ClipConfig, clip_from_array, load_clip
+from stadapter.errors import SettingsError, STAdapterError
+from stadapter.model import VideoClassifier
+from stadapter.vit import ImageViT
+
+Video: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor"
+"""A video file or a folder of numbered images, or its frames: uint8 (T, H, W, 3), RGB."""
+
+_VIEWS_AT_ONCE = 8
+_SHOWN_SCORES = 5
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one video."""
+
+    video: str
+    """The path as it was given; "array" for frames."""
+    label: str
+    """The class with the highest score."""
+    score: float
+    """Its probability, 0 to 1, averaged over the views."""
+    scores: dict[str, float]
+    """The probability of every class, highest first."""
+
+    def top(self, count: int) -> dict[str, float]:
+        """The `count` highest scores by class, highest first."""
+        return dict(islice(self.scores.items(), count))
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{label} {score:.1%}" for label, score in self.top(_SHOWN_SCORES).items())
+        return f"{self.video}: {shown}"
+
+
+@dataclass(frozen=True)
+class PredictionFailure:
+    """A video that could not be classified."""
+
+    video: str
+    """The path as it was given; "array" for frames."""
+    error: str
+    """Why."""
+
+    def __str__(self) -> str:
+        return self.error if os.path.basename(self.video) in self.error else f"{self.video}: {self.error}"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained video classifier with its own preprocessing.
+
+    classifier = Classifier.load("runs/gestures")
+    print(classifier.predict("clip.mp4").label)
+    """
+
+    model: VideoClassifier
+    """The network, in eval mode; the tensors that were trained still require a gradient."""
+    clip_config: ClipConfig
+    """How a video becomes a clip."""
+    dtype: torch.dtype = torch.float32
+    """What the trunk computes in."""
+    receipt: dict[str, Any] = field(default_factory=dict, repr=False)
+    """How the classifier was trained: settings, data hash, seed, versions, metrics."""
+
+    @classmethod
+    def load(
+        cls,
+        run: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        backbone: ImageViT | str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Take a trained classifier out of its run folder.
+
+        Args:
+            run: a run folder, or the Hub id of one.
+            device: where to compute, such as "cuda"; "auto" takes a GPU where there is one. Default: where a loaded
+                `backbone` is, else the CPU.
+            dtype: what to compute in: torch.float32 (default), torch.bfloat16 or torch.float16.
+            backbone: where the trunk is now, if not where it was in training; or a trunk from `load_backbone`, which
+                any number of classifiers can share.
+
+        Raises:
+            ArtefactError: not a run folder, a newer format, damaged, incomplete, or made for another trunk.
+            BackboneError: the trunk cannot be found or loaded.
+            SettingsError: a device that is not there, or another dtype.
+        """
+        dtype = dtype if dtype is not None else torch.float32
+        if dtype not in _DTYPES:
+            raise SettingsError(f"dtype {dtype}: expected one of {', '.join(map(str, _DTYPES))}")
+        chosen = choose_device(device) if device is not None else None
+        artefact = load_artefact(run, backbone=backbone)
+        model = artefact.model
+        model.to(chosen if chosen is not None else next(model.trunk.parameters()).device)
+        if dtype != torch.float32:
+            model.cast_trunk(dtype)
+        return cls(model=model.eval(), clip_config=artefact.clip_config, dtype=dtype, receipt=artefact.receipt)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in the order of the network's logits."""
+        return self.model.labels
+
+    def predict(
+        self, video: Video, *, start_seconds: float | None = None, end_seconds: float | None = None
+    ) -> Prediction:
+        """Classify one video, or the part of a file between two times.
+
+        Args:
+            video: a file, a folder of numbered images, or frames: uint8 (T, H, W, 3), RGB.
+            start_seconds: start of the part; default the start of the file.
+            end_seconds: end of the part; default the end of the file.
+
+        Raises:
+            VideoError: it cannot be read, or is not uint8 frames.
+            SettingsError: times for frames, which have none.
+            STAdapterError: the scores are not finite numbers.
+        """
+        clip = _load(video, self.clip_config, start_seconds, end_seconds)
+        return self._named(_name(video), self._scores([clip], _VIEWS_AT_ONCE)[0])
+
+    def predict_many(self, videos: Iterable[Video], *, batch_size: int = 8) -> Iterator[Prediction | PredictionFailure]:
+        """Classify videos one after the other, in their order; one that cannot be read does not end the batch.
+
+        While the network looks at one batch, the next is read.
+
+        Args:
+            videos: as for `predict`; taken as they are needed.
+            batch_size: videos read at once, and views put through the network at once.
+        """
+        if batch_size < 1:
+            raise SettingsError(f"batch_size {batch_size}: expected at least 1 video")
+        return self._predict_batches(iter(videos), batch_size)
+
+    def _predict_batches(self, videos: Iterator[Video], size: int) -> Iterator[Prediction | PredictionFailure]:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="stadapter-read") as reader:
+            batch = list(islice(videos, size))
+            reading = reader.submit(self._read_batch, batch)
+            while batch:
+                clips = reading.result()
+                following = list(islice(videos, size))
+                reading = reader.submit(self._read_batch, following)
+                yield from self._predict_batch([_name(video) for video in batch], clips, size)
+                batch = following
+
+    def _read_batch(self, videos: Sequence[Video]) -> list[Tensor | str]:
+        """The clip of every video, or why there is none."""
+        return [self._read(video) for video in videos]
+
+    def _read(self, video: Video) -> Tensor | str:
+        try:
+            return _load(video, self.clip_config)
+        except (STAdapterError, OSError) as error:
+            return str(error)
+
+    def _predict_batch(
+        self, names: Sequence[str], clips: Sequence[Tensor | str], size: int
+    ) -> Iterator[Prediction | PredictionFailure]:
+        read = [clip for clip in clips if isinstance(clip, Tensor)]
+        scores = iter(self._scores(read, size) if read else ())
+        for name, clip in zip(names, clips, strict=True):
+            if isinstance(clip, str):
+                yield PredictionFailure(name, clip)
+                continue
+            try:
+                yield self._named(name, next(scores))
+            except STAdapterError as error:
+                yield PredictionFailure(name, str(error))
+
+    def _scores(self, clips: Sequence[Tensor], views_at_once: int) -> list[list[float]]:
+        """The probability of every class for each clip (V, T, 3, H, W), averaged over its views after softmax."""
+        views = torch.cat(list(clips))  # (sum of V, T, 3, H, W)
+        kind = self.model.mean.device.type
+        with torch.inference_mode(), torch.autocast(kind, self.dtype, enabled=self.dtype != torch.float32):
+            logits = [self.model(self.model.normalise(part)) for part in torch.split(views, views_at_once)]
+            scores = torch.cat(logits).float().softmax(-1)  # (sum of V, C)
+            return [part.mean(0).tolist() for part in torch.split(scores, [len(clip) for clip in clips])]
+
+    def _named(self, name: str, scores: Sequence[float]) -> Prediction:
+        if not all(map(math.isfinite, scores)):
+            raise STAdapterError(
+                f"{name}: the scores are not finite numbers; compute in float32, or train again: "
+                "the weights may have diverged"
+            )
+        ranked = sorted(zip(self.labels, scores, strict=True), key=lambda pair: -pair[1])
+        return Prediction(name, *ranked[0], dict(ranked))
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """The device of this name; "auto" is a GPU where there is one, else the CPU.
+
+    Raises:
+        SettingsError: no such device, or not on this machine.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found if found is not None else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise SettingsError(
+            f"device {name}: expected auto, cpu, cuda, cuda:1 or mps, if this machine has it ({reason})"
+        ) from error
+    return device
+
+
+def _load(
+    video: Video, config: ClipConfig, start_seconds: float | None = None, end_seconds: float | None = None
+) -> Tensor:
+    """The test views (V, T, 3, H, W) of a video."""
+    if isinstance(video, str | os.PathLike):
+        return load_clip(video, config, start_seconds=start_seconds, end_seconds=end_seconds)
+    if start_seconds is not None or end_seconds is not None:
+        raise SettingsError("start_seconds and end_seconds are for files; cut an array by its frames")
+    return clip_from_array(video, config)
+
+
+def _name(video: Video) -> str:
+    return os.fspath(video) if isinstance(video, str | os.PathLike) else "array"
