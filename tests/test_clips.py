@@ -107,9 +107,7 @@ def test_stretching_keeps_what_cropping_cuts_off() -> None:
 
 @pytest.mark.parametrize("resize", ["fast", "released"])
 @pytest.mark.parametrize("stride_frames", [None, 2])
-def test_a_training_clip_is_a_function_of_the_seed(
-    resize: str, stride_frames: int | None, clip_path: Path
-) -> None:
+def test_a_training_clip_is_a_function_of_the_seed(resize: str, stride_frames: int | None, clip_path: Path) -> None:
     config = replace(SMALL, resize=resize, stride_frames=stride_frames)
     clips = [
         load_clip(clip_path, config, augmentation=EVERYTHING, generator=np.random.default_rng((0, 3, seed)))

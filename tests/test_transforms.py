@@ -28,9 +28,9 @@ def smooth_frames(num_frames: int = 4, height: int = 240, width: int = 320) -> t
 @pytest.mark.parametrize("size", [32, 112, 224])
 def test_fast_resize_is_close_to_the_float_one(size: int) -> None:
     frames = smooth_frames()
-    exact = F.interpolate(
-        frames.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False
-    ).clamp(0, 255)
+    exact = F.interpolate(frames.float(), size=(size, size), mode="bicubic", antialias=True, align_corners=False).clamp(
+        0, 255
+    )
     fast = transforms.resize_fast(frames, size, size)
     assert fast.dtype == torch.uint8
     assert (fast.float() - exact).abs().mean() <= 0.5
@@ -38,17 +38,11 @@ def test_fast_resize_is_close_to_the_float_one(size: int) -> None:
 
 def test_fast_resize_of_a_crop_does_not_depend_on_memory_layout() -> None:
     cropped = transforms.crop(smooth_frames(), Window(10, 20, 200, 180))
-    assert torch.equal(
-        transforms.resize_fast(cropped, 64, 64), transforms.resize_fast(cropped.contiguous(), 64, 64)
-    )
+    assert torch.equal(transforms.resize_fast(cropped, 64, 64), transforms.resize_fast(cropped.contiguous(), 64, 64))
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "expected"), [(64, 96, (32, 48)), (112, 64, (56, 32)), (50, 50, (32, 32))]
-)
-def test_short_side_resize_rounds_the_longer_side_down(
-    height: int, width: int, expected: tuple[int, int]
-) -> None:
+@pytest.mark.parametrize(("height", "width", "expected"), [(64, 96, (32, 48)), (112, 64, (56, 32)), (50, 50, (32, 32))])
+def test_short_side_resize_rounds_the_longer_side_down(height: int, width: int, expected: tuple[int, int]) -> None:
     assert transforms.short_side_resize(torch.zeros(2, 3, height, width), 32).shape[-2:] == expected
 
 
@@ -143,9 +137,7 @@ def test_colour_changes_do_what_their_names_say() -> None:
     frames = (smooth_frames(2, 24, 32) // 2) + 40
     darker = transforms.recolour(frames, replace(PLAIN, brightness=0.5)).float()
     assert darker.mean().item() == pytest.approx(frames.float().mean().item() / 2, rel=0.01)
-    assert (
-        transforms.recolour(frames, replace(PLAIN, contrast=0.5)).float().std() < 0.6 * frames.float().std()
-    )
+    assert transforms.recolour(frames, replace(PLAIN, contrast=0.5)).float().std() < 0.6 * frames.float().std()
     grey = transforms.recolour(frames, replace(PLAIN, saturation=0.0))
     assert torch.equal(grey[:, 0], grey[:, 1])
     assert torch.equal(transforms.recolour(frames, PLAIN), frames)

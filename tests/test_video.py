@@ -124,8 +124,7 @@ def test_a_segment_holds_the_frames_shown_in_it(
     path = write_video(tmp_path / name, codec=codec, options=options)
     expected, _ = decode_everything(path)
     first, last = (
-        round(seconds * 25, 6)
-        for seconds in (start_seconds or 0, math.inf if end_seconds is None else end_seconds)
+        round(seconds * 25, 6) for seconds in (start_seconds or 0, math.inf if end_seconds is None else end_seconds)
     )
     shown = [index for index in range(len(expected)) if first <= index < last]
     with VideoReader(path, start_seconds, end_seconds) as reader:
@@ -156,9 +155,7 @@ def count_fed_packets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return fed
 
 
-def test_one_frame_costs_no_more_than_its_group_of_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_frame_costs_no_more_than_its_group_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "clip.mp4", 120)
     fed = count_fed_packets(monkeypatch)
     read_frames(path, [100])
@@ -268,9 +265,7 @@ def sound_only(folder: Path) -> Path:
         (sound_only, "sound.wav: the file holds no video"),
     ],
 )
-def test_what_is_no_video_is_refused_by_name(
-    make: Callable[[Path], Path], message: str, tmp_path: Path
-) -> None:
+def test_what_is_no_video_is_refused_by_name(make: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
     with pytest.raises(VideoError, match=message):
         VideoReader(make(tmp_path))
 
@@ -304,9 +299,7 @@ def write_images(folder: Path, suffix: str, numbers: range) -> list[Frames]:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_folder_of_numbered_images_is_a_video_in_the_order_of_the_numbers(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_a_folder_of_numbered_images_is_a_video_in_the_order_of_the_numbers(suffix: str, tmp_path: Path) -> None:
     images = write_images(tmp_path / "frames", suffix, range(1, 12))  # frame_10 sorts before frame_2 as text
     frames = read_frames(tmp_path / "frames", [10, 1, 1, 0])
     assert frames.shape == (4, 3, 6, 8)

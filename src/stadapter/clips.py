@@ -52,9 +52,7 @@ class ClipConfig:
         if self.num_spatial_views not in (1, 3):
             raise SettingsError(f"num_spatial_views is {self.num_spatial_views}; 1 or 3 is expected")
         if self.fit == "stretch" and self.num_spatial_views != 1:
-            raise SettingsError(
-                'fit="stretch" shows the whole frame: it has one spatial view, not 3; use fit="crop"'
-            )
+            raise SettingsError('fit="stretch" shows the whole frame: it has one spatial view, not 3; use fit="crop"')
 
 
 def load_clip(
@@ -80,9 +78,7 @@ def load_clip(
         return _test_views(frames, views, config)
     assert seeds is not None
     height, width = frames.shape[-2:]
-    drawn = transforms.draw(
-        augmentation, height, width, config.size, np.random.default_rng(seeds[1]), fit=config.fit
-    )
+    drawn = transforms.draw(augmentation, height, width, config.size, np.random.default_rng(seeds[1]), fit=config.fit)
     return _train_view(frames, drawn, config)[views[0]].unsqueeze(0).contiguous()
 
 
@@ -106,9 +102,7 @@ def clip_from_array(frames: npt.NDArray[np.uint8] | torch.Tensor, config: ClipCo
     return _test_views(chosen, positions, config)
 
 
-def _seeds(
-    augmentation: Augmentation | None, generator: np.random.Generator | None
-) -> tuple[int, int] | None:
+def _seeds(augmentation: Augmentation | None, generator: np.random.Generator | None) -> tuple[int, int] | None:
     """Separate seeds for time and space, so that neither depends on how many numbers the other took."""
     if augmentation is None:
         return None
@@ -134,9 +128,7 @@ def _read_views(
                 raise
 
 
-def _views(
-    name: str, total_frames: int, config: ClipConfig, seeds: tuple[int, int] | None
-) -> list[list[int]]:
+def _views(name: str, total_frames: int, config: ClipConfig, seeds: tuple[int, int] | None) -> list[list[int]]:
     """Frame numbers of each temporal view."""
     if total_frames < config.num_frames and config.short_clips == "error":
         raise VideoError(
@@ -147,14 +139,10 @@ def _views(
         generator = np.random.default_rng(seeds[0])
         if config.stride_frames is None:
             return [sampling.random_uniform_indices(total_frames, config.num_frames, generator)]
-        return [
-            sampling.random_dense_indices(total_frames, config.num_frames, config.stride_frames, generator)
-        ]
+        return [sampling.random_dense_indices(total_frames, config.num_frames, config.stride_frames, generator)]
     if config.stride_frames is None:
         return sampling.uniform_indices(total_frames, config.num_frames, config.num_temporal_views)
-    return sampling.dense_indices(
-        total_frames, config.num_frames, config.stride_frames, config.num_temporal_views
-    )
+    return sampling.dense_indices(total_frames, config.num_frames, config.stride_frames, config.num_temporal_views)
 
 
 def _different(views: list[list[int]]) -> tuple[list[int], list[list[int]]]:
@@ -175,10 +163,7 @@ def _fast_crops(frames: torch.Tensor, config: ClipConfig) -> list[torch.Tensor]:
     if config.fit == "stretch":
         return [transforms.resize_fast(frames, config.size, config.size)]
     windows = transforms.spatial_windows(height, width, config.num_spatial_views)
-    return [
-        transforms.resize_fast(transforms.crop(frames, window), config.size, config.size)
-        for window in windows
-    ]
+    return [transforms.resize_fast(transforms.crop(frames, window), config.size, config.size) for window in windows]
 
 
 def _released_crops(frames: torch.Tensor, config: ClipConfig) -> list[torch.Tensor]:

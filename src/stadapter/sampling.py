@@ -28,9 +28,7 @@ def uniform_indices(total_frames: int, num_frames: int, num_views: int = 1) -> l
     ]
 
 
-def dense_indices(
-    total_frames: int, num_frames: int, stride_frames: int, num_views: int = 1
-) -> list[list[int]]:
+def dense_indices(total_frames: int, num_frames: int, stride_frames: int, num_views: int = 1) -> list[list[int]]:
     """Every `stride_frames`-th frame number, in `num_views` windows spread evenly from start to end.
 
     A single view is the centred window. A video shorter than the window repeats its last frame.

@@ -40,9 +40,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         low, high = self.scale
         if self.crop == "random_resized" and not 0 < low <= high <= 1:
-            raise SettingsError(
-                f"scale is {self.scale}; random_resized expects 0 < low <= high <= 1 (area share)"
-            )
+            raise SettingsError(f"scale is {self.scale}; random_resized expects 0 < low <= high <= 1 (area share)")
         if self.crop == "short_side_jitter" and not 1 <= low <= high:
             raise SettingsError(
                 f"scale is {self.scale}; short_side_jitter expects 1 <= low <= high (1.0 1.15 as released)"
@@ -164,9 +162,7 @@ def short_side_resize(frames: torch.Tensor, size: int) -> torch.Tensor:
     return resize_released(frames, height * size // width, size)
 
 
-def normalise(
-    frames: torch.Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> torch.Tensor:
+def normalise(frames: torch.Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> torch.Tensor:
     """uint8 (..., 3, H, W) to float32: scaled to 0 to 1, then minus `mean`, over `std`, by channel."""
     offset = torch.tensor(mean, device=frames.device).view(3, 1, 1)
     spread = torch.tensor(std, device=frames.device).view(3, 1, 1)
@@ -194,9 +190,7 @@ def recolour(frames: torch.Tensor, drawn: Draw) -> torch.Tensor:
     return colour.round().clamp(0, 255).to(torch.uint8)
 
 
-def _random_resized_window(
-    augmentation: Augmentation, height: int, width: int, draws: np.ndarray, fit: Fit
-) -> Window:
+def _random_resized_window(augmentation: Augmentation, height: int, width: int, draws: np.ndarray, fit: Fit) -> Window:
     """The first drawn window that fits the frame (Inception-style crop), else the centre."""
     low, high = augmentation.scale
     log_ratio = np.log(augmentation.ratio)

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
@@ -29,39 +30,12 @@ from stadapter.errors import VideoError
 Packet: TypeAlias = "AnyPacket[VideoStream]"
 Pixels = npt.NDArray[np.uint8]
 
-VIDEO_SUFFIXES = frozenset(
-    {
-        ".3g2",
-        ".3gp",
-        ".asf",
-        ".avi",
-        ".divx",
-        ".f4v",
-        ".flv",
-        ".gif",
-        ".m2ts",
-        ".m2v",
-        ".m4v",
-        ".mjpeg",
-        ".mkv",
-    }
-    | {
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".mxf",
-        ".ogg",
-        ".ogv",
-        ".rm",
-        ".rmvb",
-        ".ts",
-        ".vob",
-        ".webm",
-    }
-    | {".wmv", ".y4m"}
-)
+# fmt: off
+VIDEO_SUFFIXES = frozenset({
+    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mkv",
+    ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+})
+# fmt: on
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 # Only these decoders leave out frames that no other frame needs when told to.
@@ -217,17 +191,13 @@ class _ImageFolder:
 
     def __init__(self, path: Path, start_seconds: float | None, end_seconds: float | None) -> None:
         if start_seconds is not None or end_seconds is not None:
-            raise VideoError(
-                f"{path.name}: a folder of images has no frame rate, so it cannot be cut by seconds"
-            )
+            raise VideoError(f"{path.name}: a folder of images has no frame rate, so it cannot be cut by seconds")
         numbered = sorted((key[1], key[0], name) for name in os.listdir(path) if (key := _numbered(name)))
         prefixes = sorted({prefix for _, prefix, _ in numbered})
         if not numbered:
             raise VideoError(f"{path.name}: a folder without numbered .jpg or .png images is not a video")
         if len(prefixes) > 1:
-            raise VideoError(
-                f"{path.name}: {len(prefixes)} image sequences in one folder {prefixes}; keep one"
-            )
+            raise VideoError(f"{path.name}: {len(prefixes)} image sequences in one folder {prefixes}; keep one")
         self._files = [path / name for _, _, name in numbered]
         self.num_frames = len(self._files)
 
@@ -318,9 +288,7 @@ class _VideoFile:
         """The segment in ticks of the stream's clock."""
         origin = self._stream.start_time or 0
         tick_seconds = float(self._stream.time_base or 1)
-        start = (
-            -math.inf if start_seconds is None else origin + round(start_seconds / tick_seconds, _TICK_DIGITS)
-        )
+        start = -math.inf if start_seconds is None else origin + round(start_seconds / tick_seconds, _TICK_DIGITS)
         end = math.inf if end_seconds is None else origin + round(end_seconds / tick_seconds, _TICK_DIGITS)
         return start, end
 
@@ -399,15 +367,13 @@ class _VideoFile:
                     break  # landed too late
         return iter(())
 
-    def _decode(
-        self, packets: Iterable[Packet], wanted_pts: Container[int | None] | None
-    ) -> Iterator[VideoFrame]:
+    def _decode(self, packets: Iterable[Packet], wanted_pts: Container[int | None] | None) -> Iterator[VideoFrame]:
         """Decode from a clean start to the last packet; frames outside `wanted_pts` may be left out."""
         context = self._stream.codec_context
         context.flush_buffers()
-        may_skip = wanted_pts is not None and context.name in _CODECS_THAT_SKIP
+        can_skip = context.name in _CODECS_THAT_SKIP
         for packet in packets:
-            is_wanted = not may_skip or wanted_pts is None or packet.pts in wanted_pts
+            is_wanted = wanted_pts is None or not can_skip or packet.pts in wanted_pts
             context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
             yield from _frames(context, packet)
         yield from _frames(context, None)
@@ -456,9 +422,7 @@ class _VideoFile:
             return range(total)
         rate = self._stream.average_rate
         if not rate:
-            raise VideoError(
-                f"{self._path.name}: no frame times and no frame rate, so it cannot be cut by seconds"
-            )
+            raise VideoError(f"{self._path.name}: no frame times and no frame rate, so it cannot be cut by seconds")
         start, stop = (
             total if seconds is None else min(total, math.ceil(round(seconds * rate, _TICK_DIGITS)))
             for seconds in (start_seconds, end_seconds)
@@ -476,9 +440,7 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
         container = av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise VideoError(
-            f"{path.name}: 0 frames decoded: not a video, or damaged at its start ({reason})"
-        ) from error
+        raise VideoError(f"{path.name}: 0 frames decoded: not a video, or damaged at its start ({reason})") from error
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         container.close()
@@ -495,9 +457,7 @@ def _entry(packet: Packet, codec: str) -> _Entry:
     )
 
 
-def _presentation_order(
-    entries: Sequence[_Entry], start: float, end: float, *, was_sought: bool
-) -> list[int] | None:
+def _presentation_order(entries: Sequence[_Entry], start: float, end: float, *, was_sought: bool) -> list[int] | None:
     """Positions of the packets shown at start <= time < end, by time; None where times cannot be trusted."""
     if not entries or any(entry.is_corrupt for entry in entries):
         return None
@@ -526,19 +486,22 @@ def _runs(entries: Sequence[_Entry], positions: Iterable[int]) -> list[tuple[int
 
     `positions` come in presentation order. A frame whose keyframe was already fed needs no new start.
     """
-    keyframes = [(entry.pts, position) for position, entry in enumerate(entries) if entry.is_keyframe]
+    keyframes = [position for position, entry in enumerate(entries) if entry.is_keyframe]
     runs: list[tuple[int, int]] = []
     for position in positions:
-        shown_at = entries[position].pts or 0
-        start = max(
-            (key for pts, key in keyframes if key <= position and pts is not None and pts <= shown_at),
-            default=0,
-        )
+        start = _start_of(entries, keyframes, position)
         if runs and start < runs[-1][1]:
             runs[-1] = (runs[-1][0], max(runs[-1][1], position + 1))
         else:
             runs.append((start, position + 1))
     return runs
+
+
+def _start_of(entries: Sequence[_Entry], keyframes: Sequence[int], position: int) -> int:
+    """The last keyframe both decoded and shown no later than the packet at `position`."""
+    shown_at = entries[position].pts or 0
+    earlier = keyframes[: bisect_right(keyframes, position)]
+    return next((key for key in reversed(earlier) if (entries[key].pts or 0) <= shown_at), 0)
 
 
 def _frames(context: VideoCodecContext, packet: "Packet | None") -> list[VideoFrame]:
