@@ -1,0 +1,88 @@
+"""What the repository says of itself is true: README, CHANGELOG, versions, pins."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import stadapter
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "stadapter"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def python_examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def modules() -> set[str]:
+    return {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
+
+
+def modules_in_tree() -> set[str]:
+    tree = README.split("src/stadapter/\n", 1)[1].split("```", 1)[0]
+    return set(re.findall(r"^  (\S+\.py) ", tree, re.MULTILINE))
+
+
+def canonical(name: str) -> str:
+    """A package's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pinned() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonical(name): version for name, version in pairs}
+
+
+def test_the_python_in_the_readme_uses_public_names_only() -> None:
+    examples = python_examples()
+    assert examples
+    for example in examples:
+        used = {
+            node.attr
+            for node in ast.walk(ast.parse(example))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "st"
+        }
+        assert used
+        assert used <= set(stadapter.__all__)
+
+
+def test_the_first_python_example_is_short() -> None:
+    assert len([line for line in python_examples()[0].splitlines() if line]) <= 10
+
+
+def test_every_module_has_a_line_in_the_readme_and_every_line_a_module() -> None:
+    assert modules_in_tree() == modules()
+
+
+def test_every_file_the_readme_links_to_exists() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert "docs/block.svg" in links
+    assert not [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()]
+
+
+def test_package_metadata_and_changelog_tell_one_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\d+\.\d+\.\d+)", changelog, re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == stadapter.__version__ == PROJECT["version"]
+
+
+def test_versions_in_the_readme_are_the_pinned_ones() -> None:
+    heading, _, row = re.findall(r"^\|.*\|$", README.split("## Tested with", 1)[1], re.MULTILINE)[:3]
+    cells = dict(zip(*([cell.strip() for cell in line.strip("|").split("|")] for line in (heading, row)), strict=True))
+    names = {"torch": "torch", "transformers": "transformers", "accelerate": "accelerate", "peft": "peft", "PyAV": "av"}
+    told = {package: cells[column].split(",")[0] for column, package in names.items()}
+    assert told == {package: pinned()[package] for package in names.values()}
+
+
+@pytest.mark.parametrize("extra", [None, "dev", "tensorboard"])
+def test_every_direct_dependency_is_pinned(extra: str | None) -> None:
+    wanted = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
+    names = {canonical(re.split(r"[<>=!~ \[;]", requirement, maxsplit=1)[0]) for requirement in wanted}
+    assert names <= pinned().keys()
