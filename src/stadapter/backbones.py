@@ -195,11 +195,11 @@ def _block(layer: nn.Module, family: Family) -> Block:
 
 def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:
     """The local folder of a trunk, and its Hub revision if it came from there."""
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path, None
     name = str(name_or_path)
-    if path.exists():
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return path, None
+    if name and path.exists():
         raise BackboneError(f"{name} is a file; expected a folder with config.json and model.safetensors, or a Hub id")
     if name.count("/") != 1 or name.startswith((".", "~", "/")):
         raise BackboneError(

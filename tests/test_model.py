@@ -1,0 +1,342 @@
+"""Laws over backbone x strategy: identity at the start, gradients only where promised, one trunk for many tasks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stadapter.backbones import hash_weights
+from stadapter.errors import ArtefactError, SettingsError
+from stadapter.model import VideoClassifier, build_model, share_weights
+from stadapter.tuning import (
+    STRATEGIES,
+    LinearProbe,
+    LoRA,
+    STAdapter,
+    Tuning,
+    tuning_from_json,
+    tuning_name,
+    tuning_to_json,
+)
+from trunks import FAMILIES, NUM_BLOCKS, WIDTH, make_clips, make_trunk, save_trunk
+
+LABELS = ("left", "right", "up")
+STRATEGY_CASES: dict[str, Tuning] = {
+    "st-adapter": STAdapter(width=8),
+    "st-adapter-both-3x3x3": STAdapter(width=8, kernel_size=(3, 3, 3), before_mlp=True, activation=None),
+    "linear-probe": LinearProbe(),
+    "lora": LoRA(rank=2),
+    "lora-last-block": LoRA(rank=2, alpha=3.5, dropout=0.25, last_blocks=1),
+}
+PROMISED = {
+    "st-adapter": (".before_attention.",),
+    "st-adapter-both-3x3x3": (".before_attention.", ".before_mlp."),
+    "linear-probe": (),
+    "lora": (".lora_A.", ".lora_B."),
+    "lora-last-block": (".lora_A.", ".lora_B."),
+}
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_strategy = pytest.mark.parametrize("strategy", STRATEGY_CASES)
+
+
+def build(family: str = "dinov2", strategy: str = "st-adapter", **settings: Any) -> VideoClassifier:
+    return build_model(backbone=make_trunk(family), tuning=STRATEGY_CASES[strategy], labels=LABELS, **settings)
+
+
+def disturb(model: VideoClassifier, seed: int = 5) -> None:
+    """Give all that learns other values, as training would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.trained_tensors().values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+
+
+def relative_error(ours: Tensor, expected: Tensor) -> float:
+    return ((ours - expected).norm() / expected.norm()).item()
+
+
+@every_strategy
+@every_family
+def test_a_fresh_model_computes_the_tokens_of_its_trunk_bit_for_bit(family: str, strategy: str) -> None:
+    trunk = make_trunk(family)
+    clips = make_clips(num_frames=4, height=8, width=20)
+    model = build_model(backbone=trunk, tuning=STRATEGY_CASES[strategy], labels=LABELS).eval()
+    assert torch.equal(model.trunk(clips), trunk(clips))
+
+
+@every_strategy
+@every_family
+def test_gradients_come_only_where_promised_and_everywhere_promised(family: str, strategy: str) -> None:
+    model = build(family, strategy)
+    disturb(model)
+    F.cross_entropy(model(make_clips()), torch.tensor([0, 2])).backward()
+    for name, parameter in model.named_parameters():
+        promised = name.startswith("head.classifier.") or any(part in name for part in PROMISED[strategy])
+        assert parameter.requires_grad == promised, name
+        if promised:
+            assert parameter.grad is not None, name
+            assert torch.count_nonzero(parameter.grad) > 0, name
+            assert parameter.dtype == torch.float32
+        else:
+            assert parameter.grad is None, name
+
+
+@every_family
+def test_logits_are_the_classifier_on_the_normed_average_over_frames(family: str) -> None:
+    model = build(family).eval()
+    clips = make_clips(num_frames=5)
+    tokens = model.trunk(clips)
+    features = tokens.mean((1, 2)) if family == "siglip" else tokens[:, :, 0].mean(1)
+    logits = model.head.classifier(model.trunk.norm(features))
+    assert torch.equal(model(clips), logits)
+    assert logits.shape == (2, len(LABELS))
+
+
+@every_strategy
+@every_family
+def test_training_mode_reaches_what_was_added_and_never_the_trunk(family: str, strategy: str) -> None:
+    model = build(family, strategy, dropout=0.5).train()
+    added = {
+        id(part) for module in [*model.trunk.insertion_points(), *model.trunk.inserted] for part in module.modules()
+    }
+    for name, module in model.trunk.named_modules():
+        assert module.training == (id(module) in added), name
+    assert model.head.dropout.training
+    assert not model.eval().head.dropout.training
+    assert not any(module.training for module in model.modules() if module is not model)
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    for model in (build(dropout=0.5), build(strategy="lora-last-block")):
+        disturb(model)
+        clips = make_clips()
+        model.train()
+        assert not torch.equal(model(clips), model(clips))
+        model.eval()
+        assert torch.equal(model(clips), model(clips))
+
+
+def test_the_head_shares_the_norm_of_the_trunk_which_is_counted_once() -> None:
+    model = build(strategy="linear-probe")
+    assert model.head.norm is model.trunk.norm
+    trunk_total = sum(parameter.numel() for parameter in make_trunk("dinov2").parameters())
+    count = model.count_parameters()
+    assert count.trained == (WIDTH + 1) * len(LABELS)
+    assert count.total == trunk_total + count.trained
+    share = f"{100 * count.trained / count.total:.2f} %"
+    assert str(count) == f"trained {count.trained:,} of {count.total:,} parameters ({share})"
+
+
+def test_the_adapter_trains_as_many_parameters_as_the_paper_says() -> None:
+    width, bottleneck = WIDTH, WIDTH // 2
+    adapter = 2 * width * bottleneck + bottleneck + width + 3 * bottleneck + bottleneck
+    model = build_model(backbone=make_trunk("clip"), labels=LABELS)
+    assert model.count_parameters().trained == NUM_BLOCKS * adapter + (width + 1) * len(LABELS)
+
+
+@every_strategy
+def test_building_is_a_function_of_the_seed_and_leaves_the_random_state_alone(strategy: str) -> None:
+    state = torch.get_rng_state()
+    first, again, other = build(strategy=strategy), build(strategy=strategy), build(strategy=strategy, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(123)
+    elsewhere = build(strategy=strategy)
+    torch.set_rng_state(state)
+    tensors = first.trained_tensors()
+    for name in tensors:
+        assert torch.equal(tensors[name], again.trained_tensors()[name])
+        assert torch.equal(tensors[name], elsewhere.trained_tensors()[name])
+    assert not torch.equal(first.head.classifier.weight, other.head.classifier.weight)
+
+
+def test_a_model_is_built_from_a_folder_as_from_a_loaded_trunk(tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    model = build_model(backbone=save_trunk(tmp_path, "vit"), labels=LABELS, tuning=STAdapter(width=8))
+    assert torch.equal(torch.get_rng_state(), state)
+    clips = make_clips()
+    assert model.labels == LABELS
+    assert torch.equal(model.eval()(clips), build("vit").eval()(clips))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"labels": ["one"]}, "at least two class names"),
+        ({"labels": "left"}, "at least two class names"),
+        ({"labels": ["a", "b", "a"]}, "given twice: a"),
+        ({"dropout": 1.0}, "dropout 1.0"),
+        ({"dropout": -0.1}, "dropout -0.1"),
+    ],
+)
+def test_settings_without_meaning_are_refused(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        build_model(**{"backbone": make_trunk("dinov2"), "labels": LABELS, **settings})
+
+
+def test_normalise_takes_pixels_and_passes_floats() -> None:
+    model = build()
+    pixels = torch.randint(0, 256, (2, 3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
+    torch.testing.assert_close(model.normalise(pixels), (pixels / 255 - mean) / std)
+    assert model.normalise(pixels[0]).shape == (3, 3, 8, 8)
+    floats = make_clips()
+    assert model.normalise(floats) is floats
+
+
+@every_strategy
+def test_tasks_on_one_trunk_share_its_storage_and_do_not_disturb_each_other(strategy: str) -> None:
+    trunk = make_trunk("dinov3_vit")
+    clips = make_clips()
+    tokens, sha256 = trunk(clips), hash_weights(trunk)
+    first = build_model(backbone=trunk, tuning=STRATEGY_CASES[strategy], labels=LABELS).eval()
+    second = build_model(backbone=trunk, tuning=STRATEGY_CASES["st-adapter"], labels=LABELS[:2]).eval()
+    weights = trunk.blocks[0].mlp.up_proj.weight
+    for model in (first, second):
+        assert model.trunk.blocks[0].mlp.up_proj.weight.data_ptr() == weights.data_ptr()
+        assert model.trunk.norm.weight.data_ptr() == trunk.norm.weight.data_ptr()
+    expected = second(clips)
+    disturb(first)
+    first.trunk.use_attention("eager")
+    first.cast_trunk(torch.bfloat16)
+    first.trunk.requires_grad_(True)
+    assert torch.equal(second(clips), expected)
+    assert torch.equal(trunk(clips), tokens)
+    assert hash_weights(trunk) == sha256
+    assert not any(parameter.requires_grad for parameter in trunk.parameters())
+    assert second.trunk.blocks[0].attention.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("strategy", ["st-adapter", "lora"])
+def test_an_adapted_trunk_is_not_adapted_again(strategy: str) -> None:
+    trunk = build(strategy=strategy).trunk
+    with pytest.raises(SettingsError, match="adapted already"):
+        build_model(backbone=trunk, labels=LABELS)
+    with pytest.raises(SettingsError, match="adapted already"):
+        share_weights(trunk)
+
+
+@every_strategy
+@every_family
+def test_a_trunk_in_half_the_memory_gives_nearly_the_same_logits(family: str, strategy: str) -> None:
+    model = build(family, strategy).eval()
+    disturb(model)
+    clips = make_clips(num_frames=4, height=8, width=20)
+    expected = model(clips).detach()
+    model.cast_trunk(torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        in_trunk = name.startswith("trunk.") and not parameter.requires_grad
+        assert parameter.dtype == (torch.bfloat16 if in_trunk else torch.float32), name
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(clips)
+    assert logits.dtype == torch.float32
+    assert relative_error(logits.detach(), expected) < 0.1
+    F.cross_entropy(logits, torch.tensor([0, 2])).backward()
+    for name, parameter in model.trained_tensors().items():
+        assert parameter.grad is not None, name
+        assert parameter.grad.dtype == torch.float32
+        assert torch.isfinite(parameter.grad).all()
+
+
+@every_strategy
+def test_trained_tensors_carry_a_task_to_another_model(strategy: str) -> None:
+    trained = build("clip", strategy, seed=1).eval()
+    disturb(trained)
+    tensors = {name: tensor.detach().clone() for name, tensor in trained.trained_tensors().items()}
+    fresh = build("clip", strategy, seed=2).eval()
+    parameters = fresh.trained_tensors()
+    fresh.load_trained(tensors)
+    clips = make_clips()
+    assert torch.equal(fresh(clips), trained(clips))
+    assert all(fresh.trained_tensors()[name] is parameter for name, parameter in parameters.items())
+    assert all(parameter.requires_grad for parameter in parameters.values())
+
+
+def test_trained_tensors_that_do_not_fit_are_named_and_nothing_is_copied() -> None:
+    model = build()
+    before = {name: tensor.detach().clone() for name, tensor in model.trained_tensors().items()}
+    wrong = {name: tensor + 1 for name, tensor in before.items()}
+    del wrong["head.classifier.bias"]
+    wrong["head.classifier.weight"] = torch.zeros(7, WIDTH)
+    wrong["trunk.blocks.9.before_attention.up.bias"] = torch.zeros(WIDTH)
+    with pytest.raises(ArtefactError) as caught:
+        model.load_trained(wrong)
+    message = str(caught.value)
+    assert "missing: head.classifier.bias" in message
+    assert "unknown: trunk.blocks.9.before_attention.up.bias" in message
+    assert f"head.classifier.weight: shape (7, {WIDTH}), expected (3, {WIDTH})" in message
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.trained_tensors().items())
+
+
+@pytest.mark.parametrize("family", ["dinov2", "dinov3_vit"])
+def test_a_model_is_exported_with_free_batch_and_frames(family: str) -> None:
+    model = build(family).eval()
+    disturb(model)
+    dynamic = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("frames", min=1, max=64)}
+    program = torch.export.export(model, (make_clips(),), dynamic_shapes=(dynamic,))
+    for batch, num_frames in [(2, 3), (3, 8), (1, 5)]:
+        clips = make_clips(batch=batch, num_frames=num_frames, seed=9)
+        assert relative_error(program.module()(clips).detach(), model(clips).detach()) < 1e-6
+
+
+@every_strategy
+def test_a_strategy_goes_through_json_and_back(strategy: str) -> None:
+    tuning = STRATEGY_CASES[strategy]
+    values = tuning_to_json(tuning)
+    assert tuning_name(tuning) == values["name"] in STRATEGIES
+    values = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+    }  # as JSON has it
+    assert tuning_from_json(values) == tuning
+
+
+def test_an_unknown_strategy_or_setting_is_refused_by_name() -> None:
+    with pytest.raises(SettingsError, match="'prompt': expected one of st-adapter, linear-probe, lora"):
+        tuning_from_json({"name": "prompt"})
+    with pytest.raises(SettingsError, match="lora has no setting width"):
+        tuning_from_json({"name": "lora", "width": 3})
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"rank": 0}, "rank 0"),
+        ({"alpha": 0.0}, "nothing would learn"),
+        ({"dropout": 1.0}, "dropout 1.0"),
+        ({"last_blocks": 9}, "the trunk has 3 blocks"),
+    ],
+)
+def test_lora_refuses_settings_with_which_nothing_works(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        LoRA(**settings).apply(make_trunk("vit"))
+
+
+@every_family
+def test_lora_wraps_query_and_value_of_the_blocks_asked_for(family: str) -> None:
+    names = [
+        name.removesuffix(".lora_A.default.weight")
+        for name in build(family, "lora-last-block").trained_tensors()
+        if ".lora_A." in name
+    ]
+    last = f"trunk.blocks.{NUM_BLOCKS - 1}.attention"
+    assert sorted(names) == [f"{last}.q_proj", f"{last}.v_proj"]
+
+
+def test_lora_adds_what_its_equation_says() -> None:
+    model = build("clip", "lora-last-block").eval()
+    disturb(model)
+    projection = model.trunk.blocks[-1].attention.q_proj
+    x = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0))
+    down, up = projection.lora_A["default"].weight, projection.lora_B["default"].weight
+    expected = nn.functional.linear(x, projection.base_layer.weight, projection.base_layer.bias)
+    torch.testing.assert_close(projection(x), expected + 3.5 / 2 * x @ down.T @ up.T)
+
+
+def test_peft_is_imported_by_lora_alone() -> None:
+    code = "import sys, stadapter.model; sys.exit('peft' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
