@@ -2,12 +2,15 @@
 
 import ast
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import stadapter
+from stadapter.synthetic import write_clips
+from trunks import save_trunk
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "stadapter"
@@ -50,6 +53,24 @@ def test_the_python_in_the_readme_uses_public_names_only() -> None:
         }
         assert used
         assert used <= set(stadapter.__all__)
+
+
+def test_the_python_in_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a tiny trunk where the real one would be, and a run of seconds instead of minutes."""
+    monkeypatch.chdir(tmp_path)
+    save_trunk(tmp_path / "facebook" / "dinov2-small", "dinov2")
+    clips = write_clips("videos", classes=("left", "right"), clips_per_class=5)
+    shutil.copy(clips[0], "clip.mp4")
+    short = 'out="runs/gestures", epochs=1, size=16, num_workers=0, device="cpu"'
+    assert README.count('TrainConfig(data="videos/", out="runs/gestures", ') == 1
+    for example in python_examples():
+        exec(compile(example.replace('out="runs/gestures"', short, 1), "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "top1" in printed
+    assert re.search(r"^(left|right) 0\.\d+$", printed, re.MULTILINE)
+    assert "trained " in printed
 
 
 def test_the_first_python_example_is_short() -> None:
