@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import shutil
 import tomllib
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import stadapter
+from stadapter.__main__ import VERBS, main
 from stadapter.synthetic import write_clips
 from trunks import save_trunk
 
@@ -20,6 +22,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 def python_examples() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def command_examples() -> list[list[str]]:
+    """The arguments of every command that the README shows."""
+    return [shlex.split(line)[1:] for line in re.findall(r"^stadapter .*$", README, re.MULTILINE)]
 
 
 def modules() -> set[str]:
@@ -71,6 +78,25 @@ def test_the_python_in_the_readme_runs(
     assert "top1" in printed
     assert re.search(r"^(left|right) 0\.\d+$", printed, re.MULTILINE)
     assert "trained " in printed
+
+
+def test_the_readme_shows_every_verb() -> None:
+    assert [arguments[0] for arguments in command_examples()] == list(VERBS)
+
+
+ELSEWHERE_IN_THE_README = [
+    ["train", "--resume", "--dry-run", "--tuning", "lora", "--tuning.rank", "8", "--fit", "stretch"],
+    ["convert", "--stride-frames", "16", "--num-temporal-views", "3", "--num-spatial-views", "3"],
+]
+
+
+@pytest.mark.parametrize("arguments", [*command_examples(), *ELSEWHERE_IN_THE_README])
+def test_every_flag_in_the_readme_is_one_of_its_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--help"])
+    help_text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert not [flag for flag in arguments if flag.startswith("--") and flag not in help_text]
 
 
 def test_the_first_python_example_is_short() -> None:
