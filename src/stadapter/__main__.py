@@ -4,6 +4,7 @@ Nothing heavy is imported before a verb is known. Exit codes: 0 done, 1 failed, 
 """
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for these signals
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default the one of this process, and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no text
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except STAdapterError as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        print(f"\ninterrupted{_way_on(arguments)}", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has gone; what is still buffered must not complain at exit.
@@ -68,9 +71,9 @@ def _dispatch(arguments: list[str]) -> int:
         near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
         advice = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(VERBS)}"
         raise SettingsError(f"no verb {verb!r}; {advice}")
-    from stadapter import cli
+    from stadapter.cli import run
 
-    return cli.run(verb, flags)
+    return run(verb, flags)
 
 
 def _fail(error: STAdapterError, code: int) -> int:
@@ -80,12 +83,6 @@ def _fail(error: STAdapterError, code: int) -> int:
     line = Text.assemble(("error: ", "bold red"), str(error))
     Console(stderr=True).print(line, soft_wrap=True)
     return code
-
-
-def _way_on(arguments: list[str]) -> str:
-    if arguments[:1] != ["train"]:
-        return ""
-    return "; the same command with --resume goes on from the last checkpoint"
 
 
 if __name__ == "__main__":
