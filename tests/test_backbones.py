@@ -6,9 +6,12 @@ import random
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
@@ -241,6 +244,14 @@ def test_the_preprocessor_says_mean_std_and_native_size(
     assert (info.mean, info.std, info.image_size) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), image_size)
 
 
+def test_the_image_processor_inside_a_processor_is_read_too(tmp_path: Path) -> None:
+    save_trunk(tmp_path, "clip")
+    settings = {"image_mean": [0.1, 0.2, 0.3], "crop_size": {"height": 12, "width": 12}}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+    info = load_backbone(tmp_path).info
+    assert (info.mean, info.std[0], info.image_size) == ((0.1, 0.2, 0.3), 0.26862954, 12)
+
+
 def test_loading_leaves_random_state_and_settings_of_transformers_alone(tmp_path: Path) -> None:
     save_trunk(tmp_path, "siglip")
     verbosity = transformers.utils.logging.get_verbosity()
@@ -367,16 +378,93 @@ except BackboneError as error:
 """
 
 
-def test_a_hub_that_never_answers_or_refuses_costs_seconds_and_not_a_minute(tmp_path: Path) -> None:
+def test_a_hub_that_never_answers_costs_seconds_and_not_a_minute(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "no_proxy")}
+    environment |= {"HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        for port in (silent.getsockname()[1], 9):
-            environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
-            environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path)}
-            answer = subprocess.run(
-                [sys.executable, "-c", ASK_THE_HUB], env=environment, capture_output=True, text=True, timeout=60
-            )
-            seconds, _, message = answer.stdout.partition(" ")
-            assert "the Hub does not answer" in message, answer.stderr
-            assert float(seconds) < 10  # one second of waiting; the rest is the first start of the HTTP client
+        environment["HF_ENDPOINT"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-c", ASK_THE_HUB]
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    seconds, _, message = answer.stdout.partition(" ")
+    assert "the Hub does not answer" in message, answer.stderr
+    assert float(seconds) < 20  # one second of waiting; the rest is the first start of the HTTP client
+
+
+class SmallHub(BaseHTTPRequestHandler):
+    """Answers as the Hub does, for one repository, tiny/trunk; tiny/gated is gated and everything else unknown."""
+
+    folder: Path
+    revision = "0123456789abcdef0123456789abcdef01234567"
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        files = {file.name: file.read_bytes() for file in self.folder.iterdir()}
+        if path.startswith("/api/models/tiny/trunk/tree/"):
+            tree = [{"type": "file", "path": name, "size": len(data), "oid": name} for name, data in files.items()]
+            self.answer(json.dumps(tree).encode())
+        elif path.startswith("/api/models/tiny/trunk"):
+            siblings = [{"rfilename": name} for name in files]
+            self.answer(json.dumps({"id": "tiny/trunk", "sha": self.revision, "siblings": siblings}).encode())
+        elif path.startswith("/tiny/trunk/resolve/"):
+            name = path.rsplit("/", 1)[-1]
+            self.answer(files[name], {"X-Repo-Commit": self.revision, "ETag": f'"{name}"'})
+        elif path.startswith("/api/models/tiny/gated"):
+            self.answer(b"{}", {"X-Error-Code": "GatedRepo"}, status=403)
+        else:
+            self.answer(b"{}", {"X-Error-Code": "RepoNotFound"}, status=404)
+
+    def answer(self, body: bytes, headers: dict[str, str] | None = None, status: int = 200) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep the test's output clean."""
+
+
+LOAD_FROM_THE_HUB = """
+import sys
+from stadapter.backbones import load_backbone
+from stadapter.errors import BackboneError
+for name in sys.argv[1:]:
+    try:
+        info = load_backbone(name).info
+        print(info.name, info.revision, info.sha256)
+    except BackboneError as error:
+        print(error)
+"""
+
+
+def load_elsewhere(names: list[str], environment: dict[str, str]) -> list[str]:
+    """What a fresh process, with its own settings of the Hub, says to these names."""
+    command = [sys.executable, "-c", LOAD_FROM_THE_HUB, *names]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout.splitlines()
+
+
+def test_a_hub_id_is_downloaded_once_and_then_found_without_the_hub(tmp_path: Path) -> None:
+    folder = save_trunk(tmp_path / "repository", "siglip")
+    (folder / "flax_model.msgpack").write_bytes(b"not wanted")
+    expected = f"tiny/trunk {SmallHub.revision} {load_backbone(folder).info.sha256}"
+    handler = type("Handler", (SmallHub,), {"folder": folder})
+    environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "no_proxy")}
+    environment |= {"HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+        trunk, gated, unknown = load_elsewhere(["tiny/trunk", "tiny/gated", "tiny/nothing"], environment)
+        server.shutdown()
+    assert trunk == expected
+    assert "tiny/gated is gated on the Hub: accept its terms" in gated
+    assert "tiny/nothing is neither a folder nor a model on the Hub" in unknown
+    assert not list((tmp_path / "cache").rglob("flax_model.msgpack"))
+    assert load_elsewhere(["tiny/trunk"], environment) == [expected]  # the server is gone

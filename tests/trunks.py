@@ -78,9 +78,7 @@ def save_trunk(folder: Path, family: str, *, seed: int = 0) -> Path:
     return folder
 
 
-def make_clips(
-    *, batch: int = 2, num_frames: int = 3, height: int = 16, width: int = 16, seed: int = 0
-) -> torch.Tensor:
+def make_clips(*, batch: int = 2, num_frames: int = 3, height: int = 16, width: int = 16, seed: int = 0) -> Tensor:
     """Random normalised clips (B, T, 3, H, W)."""
     return torch.randn(batch, num_frames, 3, height, width, generator=torch.Generator().manual_seed(seed))
 

@@ -210,18 +210,17 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:
 
 
 def _download(name: str) -> tuple[Path, str | None]:
-    """A snapshot of a Hub repository, without transformers' minute of retries where no hub answers."""
+    """A snapshot of a Hub repository, without a minute of silent retries where no hub answers."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
-    patterns = ["*.json", "*.safetensors"]
     try:
-        # One request with a time limit: says at once whether the hub answers, and fixes the revision.
+        # One request with a time limit says at once whether the hub answers, and what there is.
         found = HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
         files = [file.rfilename for file in found.siblings or []]
-        if not any(file.endswith(".safetensors") for file in files):
-            patterns = ["*.json", "pytorch_model*.bin"]  # read by transformers with weights_only=True
-        return Path(snapshot_download(name, revision=found.sha, allow_patterns=patterns)), found.sha
+        pickled = not any(file.endswith(".safetensors") for file in files)
+        weights = "pytorch_model*.bin" if pickled else "*.safetensors"  # transformers reads .bin with weights_only=True
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", weights]))
     except GatedRepoError as error:
         raise BackboneError(
             f"{name} is gated on the Hub: accept its terms on its page, then log in with `hf auth login`"
@@ -233,21 +232,22 @@ def _download(name: str) -> tuple[Path, str | None]:
         ) from error
     except Exception as error:
         # No name service, no route, a time-out, a proxy's answer: the types belong to whichever HTTP client is in use.
-        return _cached(name, error)
+        folder = _cached(name, error)
+    return folder, folder.name
 
 
-def _cached(name: str, reason: Exception) -> tuple[Path, str | None]:
-    from huggingface_hub import snapshot_download
+def _cached(name: str, reason: Exception) -> Path:
+    """The snapshot of a Hub repository that an earlier run has left on this machine."""
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-    except (OSError, ValueError) as error:
+    config = try_to_load_from_cache(name, "config.json")
+    if not isinstance(config, str):
         raise BackboneError(
             f"{name} is not a local folder, is not in the local cache, and the Hub does not answer "
             f"({type(reason).__name__}: {reason}); go online once, "
             "or pass a folder with config.json and model.safetensors"
-        ) from error
-    return folder, folder.name
+        ) from reason
+    return Path(config).parent
 
 
 def _family_name(config: dict[str, Any], name: str | os.PathLike[str]) -> str:
@@ -312,10 +312,15 @@ def _quiet_loading() -> Iterator[None]:
 
 
 def _preprocessing(folder: Path, family: Family, config: Any) -> tuple[Triple, Triple, int]:
-    """Mean, std and native size, from preprocessor_config.json where there is one, else the family's defaults."""
-    path = folder / "preprocessor_config.json"
+    """Mean, std and native size, from the checkpoint's image processor where it has one, else the family's defaults."""
     # Read as JSON: the processor class of DINOv3 would import torchvision.
-    settings = _read_json(path, "") if path.is_file() else {}
+    path, settings = folder / "preprocessor_config.json", {}
+    if path.is_file():
+        settings = _read_json(path, "")
+    elif (folder / "processor_config.json").is_file():
+        # Where transformers 5 writes the image processor of a model with two towers.
+        path = folder / "processor_config.json"
+        settings = _read_json(path, "").get("image_processor", {})
     crop = settings.get("crop_size") if settings.get("do_center_crop", True) else None
     try:
         return (
