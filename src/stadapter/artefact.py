@@ -1,7 +1,7 @@
 """What training leaves: a folder with the trained tensors, and everything needed to use them again.
 
     stadapter.safetensors   the trained tensors only, fp32, by their name in the model
-    stadapter.json          format version, trunk (name, revision, hash), strategy, head, labels, clip preprocessing, receipt
+    stadapter.json          format version, trunk (name, revision, hash), strategy, head, labels, clips, receipt
     README.md               a model card
 
 A folder rebuilds its own model. A trunk whose weights differ from those it was trained on is refused.
@@ -30,6 +30,7 @@ FORMAT_VERSION = 1
 WEIGHTS_NAME = "stadapter.safetensors"
 SPEC_NAME = "stadapter.json"
 CARD_NAME = "README.md"
+HEAD_NAME = "frame-average"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def save_artefact(
         "format_version": FORMAT_VERSION,
         "backbone": asdict(model.trunk.info),
         "tuning": tuning_to_json(model.tuning),
-        "head": {"name": "frame-average"},
+        "head": {"name": HEAD_NAME},
         "labels": list(model.labels),
         "clip": asdict(clip_config),
         "parameters": {"trained": count.trained, "total": count.total, "summary": str(count)},
@@ -96,10 +97,16 @@ def load_artefact(
         tuning = tuning_from_json(spec["tuning"])
         labels = [str(label) for label in spec["labels"]]
         receipt = dict(spec.get("receipt", {}))
+        head = spec["head"]["name"]
     except (KeyError, TypeError, ValueError, SettingsError) as error:
         raise ArtefactError(f"{folder / SPEC_NAME} is damaged or not ours: {error}") from error
+    if head != HEAD_NAME:
+        raise ArtefactError(f"{folder / SPEC_NAME} has the head {head!r}; this program knows {HEAD_NAME!r} only")
     trunk = _matching_trunk(folder, info, backbone)
-    model = build_model(backbone=trunk, labels=labels, tuning=tuning)
+    try:
+        model = build_model(backbone=trunk, labels=labels, tuning=tuning)
+    except SettingsError as error:
+        raise ArtefactError(f"{folder / SPEC_NAME} describes no model that can be built: {error}") from error
     model.load_trained(read_tensors(folder / WEIGHTS_NAME))
     return Artefact(folder=folder, model=model.eval(), clip_config=clip_config, receipt=receipt)
 
@@ -120,7 +127,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
     if not isinstance(spec, dict) or spec.get("format") != FORMAT:
         raise ArtefactError(f"{path} was not written by stadapter")
     version = spec.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise ArtefactError(
             f"{path} is of format version {version}; this program knows up to {FORMAT_VERSION}: "
             "pip install --upgrade stadapter"

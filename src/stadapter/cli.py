@@ -38,7 +38,7 @@ _Precision = Literal["fp32", "bf16"]
 class EvaluateFlags:
     """Measure a trained classifier on labelled clips: accuracies, a table by class, the confusion matrix."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder that train or convert made, or the Hub id of one."""
     data: str
     """Labelled clips: a folder with one sub-folder of videos per class, or a list (CSV path,label[,start,end] or
@@ -66,9 +66,9 @@ class PredictFlags:
     """Name what videos show. A video that cannot be read is a row with its error; the exit code is 0 unless none
     could be read."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder that train or convert made, or the Hub id of one."""
-    videos: Annotated[tuple[str, ...], tyro.conf.Positional]
+    videos: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO ...", help_behavior_hint="(required)")]
     """Video files, folders of numbered images, or folders to search for both."""
     format: Literal["table", "json", "csv"] = "table"
     """table for people, json for one JSON object a line, csv."""
@@ -92,7 +92,7 @@ class ConvertFlags:
     --num-spatial-views 3.
     """
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """The checkpoint; no code in it is run."""
     backbone: str
     """CLIP trunk it was trained on: a Hub id or a folder, such as openai/clip-vit-base-patch16."""

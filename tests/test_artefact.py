@@ -1,0 +1,260 @@
+"""Run folders: what is in them, that they give the same model back, and what is refused."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from stadapter.artefact import (
+    FORMAT_VERSION,
+    SPEC_NAME,
+    WEIGHTS_NAME,
+    load_artefact,
+    read_spec,
+    save_artefact,
+    write_whole,
+)
+from stadapter.backbones import load_backbone
+from stadapter.clips import ClipConfig
+from stadapter.errors import ArtefactError, BackboneError
+from stadapter.model import VideoClassifier, build_model
+from stadapter.tuning import LinearProbe, LoRA, STAdapter, Tuning
+from stadapter.vit import ImageViT
+from trunks import make_clips, make_trunk, save_trunk
+
+LABELS = ["wave", "tick", "naïve ☂"]
+CLIP_CONFIG = ClipConfig(num_frames=3, size=16, stride_frames=2, num_temporal_views=2, fit="stretch", resize="released")
+TUNINGS: dict[str, Tuning] = {
+    "st-adapter": STAdapter(width=4, kernel_size=(3, 3, 1), before_mlp=True, last_blocks=2),
+    "linear-probe": LinearProbe(),
+    "lora": LoRA(rank=2),
+}
+
+
+@pytest.fixture(scope="module")
+def trunk_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_trunk(tmp_path_factory.mktemp("trunks") / "clip", "clip")
+
+
+def trained_model(backbone: ImageViT | Path, tuning: Tuning = TUNINGS["st-adapter"]) -> VideoClassifier:
+    """A model none of whose trained tensors has its starting value."""
+    model = build_model(backbone=backbone, labels=LABELS, tuning=tuning)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for tensor in model.trained_tensors().values():
+            tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def run(trunk_folder: Path, tmp_path: Path) -> Path:
+    return save_artefact(tmp_path / "run", trained_model(trunk_folder), CLIP_CONFIG, receipt={"seed": 3})
+
+
+def edit_spec(run: Path, **changes: Any) -> None:
+    spec = read_spec(run) | changes
+    (run / SPEC_NAME).write_text(json.dumps({name: value for name, value in spec.items() if value is not None}))
+
+
+def edit_weights(run: Path, change: Any) -> None:
+    tensors = load_file(run / WEIGHTS_NAME)
+    change(tensors)
+    save_file(tensors, run / WEIGHTS_NAME)
+
+
+@pytest.mark.parametrize("name", TUNINGS)
+def test_a_saved_model_comes_back_with_the_same_logits(trunk_folder: Path, tmp_path: Path, name: str) -> None:
+    model, clips = trained_model(trunk_folder, TUNINGS[name]), make_clips()
+    artefact = load_artefact(save_artefact(tmp_path / "run", model, CLIP_CONFIG, receipt={"seed": 3}))
+
+    assert torch.equal(artefact.model(clips), model(clips))
+    assert artefact.model.labels == tuple(LABELS)
+    assert artefact.model.tuning == TUNINGS[name]
+    assert artefact.clip_config == CLIP_CONFIG
+    assert artefact.receipt == {"seed": 3}
+    assert not artefact.model.training
+    assert artefact.model.trained_tensors().keys() == model.trained_tensors().keys()
+
+
+def test_only_what_was_trained_is_stored(run: Path, trunk_folder: Path) -> None:
+    stored = load_file(run / WEIGHTS_NAME)
+    assert stored.keys() == trained_model(trunk_folder).trained_tensors().keys()
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+    assert sorted(path.name for path in run.iterdir()) == ["README.md", SPEC_NAME, WEIGHTS_NAME]
+
+
+def test_a_half_precision_model_is_stored_in_fp32(trunk_folder: Path, tmp_path: Path) -> None:
+    run = save_artefact(tmp_path / "run", trained_model(trunk_folder).to(torch.bfloat16), CLIP_CONFIG, receipt={})
+    assert {tensor.dtype for tensor in load_file(run / WEIGHTS_NAME).values()} == {torch.float32}
+    load_artefact(run)
+
+
+def test_the_description_says_what_is_needed_to_use_it_again(run: Path, trunk_folder: Path) -> None:
+    spec = json.loads((run / SPEC_NAME).read_text(encoding="utf-8"))
+    assert (spec["format"], spec["format_version"]) == ("stadapter", FORMAT_VERSION)
+    assert spec["labels"] == LABELS
+    assert spec["backbone"]["sha256"] == load_backbone(trunk_folder).info.sha256
+    assert spec["tuning"]["name"] == "st-adapter"
+    assert spec["clip"]["num_frames"] == 3
+    assert spec["parameters"]["trained"] == sum(map(torch.Tensor.numel, load_file(run / WEIGHTS_NAME).values()))
+
+
+def test_the_model_card_names_trunk_classes_and_accuracy(trunk_folder: Path, tmp_path: Path) -> None:
+    receipt = {"metrics": {"top1": 0.875, "loss": 0.5}}
+    run = save_artefact(tmp_path / "run", trained_model(trunk_folder), CLIP_CONFIG, receipt=receipt)
+    card = (run / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: stadapter\n")
+    assert "wave, tick, naïve ☂" in card
+    assert "| top1 | 87.5% |" in card
+
+
+def test_saving_again_replaces_the_earlier_artefact(run: Path, trunk_folder: Path) -> None:
+    save_artefact(run, trained_model(trunk_folder, LinearProbe()), CLIP_CONFIG, receipt={})
+    assert load_artefact(run).model.tuning == LinearProbe()
+
+
+def test_a_trunk_that_moved_is_found_where_the_user_says(trunk_folder: Path, tmp_path: Path) -> None:
+    first = save_trunk(tmp_path / "first", "clip")
+    model, clips = trained_model(first), make_clips()
+    run = save_artefact(tmp_path / "run", model, CLIP_CONFIG, receipt={})
+    first.rename(tmp_path / "second")
+
+    with pytest.raises(BackboneError, match="--backbone"):
+        load_artefact(run)
+    for backbone in (tmp_path / "second", str(trunk_folder), load_backbone(trunk_folder)):
+        assert torch.equal(load_artefact(run, backbone=backbone).model(clips), model(clips))
+
+
+def test_a_loaded_trunk_is_left_as_it_was(run: Path, trunk_folder: Path) -> None:
+    trunk = load_backbone(trunk_folder)
+    before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}
+    first, second = load_artefact(run, backbone=trunk).model, load_artefact(run, backbone=trunk).model
+    assert trunk.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trunk.state_dict().items())
+    assert first.trunk.norm.weight.data_ptr() == second.trunk.norm.weight.data_ptr()
+
+
+@pytest.mark.parametrize("family", ["clip", "dinov2"])
+def test_another_trunk_is_refused_by_name(run: Path, tmp_path: Path, family: str) -> None:
+    other = save_trunk(tmp_path / "other", family, seed=1)
+    trained_on = read_spec(run)["backbone"]
+    with pytest.raises(ArtefactError, match="was trained on the trunk") as refusal:
+        load_artefact(run, backbone=other)
+    for part in (trained_on["name"], trained_on["sha256"][:16], str(other), load_backbone(other).info.sha256[:16]):
+        assert part in str(refusal.value)
+
+
+def test_a_loaded_trunk_that_is_another_is_refused(run: Path) -> None:
+    with pytest.raises(ArtefactError, match="tiny-clip has sha256"):
+        load_artefact(run, backbone=make_trunk("clip", seed=1))
+
+
+def test_a_newer_format_is_refused_with_advice(run: Path) -> None:
+    edit_spec(run, format_version=FORMAT_VERSION + 1)
+    with pytest.raises(ArtefactError, match=r"format version 2.*up to 1.*pip install --upgrade"):
+        load_artefact(run)
+
+
+@pytest.mark.parametrize("version", [None, "1", 0])
+def test_a_format_version_that_never_was_is_refused(run: Path, version: Any) -> None:
+    edit_spec(run, format_version=version)
+    with pytest.raises(ArtefactError, match="format version"):
+        load_artefact(run)
+
+
+def test_a_missing_tensor_is_named(run: Path) -> None:
+    edit_weights(run, lambda tensors: tensors.pop("trunk.blocks.1.before_mlp.up.bias"))
+    with pytest.raises(ArtefactError, match=r"missing: trunk\.blocks\.1\.before_mlp\.up\.bias"):
+        load_artefact(run)
+
+
+def test_an_unknown_tensor_and_a_wrong_shape_are_named(run: Path) -> None:
+    edit_weights(run, lambda tensors: tensors.update({"extra": torch.zeros(1), "head.classifier.bias": torch.zeros(7)}))
+    with pytest.raises(ArtefactError, match=r"unknown: extra; head\.classifier\.bias: shape \(7,\), expected \(3,\)"):
+        load_artefact(run)
+
+
+def test_truncated_weights_are_refused(run: Path) -> None:
+    os.truncate(run / WEIGHTS_NAME, 200)
+    with pytest.raises(ArtefactError, match=f"{WEIGHTS_NAME} is truncated"):
+        load_artefact(run)
+
+
+@pytest.mark.parametrize("name", [SPEC_NAME, WEIGHTS_NAME])
+def test_a_file_that_was_not_copied_is_named(run: Path, name: str) -> None:
+    (run / name).unlink()
+    with pytest.raises(ArtefactError, match=f"has no {name}"):
+        load_artefact(run)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"format": "other"}', b"\xff\xfe"])
+def test_a_description_that_is_not_ours_is_refused(run: Path, content: bytes) -> None:
+    (run / SPEC_NAME).write_bytes(content)
+    with pytest.raises(ArtefactError, match=SPEC_NAME):
+        load_artefact(run)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"clip": None},
+        {"labels": None},
+        {"labels": "wave"},
+        {"labels": ["wave"]},
+        {"backbone": {"name": "x"}},
+        {"backbone": []},
+        {"tuning": {"name": "st-adaptor"}},
+        {"tuning": {"name": "st-adapter", "widht": 4}},
+        {"tuning": []},
+        {"clip": {"num_frames": 0}},
+        {"receipt": 3},
+        {"receipt": [1]},
+    ],
+    ids=str,
+)
+def test_a_damaged_description_is_an_error_of_ours(run: Path, damage: dict[str, Any]) -> None:
+    edit_spec(run, **damage)
+    with pytest.raises(ArtefactError):
+        load_artefact(run)
+
+
+def test_a_description_without_a_known_head_is_refused(run: Path) -> None:
+    edit_spec(run, head={"name": "attention-pool"})
+    with pytest.raises(ArtefactError, match="attention-pool"):
+        load_artefact(run)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./a/b", "/no/such/run", "not on/the hub", "someone/no-such-run"])
+def test_what_is_no_run_folder_is_an_error_at_once(name: str) -> None:
+    with pytest.raises(ArtefactError, match=name):
+        load_artefact(name)
+
+
+def test_a_file_is_no_run_folder(run: Path) -> None:
+    with pytest.raises(ArtefactError, match="is not a folder"):
+        load_artefact(run / SPEC_NAME)
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_clip_setting_survives(trunk_folder: Path, tmp_path: Path) -> None:
+    config = replace(CLIP_CONFIG, mean=(0.1, 0.2, 1 / 3), short_clips="error", fit="crop", num_spatial_views=3)
+    run = save_artefact(tmp_path / "run", trained_model(trunk_folder), config, receipt={})
+    assert load_artefact(run).clip_config == config
