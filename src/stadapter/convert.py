@@ -10,7 +10,6 @@ Weights of the trunk are not among them; a checkpoint that holds any is refused,
 """
 
 import os
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from stadapter.clips import ClipConfig
 from stadapter.errors import ArtefactError, SettingsError
 from stadapter.model import VideoClassifier, build_model
 from stadapter.tuning import STAdapter
-from stadapter.vit import ImageViT
+from stadapter.vit import ImageViT, nearest_multiple
 
 _PIECES = {
     "before_attention": "adapter_pre_attn",
@@ -37,6 +36,8 @@ _PIECES = {
 """Our name of a piece -> its released name."""
 _OURS = re.compile(r"trunk\.blocks\.(\d+)\.(before_attention|before_mlp)\.(down|conv|up)\.(weight|bias)")
 _RELEASED = re.compile(r"transformer\.resblocks\.(\d+)\.(adapter_pre_attn|adapter_pre_mlp)\.(fc1|conv|fc2)\.weight")
+_DIMENSIONS = {"fc1": 2, "conv": 5, "fc2": 2, "fc": 2}
+"""Of the weights of each piece: (A, D), (A, 1, t, h, w), (D, A) and (C, D)."""
 _WRAPPED = "module."
 """What distributed training puts before every name."""
 _SHOWN_KEYS = 8
@@ -81,12 +82,19 @@ def convert_released(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ArtefactError(f"{out} exists; expected a new folder: choose another, or remove it")
     tensors = read_released(checkpoint)
+    _check_readable(checkpoint, tensors)
     trunk = backbone if isinstance(backbone, ImageViT) else load_backbone(backbone)
     _check_fits(checkpoint, tensors, trunk)
     labels = _checked_labels(checkpoint, tensors, labels)
+    size = size if size is not None else trunk.info.image_size
+    if size % trunk.info.patch_size:
+        raise SettingsError(
+            f"size {size}: the trunk cuts patches of {trunk.info.patch_size} pixels; "
+            f"the nearest size it takes is {nearest_multiple(size, trunk.info.patch_size)}"
+        )
     clip_config = ClipConfig(
         num_frames=num_frames,
-        size=size if size is not None else trunk.info.image_size,
+        size=size,
         stride_frames=stride_frames,
         num_temporal_views=num_temporal_views,
         num_spatial_views=num_spatial_views,
@@ -105,15 +113,18 @@ def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         ArtefactError: not there, not a checkpoint, or one that would run code when read.
     """
+    if not Path(path).is_file():
+        raise ArtefactError(f"{path}: no such file; expected a checkpoint of the released code (*.pth)")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ArtefactError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).split("\n", 1)[0]
+    except Exception as error:
+        # Each way in which a file can be damaged has its own type here.
+        reason = str(error).split("\n", 1)[0] or type(error).__name__
         raise ArtefactError(f"{path} is damaged, or not a checkpoint of tensors alone: {reason}") from error
     tensors = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
+    ):
         raise ArtefactError(f'{path} holds no dict of tensors; expected one, by itself or under "model"')
     if tensors and all(name.startswith(_WRAPPED) for name in tensors):
         return {name.removeprefix(_WRAPPED): tensor for name, tensor in tensors.items()}
@@ -122,16 +133,16 @@ def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def infer_tuning(tensors: Mapping[str, Tensor], *, num_blocks: int) -> STAdapter:
     """The strategy that adapters by their released names were made with, on a trunk of `num_blocks` blocks."""
-    matches = [match for match in map(_RELEASED.fullmatch, tensors) if match]
-    convolution = next(tensors[match[0]] for match in matches if match[3] == "conv")  # (A, 1, t, h, w)
+    pieces = _pieces(tensors)
+    convolution = next(tensors[name] for name, piece in pieces.items() if piece == "conv")  # (A, 1, t, h, w)
     time, height, width = (int(side) for side in convolution.shape[2:])
-    points = {match[2] for match in matches}
+    blocks, points = zip(*(name.split(".")[2:4] for name in pieces), strict=True)
     return STAdapter(
         width=int(convolution.shape[0]),
         kernel_size=(time, height, width),
         before_attention="adapter_pre_attn" in points,
         before_mlp="adapter_pre_mlp" in points,
-        last_blocks=num_blocks - min(int(match[1]) for match in matches),
+        last_blocks=num_blocks - min(map(int, blocks)),
         activation=None,
         keep_unreachable=True,
     )
@@ -151,31 +162,42 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
         ) from error
 
 
-def _check_fits(checkpoint: Path, tensors: Mapping[str, Tensor], trunk: ImageViT) -> None:
-    """Refuse a checkpoint from which no strategy can be read, or one made for a trunk of other sizes."""
-    matches = [match for match in map(_RELEASED.fullmatch, tensors) if match]
-    kinds = {match[3] for match in matches}
-    lacking = [f"adapter_pre_….{kind}.weight" for kind in ("fc1", "conv", "fc2") if kind not in kinds]
+def _check_readable(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors from which no strategy and no number of classes can be read."""
+    pieces = _pieces(tensors)
+    lacking = [f"adapter_pre_….{piece}.weight" for piece in ("fc1", "conv", "fc2") if piece not in pieces.values()]
     lacking += [name for name in ("fc.weight",) if name not in tensors]
     if lacking:
         raise ArtefactError(
             f"{checkpoint} lacks {', '.join(lacking)}; expected a checkpoint of the released ST-Adapter code; "
             f"it holds {_some(sorted(tensors))}"
         )
+    for name, piece in {**pieces, "fc.weight": "fc"}.items():
+        shape, expected = tuple(tensors[name].shape), _DIMENSIONS[piece]
+        if len(shape) != expected:
+            raise ArtefactError(f"{checkpoint}: {name} has shape {shape}; expected {expected} dimensions")
+
+
+def _check_fits(checkpoint: Path, tensors: Mapping[str, Tensor], trunk: ImageViT) -> None:
+    """Refuse a trunk other than the kind and the sizes that the tensors were trained on."""
     if trunk.info.family != "clip_vision_model":
         raise ArtefactError(
             f"{checkpoint}: released checkpoints were trained on CLIP trunks; "
             f"{trunk.info.name} is of the family {trunk.info.family}: give the CLIP trunk it was trained on"
         )
-    num_blocks = max(int(match[1]) for match in matches) + 1
-    width = next(tensors[match[0]].shape[-1] for match in matches if match[3] == "fc1")
+    pieces = _pieces(tensors)
+    num_blocks = max(int(name.split(".")[2]) for name in pieces) + 1
+    width = next(tensors[name].shape[1] for name, piece in pieces.items() if piece == "fc1")
     if (num_blocks, width) != (len(trunk.blocks), trunk.width):
         raise ArtefactError(
             f"{checkpoint} was trained on a trunk of {num_blocks} blocks and width {width}; {trunk.info.name} has "
             f"{len(trunk.blocks)} blocks and width {trunk.width}: give the trunk it was trained on"
         )
-    if any(tensors[match[0]].ndim != 5 for match in matches if match[3] == "conv"):
-        raise ArtefactError(f"{checkpoint}: expected 3-D convolutions in the adapters, weights (A, 1, t, h, w)")
+
+
+def _pieces(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The released names of the adapters' weights -> which piece each is: fc1, conv or fc2."""
+    return {match[0]: match[3] for match in map(_RELEASED.fullmatch, tensors) if match}
 
 
 def _checked_labels(checkpoint: Path, tensors: Mapping[str, Tensor], labels: Sequence[str] | None) -> list[str]:

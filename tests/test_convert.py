@@ -1,0 +1,285 @@
+"""Released checkpoints as run folders: the same logits, and nothing taken that does not fit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from stadapter.backbones import load_backbone
+from stadapter.clips import ClipConfig
+from stadapter.convert import convert_released, read_labels
+from stadapter.errors import ArtefactError, SettingsError, STAdapterError
+from stadapter.model import build_model
+from stadapter.predict import Classifier
+from stadapter.tuning import STAdapter
+from test_golden_model import GOLDEN, clip_from_openai, part, read_golden, relative_error
+from trunks import save_trunk
+
+TOLERANCE = 1e-5
+NAMES = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_trunk(tmp_path_factory.mktemp("trunks") / "clip", "clip")
+
+
+def released_weights(trunk: Path) -> dict[str, Tensor]:
+    """Adapters in the last two blocks of the tiny CLIP trunk, as the released code would save them."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        "fc1.weight": (8, 32),
+        "fc1.bias": (8,),
+        "conv.weight": (8, 1, 3, 1, 1),
+        "conv.bias": (8,),
+        "fc2.weight": (32, 8),
+        "fc2.bias": (32,),
+    }
+    weights = {
+        f"transformer.resblocks.{block}.adapter_pre_{point}.{name}": torch.randn(shape, generator=generator)
+        for block in (1, 2)
+        for point in ("attn", "mlp")
+        for name, shape in shapes.items()
+    }
+    return weights | {"fc.weight": torch.randn(3, 32, generator=generator), "fc.bias": torch.zeros(3)}
+
+
+def write_released(path: Path, weights: dict[str, Any]) -> Path:
+    torch.save({"model": weights, "optimizer": {}, "lr_sched": {}, "loss_scaler": {}, "next_epoch": 50}, path)
+    return path
+
+
+@pytest.fixture
+def checkpoint(trunk: Path, tmp_path: Path) -> Path:
+    return write_released(tmp_path / "checkpoint-49.pth", released_weights(trunk))
+
+
+def save_golden_trunk(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> Path:
+    """The golden CLIP trunk in Hugging Face layout."""
+    vision = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=config["width"],
+            intermediate_size=4 * config["width"],
+            num_hidden_layers=config["layers"],
+            num_attention_heads=config["heads"],
+            image_size=config["resolution"],
+            patch_size=config["patch"],
+            hidden_act="quick_gelu",
+        )
+    )
+    vision.load_state_dict(clip_from_openai(weights))
+    vision.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_converted_checkpoint_gives_the_released_logits(shared: Path, tmp_path: Path, name: str) -> None:
+    golden = shared / "golden" / "model"
+    config, tensors = read_golden(golden / f"{name}.safetensors")
+    trunk = save_golden_trunk(tmp_path / "trunk", config, part(tensors, "backbone"))
+    run = convert_released(golden / f"{name}.checkpoint.pth", backbone=trunk, out=tmp_path / "run")
+
+    classifier = Classifier.load(run)
+    assert classifier.model.tuning == STAdapter(
+        width=config["adapter_width"],
+        kernel_size=tuple(config["kernel"]),
+        before_attention=config["pre_attn"],
+        before_mlp=config["pre_mlp"],
+        last_blocks=config["adapter_layers"],
+        activation=None,
+        keep_unreachable=True,
+    )
+    assert classifier.labels == tuple(str(index) for index in range(config["classes"]))
+    with torch.no_grad():
+        logits = classifier.model(tensors["input.video"].transpose(1, 2))  # (B, 3, T, H, W) -> (B, T, 3, H, W)
+    assert relative_error(logits, tensors["output.logits"]) < TOLERANCE
+
+
+def test_every_released_tensor_is_in_the_run_folder_unchanged(checkpoint: Path, trunk: Path, tmp_path: Path) -> None:
+    run = convert_released(checkpoint, backbone=trunk, out=tmp_path / "run", labels=NAMES)
+    released, stored = released_weights(trunk), load_file(run / "stadapter.safetensors")
+    assert len(stored) == len(released)
+    for theirs, ours in {
+        "transformer.resblocks.1.adapter_pre_attn.fc1.weight": "trunk.blocks.1.before_attention.down.weight",
+        "transformer.resblocks.2.adapter_pre_mlp.conv.weight": "trunk.blocks.2.before_mlp.conv.weight",
+        "transformer.resblocks.2.adapter_pre_mlp.fc2.bias": "trunk.blocks.2.before_mlp.up.bias",
+        "fc.weight": "head.classifier.weight",
+    }.items():
+        assert torch.equal(stored[ours], released[theirs]), theirs
+
+
+def test_the_clips_of_a_converted_checkpoint_are_the_released_ones(
+    checkpoint: Path, trunk: Path, tmp_path: Path
+) -> None:
+    views = {"stride_frames": 16, "num_temporal_views": 3}
+    run = convert_released(checkpoint, backbone=trunk, out=tmp_path / "run", labels=NAMES, size=32, **views)  # type: ignore[arg-type]
+    info = load_backbone(trunk).info
+    expected = ClipConfig(
+        num_frames=8,
+        size=32,
+        stride_frames=16,
+        num_temporal_views=3,
+        num_spatial_views=1,
+        resize="released",
+        mean=info.mean,
+        std=info.std,
+    )
+    assert Classifier.load(run).clip_config == expected
+
+
+def test_size_and_labels_have_defaults(checkpoint: Path, trunk: Path, tmp_path: Path) -> None:
+    classifier = Classifier.load(convert_released(checkpoint, backbone=trunk, out=tmp_path / "run"))
+    assert classifier.clip_config.size == 16  # the trunk's own
+    assert classifier.labels == ("0", "1", "2")
+    assert classifier.receipt == {"converted_from": "checkpoint-49.pth"}
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda weights: weights, lambda weights: {f"module.{k}": v for k, v in weights.items()}]
+)
+def test_bare_and_wrapped_checkpoints_are_the_same(checkpoint: Path, trunk: Path, tmp_path: Path, wrap: Any) -> None:
+    other = tmp_path / "other.pth"
+    torch.save(wrap(released_weights(trunk)), other)
+    loaded = load_backbone(trunk)
+    first = convert_released(checkpoint, backbone=loaded, out=tmp_path / "first")
+    second = convert_released(other, backbone=loaded, out=tmp_path / "second")
+    assert (first / "stadapter.safetensors").read_bytes() == (second / "stadapter.safetensors").read_bytes()
+
+
+def test_half_precision_checkpoints_become_fp32(trunk: Path, tmp_path: Path) -> None:
+    half = {name: tensor.half() for name, tensor in released_weights(trunk).items()}
+    run = convert_released(write_released(tmp_path / "half.pth", half), backbone=trunk, out=tmp_path / "run")
+    stored = load_file(run / "stadapter.safetensors")
+    assert torch.equal(stored["head.classifier.weight"], half["fc.weight"].float())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"transformer.resblocks.1.adapter_pre_mlp.fc2.bias": None}, r"missing .*1\.adapter_pre_mlp\.fc2\.bias"),
+        ({"fc.bias": None}, r"missing fc\.bias"),
+        ({"fc.weight": None}, r"lacks fc\.weight"),
+        ({"surprise": torch.zeros(2)}, "unknown surprise"),
+        ({"conv1.weight": torch.zeros(32, 3, 4, 4)}, r"unknown conv1\.weight.*nothing of the trunk"),
+        (
+            {"transformer.resblocks.2.adapter_pre_mlp.fc2.weight": torch.zeros(32, 9)},
+            r"2\.adapter_pre_mlp\.fc2\.weight has shape \(32, 9\), expected \(32, 8\)",
+        ),
+        ({"fc.weight": torch.zeros(3, 31)}, r"fc\.weight has shape \(3, 31\), expected \(3, 32\)"),
+    ],
+)
+def test_keys_and_shapes_that_do_not_fit_are_named(
+    trunk: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    weights = {name: tensor for name, tensor in (released_weights(trunk) | change).items() if tensor is not None}
+    path = write_released(tmp_path / "changed.pth", weights)
+    with pytest.raises(ArtefactError, match=message):
+        convert_released(path, backbone=trunk, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_unfitting_key_is_an_error_of_ours(trunk: Path, tmp_path: Path) -> None:
+    loaded = load_backbone(trunk)
+    for name, tensor in released_weights(trunk).items():
+        for other in (tensor.reshape(-1)[:1], torch.tensor(0.0), tensor[..., None], tensor[None]):
+            path = write_released(tmp_path / "changed.pth", released_weights(trunk) | {name: other})
+            with pytest.raises(STAdapterError):
+                convert_released(path, backbone=loaded, out=tmp_path / "run")
+
+
+def test_a_trunk_of_other_sizes_is_refused_with_both_sizes(shared: Path, trunk: Path, tmp_path: Path) -> None:
+    golden = shared / "golden" / "model" / "both.checkpoint.pth"
+    with pytest.raises(ArtefactError, match=f"3 blocks and width 64; {trunk} has 3 blocks and width 32"):
+        convert_released(golden, backbone=trunk, out=tmp_path / "run")
+
+
+def test_a_trunk_of_more_blocks_is_refused(trunk: Path, tmp_path: Path) -> None:
+    weights = {name: tensor for name, tensor in released_weights(trunk).items() if "resblocks.2" not in name}
+    path = write_released(tmp_path / "short.pth", weights)
+    with pytest.raises(ArtefactError, match="trained on a trunk of 2 blocks and width 32"):
+        convert_released(path, backbone=trunk, out=tmp_path / "run")
+
+
+def test_a_trunk_that_is_not_clip_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    other = save_trunk(tmp_path / "vit", "vit")
+    with pytest.raises(ArtefactError, match="trained on CLIP trunks"):
+        convert_released(checkpoint, backbone=other, out=tmp_path / "run")
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(trunk: Path, tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    torch.save({"model": {"fc.weight": Path("/")}}, path)
+    with pytest.raises(ArtefactError, match="not a checkpoint of tensors alone"):
+        convert_released(path, backbone=trunk, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk"])
+def test_a_damaged_checkpoint_is_refused(trunk: Path, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "damaged.pth"
+    path.write_bytes(content)
+    with pytest.raises(ArtefactError, match=r"damaged\.pth is damaged"):
+        convert_released(path, backbone=trunk, out=tmp_path / "run")
+
+
+def test_a_truncated_checkpoint_is_refused(checkpoint: Path, trunk: Path, tmp_path: Path) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-500])
+    with pytest.raises(ArtefactError, match="is damaged"):
+        convert_released(checkpoint, backbone=trunk, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"model": [1]}, {"model": {"fc.weight": 3}}, {0: torch.zeros(1)}, torch.zeros(2)], ids=str
+)
+def test_another_kind_of_file_is_refused(trunk: Path, tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "other.pth"
+    torch.save(content, path)
+    with pytest.raises(ArtefactError, match="holds no dict of tensors"):
+        convert_released(path, backbone=trunk, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("weights", [{}, {"head.weight": torch.zeros(2, 2)}], ids=["empty", "another model"])
+def test_a_checkpoint_without_adapters_is_refused(trunk: Path, tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    with pytest.raises(ArtefactError, match=r"lacks adapter_pre_….fc1.weight.*expected a checkpoint of the released"):
+        convert_released(write_released(tmp_path / "no.pth", weights), backbone=trunk, out=tmp_path / "run")
+
+
+def test_a_checkpoint_that_is_not_there_is_named(trunk: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"none\.pth: no such file"):
+        convert_released(tmp_path / "none.pth", backbone=trunk, out=tmp_path / "run")
+
+
+def test_an_existing_run_folder_is_left_alone(checkpoint: Path, trunk: Path, tmp_path: Path) -> None:
+    run = convert_released(checkpoint, backbone=trunk, out=tmp_path / "run")
+    with pytest.raises(ArtefactError, match="exists"):
+        convert_released(checkpoint, backbone=trunk, out=run)
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], "abc", ["a", "a", "b"]])
+def test_labels_that_do_not_fit_are_refused(checkpoint: Path, trunk: Path, tmp_path: Path, labels: Any) -> None:
+    with pytest.raises(SettingsError):
+        convert_released(checkpoint, backbone=trunk, out=tmp_path / "run", labels=labels)
+
+
+def test_a_size_that_the_patches_do_not_divide_is_refused(checkpoint: Path, trunk: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="size 18: .* patches of 4 pixels; the nearest size it takes is 16"):
+        convert_released(checkpoint, backbone=trunk, out=tmp_path / "run", size=18)
+
+
+def test_labels_are_read_from_a_file_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text("\ufeffpushing left\npushing, right\n\n", encoding="utf-8")
+    assert read_labels(path) == ["pushing left", "pushing, right"]
+    with pytest.raises(SettingsError, match=r"none\.txt: expected a UTF-8 text file"):
+        read_labels(tmp_path / "none.txt")
+
+
+def test_a_converted_run_says_what_it_is(checkpoint: Path, trunk: Path, tmp_path: Path) -> None:
+    run = convert_released(checkpoint, backbone=trunk, out=tmp_path / "run", labels=NAMES)
+    spec = json.loads((run / "stadapter.json").read_text(encoding="utf-8"))
+    built = build_model(backbone=trunk, labels=NAMES, tuning=Classifier.load(run).model.tuning)
+    assert spec["parameters"]["summary"] == str(built.count_parameters())

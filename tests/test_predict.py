@@ -1,0 +1,236 @@
+"""A classifier at work: the same answer from a path, from frames, in a batch, and from the evaluation."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stadapter.artefact import save_artefact
+from stadapter.backbones import load_backbone
+from stadapter.clips import ClipConfig, load_clip
+from stadapter.errors import SettingsError, STAdapterError, VideoError
+from stadapter.evaluate import evaluate
+from stadapter.manifest import read_manifest
+from stadapter.model import build_model
+from stadapter.predict import Classifier, Prediction, PredictionFailure, choose_device
+from stadapter.synthetic import write_clips
+from stadapter.tuning import STAdapter
+from stadapter.video import VideoReader
+from trunks import save_trunk
+
+LABELS = ["down", "left", "right", "up"]
+CLIP_CONFIG = ClipConfig(num_frames=3, size=16, num_temporal_views=2, num_spatial_views=3)
+
+
+@pytest.fixture(scope="module")
+def trunk_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_trunk(tmp_path_factory.mktemp("trunks") / "dinov2", "dinov2")
+
+
+@pytest.fixture(scope="module")
+def run(trunk_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = build_model(backbone=trunk_folder, labels=LABELS, tuning=STAdapter(width=4))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for tensor in model.trained_tensors().values():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
+    return save_artefact(tmp_path_factory.mktemp("runs") / "run", model, CLIP_CONFIG, receipt={"seed": 1})
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    write_clips(folder, clips_per_class=2, size=32, num_frames=12)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(run: Path) -> Classifier:
+    return Classifier.load(run)
+
+
+@pytest.fixture
+def video(clips: Path) -> Path:
+    return clips / "up" / "up_01.mp4"
+
+
+def read_all(path: Path) -> np.ndarray:
+    """The frames of a file, uint8 (T, H, W, 3)."""
+    with VideoReader(path) as reader:
+        return reader.read(range(reader.num_frames)).permute(0, 2, 3, 1).numpy()
+
+
+def test_a_prediction_names_a_class_and_scores_them_all(classifier: Classifier, video: Path) -> None:
+    prediction = classifier.predict(video)
+    assert prediction.video == str(video)
+    assert set(prediction.scores) == set(LABELS)
+    assert list(prediction.scores.values()) == sorted(prediction.scores.values(), reverse=True)
+    assert sum(prediction.scores.values()) == pytest.approx(1, abs=1e-6)
+    assert (prediction.label, prediction.score) == next(iter(prediction.scores.items()))
+    assert list(prediction.top(2)) == list(prediction.scores)[:2]
+
+
+def test_scores_are_averaged_over_the_views_after_softmax(classifier: Classifier, video: Path) -> None:
+    views = load_clip(video, CLIP_CONFIG)
+    assert len(views) == 6
+    with torch.no_grad():
+        alone = [classifier.model(classifier.model.normalise(view[None])).softmax(-1)[0] for view in views]
+    expected = dict(zip(LABELS, torch.stack(alone).mean(0).tolist(), strict=True))
+    assert classifier.predict(video).scores == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_path_and_its_frames_give_the_same_scores(classifier: Classifier, video: Path) -> None:
+    frames = read_all(video)
+    expected = classifier.predict(video).scores
+    assert classifier.predict(frames).scores == expected
+    assert classifier.predict(torch.from_numpy(frames)).scores == expected
+    assert classifier.predict(str(video)).scores == expected
+    assert classifier.predict(frames).video == "array"
+
+
+def test_prediction_and_evaluation_agree(classifier: Classifier, clips: Path) -> None:
+    report = evaluate(classifier.model, read_manifest(clips), CLIP_CONFIG, batch_size=3)
+    for row in report.predictions:
+        prediction = classifier.predict(clips / row.name)
+        assert prediction.label == row.predicted
+        assert prediction.score == pytest.approx(row.score, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_a_batch_gives_the_answers_of_single_calls_in_order(
+    classifier: Classifier, clips: Path, batch_size: int
+) -> None:
+    paths = sorted(clips.glob("*/*.mp4"))
+    results = list(classifier.predict_many(paths, batch_size=batch_size))
+    assert [result.video for result in results] == [str(path) for path in paths]
+    for path, result in zip(paths, results, strict=True):
+        assert isinstance(result, Prediction)
+        assert result.scores == pytest.approx(classifier.predict(path).scores, abs=1e-6)
+
+
+def test_a_bad_file_is_a_row_and_does_not_end_the_batch(classifier: Classifier, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "junk.mp4").write_bytes(b"no video")
+    (tmp_path / "empty").mkdir()
+    bad = [tmp_path / "junk.mp4", tmp_path / "none.mp4", tmp_path / "empty", np.zeros((0, 4, 4, 3), np.uint8)]
+    results = list(classifier.predict_many([video, *bad, video], batch_size=2))
+    assert [type(result) for result in results] == [Prediction, *[PredictionFailure] * 4, Prediction]
+    for failure, name in zip(results[1:5], ["junk.mp4", "none.mp4", "empty", "array"], strict=True):
+        assert isinstance(failure, PredictionFailure)
+        assert failure.error
+        assert name in str(failure)
+
+
+def test_a_batch_takes_videos_only_as_they_are_needed(classifier: Classifier, video: Path) -> None:
+    taken = []
+
+    def videos() -> Iterator[Path]:
+        for number in range(100):
+            taken.append(number)
+            yield video
+
+    results = classifier.predict_many(videos(), batch_size=2)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert len(taken) <= 4
+
+
+def test_no_videos_give_no_predictions(classifier: Classifier) -> None:
+    assert list(classifier.predict_many([])) == []
+
+
+def test_a_batch_size_of_none_is_refused_at_once(classifier: Classifier) -> None:
+    with pytest.raises(SettingsError, match="batch_size 0"):
+        classifier.predict_many([], batch_size=0)
+
+
+def test_a_part_of_a_file_is_classified_by_its_times(classifier: Classifier, video: Path) -> None:
+    part = classifier.predict(video, start_seconds=0.5, end_seconds=1.0)  # 10 frames a second
+    assert part.scores == pytest.approx(classifier.predict(read_all(video)[5:10]).scores, abs=1e-6)
+    assert part.scores != classifier.predict(video).scores
+
+
+def test_frames_have_no_times(classifier: Classifier, video: Path) -> None:
+    with pytest.raises(SettingsError, match="cut an array"):
+        classifier.predict(read_all(video), start_seconds=0.5)
+
+
+@pytest.mark.parametrize("frames", [np.zeros((4, 8, 8), np.uint8), np.zeros((4, 8, 8, 3), np.float32)])
+def test_what_is_no_video_is_refused(classifier: Classifier, frames: np.ndarray) -> None:
+    with pytest.raises(VideoError, match="uint8"):
+        classifier.predict(frames)
+
+
+def test_a_loaded_network_is_in_eval_mode_and_can_be_trained_on(classifier: Classifier, video: Path) -> None:
+    model = classifier.model
+    classifier.predict(video)
+    assert not model.training
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    loss = model(model.normalise(load_clip(video, CLIP_CONFIG))).square().sum()
+    gradients = torch.autograd.grad(loss, list(model.trained_tensors().values()))
+    assert any(gradient.count_nonzero() for gradient in gradients)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_labels_preprocessing_and_receipt_are_those_of_the_run(classifier: Classifier) -> None:
+    assert classifier.labels == tuple(LABELS)
+    assert classifier.clip_config == CLIP_CONFIG
+    assert classifier.receipt == {"seed": 1}
+
+
+def test_two_classifiers_share_one_loaded_trunk(run: Path, trunk_folder: Path, video: Path) -> None:
+    trunk = load_backbone(trunk_folder)
+    first, second = Classifier.load(run, backbone=trunk), Classifier.load(run, backbone=trunk)
+    for ours, theirs in zip(first.model.trunk.parameters(), second.model.trunk.parameters(), strict=True):
+        assert (ours.data_ptr() == theirs.data_ptr()) != ours.requires_grad
+    assert first.predict(video) == second.predict(video)
+
+
+def test_half_precision_names_nearly_the_same_scores(run: Path, trunk_folder: Path, video: Path) -> None:
+    trunk = load_backbone(trunk_folder)
+    full = Classifier.load(run, backbone=trunk)
+    half = Classifier.load(run, backbone=trunk, dtype=torch.bfloat16)
+    before = full.predict(video).scores
+    assert half.model.trunk.dtype == torch.bfloat16
+    assert {tensor.dtype for tensor in half.model.trained_tensors().values()} == {torch.float32}
+    assert half.predict(video).scores == pytest.approx(before, abs=0.05)
+    assert half.predict(video).scores != before
+    assert full.predict(video).scores == before
+
+
+def test_an_unusable_dtype_or_device_is_refused_before_loading() -> None:
+    with pytest.raises(SettingsError, match=r"torch\.int8.*torch\.float32"):
+        Classifier.load("nowhere", dtype=torch.int8)
+    with pytest.raises(SettingsError, match="device toaster: expected auto, cpu, cuda"):
+        Classifier.load("nowhere", device="toaster")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(SettingsError, match="device cuda"):
+        choose_device("cuda")
+
+
+def test_the_device_chosen_by_itself_is_usable() -> None:
+    torch.zeros(1, device=choose_device("auto"))
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_scores_that_are_no_numbers_are_an_error(run: Path, video: Path) -> None:
+    classifier = Classifier.load(run)
+    with torch.no_grad():
+        classifier.model.trained_tensors()["head.classifier.bias"].fill_(torch.nan)
+    with pytest.raises(STAdapterError, match=r"up_01\.mp4: the scores are not finite"):
+        classifier.predict(video)
+    (failure,) = classifier.predict_many([video])
+    assert isinstance(failure, PredictionFailure)
+
+
+def test_a_prediction_prints_as_a_line() -> None:
+    scores = dict(zip("abcdef", [0.5, 0.2, 0.1, 0.1, 0.06, 0.04], strict=True))
+    line = "clip.mp4: a 50.0%, b 20.0%, c 10.0%, d 10.0%, e 6.0%"
+    assert str(Prediction("clip.mp4", "a", 0.5, scores)) == line
+    assert str(PredictionFailure("some/clip.mp4", "clip.mp4: damaged")) == "clip.mp4: damaged"
+    assert str(PredictionFailure("clip.mp4", "damaged")) == "clip.mp4: damaged"
