@@ -1,6 +1,7 @@
-"""Where a training run stands, in one safetensors file: what learns, the optimizer's moments, the random state.
+"""Where a training run stands, in one safetensors file: what learns, the optimizer's moments, the step.
 
-Frozen weights are not in it, and nothing is pickled. It is written whole or not at all.
+Frozen weights are not in it, and nothing is pickled. It is written whole or not at all. There is no random state to
+keep: all that is random in a run is a pure function of the seed, the epoch and the position in it.
 """
 
 import json
@@ -38,9 +39,7 @@ def save_checkpoint(
     folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, progress: Progress
 ) -> Path:
     """Write `folder`/checkpoint.safetensors from the trained parameters (by name) and their AdamW optimizer."""
-    tensors: dict[str, Tensor] = {"random/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"parameter/{name}"] = parameter.detach()
         for moment in _MOMENTS:
@@ -83,7 +82,7 @@ def read_progress(folder: Path) -> Progress:
 def load_checkpoint(
     folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Put the tensors of a checkpoint back: parameters, moments, random state.
+    """Put the tensors of a checkpoint back: parameters and moments.
 
     Raises:
         ArtefactError: damaged, or made by a model with other parameters.
@@ -107,6 +106,3 @@ def load_checkpoint(
             optimizer.state[parameter] = {
                 moment: value if moment == "step" else value.to(parameter.device) for moment, value in state.items()
             }
-    torch.set_rng_state(tensors["random/cpu"])
-    if "random/cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random/cuda"])

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -158,8 +159,10 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
             read, the loss is not a number, or memory does not suffice; the message says what to do.
         KeyboardInterrupt: after a checkpoint has been written; resume goes on from there.
     """
-    folder = claim_folder(config)
     accelerator = make_accelerator(config)
+    folder = Path(config.out).expanduser()
+    if accelerator.is_main_process:
+        claim_folder(folder, resume=config.resume)
     console = console or Console(stderr=True)
     train_set, val_set = read_splits(config.data, val_fraction=config.val_fraction, val_data=config.val_data)
     trunk = load_backbone(config.backbone)
@@ -262,20 +265,21 @@ class Loop:
         prepare_trunk(self.model, self.accelerator.device, self.autocast_dtype)
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         optimizer = make_optimizer(trained, self.config)
-        dataset, batches, loader = self._loader(clip_config)
+        loader, batches = self._loader(clip_config)
         model, stepper, sharded = self.accelerator.prepare(self.model, optimizer, loader)
         saver = _Saver(self, trained, optimizer)
         if self.config.resume:
             saver.restore()
-        with self._display() as display, interruption() as interrupted:
+        with self._display() as display, interruption() as interrupted, torch.random.fork_rng():
             self._announce(display)
             for epoch in range(self.step // self.plan.steps_per_epoch, self.plan.epochs):
                 done = self.step % self.plan.steps_per_epoch
                 batches.start(epoch, done * self.config.accumulation_steps * self.accelerator.num_processes)
-                dataset.set_epoch(epoch)
+                sharded.set_epoch(epoch)  # reaches the dataset: accelerate would count epochs from 0 after resuming
                 meter = Meter(self.accelerator.device)
-                for batch in sharded:
+                for number, batch in enumerate(sharded, start=done * self.config.accumulation_steps):
                     self._note_failures(batch, display)
+                    seed_dropout(self.config.seed, epoch, number, self.accelerator.process_index)
                     set_learning_rate(optimizer, self.config, step=self.step, total=self.plan.total_steps)
                     self._learn(batch, model, stepper, meter)
                     if not self.accelerator.sync_gradients:
@@ -327,7 +331,7 @@ class Loop:
             "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
         }
 
-    def _loader(self, clip_config: ClipConfig) -> tuple[VideoDataset, "EpochBatches", "DataLoader[Any]"]:
+    def _loader(self, clip_config: ClipConfig) -> tuple["DataLoader[Any]", "EpochBatches"]:
         dataset = VideoDataset(
             self.train_set,
             clip_config,
@@ -346,7 +350,7 @@ class Loop:
             prefetch_factor=4 if self.num_workers else None,
             worker_init_fn=quiet_worker,
         )
-        return dataset, batches, loader
+        return loader, batches
 
     def _learn(self, batch: Batch, model: nn.Module, stepper: Any, meter: "Meter") -> None:
         """One batch forward and backward; the weights change when enough batches have been added up."""
@@ -486,14 +490,13 @@ class _Saver:
         loop.step, loop.failures = progress.step, dict(progress.failures)
 
 
-def claim_folder(config: TrainConfig) -> Path:
+def claim_folder(folder: Path, *, resume: bool) -> None:
     """Make the run folder, or refuse one that holds something already.
 
     Raises:
         TrainingError: it exists and `resume` is not set, is finished, or cannot be written.
     """
-    folder = Path(config.out).expanduser()
-    if config.resume:
+    if resume:
         if (folder / SPEC_NAME).is_file() and not (folder / CHECKPOINT_NAME).is_file():
             raise TrainingError(f"{folder} is a finished run: nothing to resume; use it, or choose another --out")
         read_progress(folder)
@@ -504,7 +507,6 @@ def claim_folder(config: TrainConfig) -> Path:
         (folder / METRICS_NAME).touch()
     except OSError as error:
         raise TrainingError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
-    return folder
 
 
 def make_accelerator(config: TrainConfig) -> "Accelerator":
@@ -586,6 +588,11 @@ def schedule(step: int, total: int, warmup_fraction: float) -> float:
     if step < warmup:
         return (step + 1) / math.ceil(warmup)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def seed_dropout(*key: int) -> None:
+    """Make what is random inside the model a pure function of a key, as the order of clips and their views are."""
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
 def prepare_trunk(model: VideoClassifier, device: torch.device, autocast_dtype: torch.dtype | None) -> None:

@@ -1,0 +1,355 @@
+"""The training loop on real little videos and tiny random trunks: it learns, resumes exactly, and fails in sentences."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from trunks import save_trunk
+
+from stadapter.artefact import load_artefact
+from stadapter.checkpoint import CHECKPOINT_NAME
+from stadapter.clips import load_clip
+from stadapter.errors import SettingsError, TrainingError
+from stadapter.synthetic import write_clips
+from stadapter.train import (
+    EpochBatches,
+    Meter,
+    TrainConfig,
+    check_finite,
+    make_optimizer,
+    make_plan,
+    readable_memory_errors,
+    schedule,
+    train,
+)
+from stadapter.transforms import Augmentation
+from stadapter.tuning import LinearProbe, STAdapter
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    write_clips(folder, classes=("left", "right"), clips_per_class=6, size=32, num_frames=8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_trunk(tmp_path_factory.mktemp("trunk"), "dinov2")
+
+
+@pytest.fixture
+def config(data: Path, trunk: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        data=str(data),
+        backbone=str(trunk),
+        out=str(tmp_path / "run"),
+        tuning=STAdapter(width=8),
+        val_fraction=0,
+        num_frames=4,
+        size=16,
+        epochs=2,
+        batch_size=4,
+        device="cpu",
+        precision="fp32",
+        num_workers=0,
+    )
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def run(config: TrainConfig, **changes: Any) -> Path:
+    return train(dataclasses.replace(config, **changes), console=quiet()).folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "stadapter.safetensors")
+
+
+def records(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_leaves_an_artefact_that_rebuilds_its_model(config: TrainConfig, data: Path) -> None:
+    result = train(dataclasses.replace(config, val_fraction=0.3), console=quiet())
+    artefact = load_artefact(result.folder)
+    clip = load_clip(next((data / "left").iterdir()), artefact.clip_config)
+    logits = artefact.model(artefact.model.normalise(clip))
+    assert logits.shape == (1, 2)
+    assert artefact.model.labels == ("left", "right")
+    assert artefact.receipt["metrics"] == result.metrics
+    assert {"top1", "top5", "mean_class_accuracy", "loss"} == result.metrics.keys()
+    assert not (result.folder / CHECKPOINT_NAME).exists()
+    assert records(result.folder, "train")[-1]["step"] == result.steps
+
+
+def test_it_learns_to_tell_a_clip_from_its_reverse_where_a_probe_cannot(config: TrainConfig) -> None:
+    still = Augmentation(crop="centre")
+    budget: dict[str, Any] = {"epochs": 60, "augmentation": still, "lr": 5e-3, "num_frames": 8, "batch_size": 12}
+    adapter = run(config, **budget)
+    probe = run(config, **budget, out=config.out + "-probe", tuning=LinearProbe())
+    assert records(adapter, "train")[-1]["accuracy"] > 0.9
+    assert records(probe, "train")[-1]["accuracy"] < 0.75
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_number_of_workers(config: TrainConfig) -> None:
+    one = weights(run(config))
+    two = weights(run(config, out=config.out + "-workers", num_workers=2))
+    other = weights(run(config, out=config.out + "-seed", seed=1))
+    assert same(one, two)
+    assert not same(one, other)
+
+
+def test_gradient_accumulation_equals_a_larger_batch(config: TrainConfig) -> None:
+    large = weights(run(config, batch_size=4))
+    small = weights(run(config, out=config.out + "-small", batch_size=2, accumulation_steps=2))
+    for name, tensor in large.items():
+        torch.testing.assert_close(small[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_stopped_in_the_middle_resumes_to_the_same_weights(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(config, epochs=3, dropout=0.3)
+    whole = weights(run(config))
+    halves = dataclasses.replace(config, out=config.out + "-halves")
+    stop_after(monkeypatch, steps=5)  # in the middle of the second epoch: 3 steps each
+    with pytest.raises(KeyboardInterrupt):
+        run(halves)
+    assert not (Path(halves.out) / "stadapter.json").exists()
+    monkeypatch.undo()
+    assert same(weights(run(halves, resume=True)), whole)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, *, steps: int) -> None:
+    """Send this process a real SIGTERM at the end of a step."""
+    original = Meter.add
+    calls = 0
+
+    def add(self: Meter, *args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        original(self, *args)
+        if calls == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Meter, "add", add)
+
+
+def test_a_checkpoint_holds_no_frozen_weights(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(monkeypatch, steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    names = load_file(Path(config.out) / CHECKPOINT_NAME).keys()
+    kinds = {name.partition("/")[0] for name in names}
+    assert kinds == {"parameter", "step", "exp_avg", "exp_avg_sq"}
+    assert all("before_attention" in name or "classifier" in name for name in names)
+
+
+def test_resuming_with_other_settings_names_them(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(monkeypatch, steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    with pytest.raises(TrainingError, match=r"lr was 0\.002, is 0\.1"):
+        run(config, resume=True, lr=0.1)
+
+
+def test_a_finished_run_is_neither_overwritten_nor_resumed(config: TrainConfig) -> None:
+    run(config, epochs=1)
+    with pytest.raises(TrainingError, match="exists already"):
+        run(config, epochs=1)
+    with pytest.raises(TrainingError, match="finished run"):
+        run(config, epochs=1, resume=True)
+
+
+def test_a_bad_video_is_replaced_named_and_counted(config: TrainConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "some-bad"
+    write_clips(folder, classes=("left", "right"), clips_per_class=6, size=32, num_frames=8)
+    (folder / "left" / "broken.mp4").write_bytes(b"not a video at all")
+    out = run(config, data=str(folder), max_bad_fraction=0.2)
+    assert [record["name"] for record in records(out, "unreadable")] == ["left/broken.mp4"]
+    assert list(load_artefact(out).receipt["unreadable"]) == ["left/broken.mp4"]
+
+
+def test_too_many_bad_videos_stop_the_run_with_their_names(config: TrainConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "many-bad"
+    write_clips(folder, classes=("left", "right"), clips_per_class=3, size=32, num_frames=8)
+    for path in list((folder / "left").iterdir())[:2]:
+        path.write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"of 6 videos could not be read.*left/left_0"):
+        run(config, data=str(folder))
+    assert not (Path(config.out) / "stadapter.json").exists()
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_before_anything_is_saved(config: TrainConfig) -> None:
+    with pytest.raises(TrainingError, match="the loss is"):
+        run(config, lr=1e30, gradient_clip=0, warmup_fraction=0, epochs=30)
+    assert not (Path(config.out) / "stadapter.safetensors").exists()
+    checkpoint = Path(config.out) / CHECKPOINT_NAME
+    if checkpoint.exists():
+        assert all(tensor.isfinite().all() for tensor in load_file(checkpoint).values())
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_only_finite_losses_pass(loss: float) -> None:
+    check_finite(1.0, 3)
+    with pytest.raises(TrainingError, match="--lr"):
+        check_finite(loss, 3)
+
+
+def test_out_of_memory_names_the_flags_that_help() -> None:
+    with pytest.raises(TrainingError, match=r"--batch-size.*--num-frames.*--size"), readable_memory_errors():
+        torch.empty(2**55, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="something else"), readable_memory_errors():
+        raise RuntimeError("something else")
+
+
+def test_only_matrices_are_decayed() -> None:
+    layer = torch.nn.Linear(3, 2)
+    optimizer = make_optimizer(dict(layer.named_parameters()), TrainConfig(data="d", out="o", weight_decay=0.5))
+    assert [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups] == [(0.5, 1), (0.0, 1)]
+
+
+def test_the_learning_rate_rises_then_falls_to_almost_nothing() -> None:
+    rates = [schedule(step, 100, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1)
+    assert rates.index(max(rates)) in (9, 10)
+    assert all(later <= earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert rates[-1] < 1e-3
+    assert schedule(0, 10, 0) == 1
+
+
+@pytest.mark.parametrize(("num_clips", "epochs"), [(149, 32), (8, 600), (5000, 8)])
+def test_few_clips_get_more_epochs(num_clips: int, epochs: int) -> None:
+    plan = make_plan(TrainConfig(data="d", out="o"), num_clips=num_clips)
+    assert plan.epochs == epochs
+    assert plan.total_steps >= 600
+
+
+def test_an_epoch_can_start_in_its_middle() -> None:
+    batches = EpochBatches(10, batch_size=4, seed=0)
+    batches.start(3, 0)
+    whole = list(batches)
+    batches.start(3, 1)
+    assert list(batches) == whole[1:]
+    assert len(batches) == 2
+    assert sorted(index for batch in whole for index in batch) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 18}, "nearest size"),
+        ({"device": "tpu"}, "expected auto, cpu"),
+        ({"device": "cuda"}, "not available"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"epochs": 0}, "at least 1"),
+        ({"lr": 0.0}, "above 0"),
+        ({"label_smoothing": 2.0}, "0 to 1"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(config: TrainConfig, changes: dict[str, Any], message: str) -> None:
+    if changes.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SettingsError, match=message):
+        run(config, **changes)
+
+
+def test_a_folder_that_cannot_be_written_is_named(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match="cannot write"):
+        run(config, out=str(tmp_path / "file" / "run"))
+
+
+def test_bf16_trains_and_keeps_fp32_weights(config: TrainConfig) -> None:
+    tensors = weights(run(config, precision="bf16"))
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_a_tensorboard_file_is_written_where_tensorboard_is_installed(config: TrainConfig) -> None:
+    pytest.importorskip("tensorboard")
+    assert list(run(config, epochs=4).rglob("events.out.tfevents.*"))
+
+
+def test_two_processes_train_one_model(config: TrainConfig, tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import json, sys\n"
+        "from stadapter.train import TrainConfig, train\n"
+        "from stadapter.tuning import STAdapter\n"
+        "if __name__ == '__main__':\n"
+        "    train(TrainConfig(**json.loads(sys.argv[1]), tuning=STAdapter(width=8)))\n"
+    )
+    settings = {
+        item.name: getattr(config, item.name)
+        for item in dataclasses.fields(config)
+        if item.name not in ("tuning", "augmentation")
+    }
+    settings |= {"batch_size": 2, "val_fraction": 0.3}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    done = subprocess.run(
+        [*launch, str(script), json.dumps(settings)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 x cpu" in done.stderr
+    folder = Path(config.out)
+    alone = weights(run(config, out=config.out + "-alone", batch_size=4, val_fraction=0.3))
+    together = weights(folder)
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_no_traceback_of_workers(config: TrainConfig, tmp_path: Path) -> None:
+    script = tmp_path / "one.py"
+    script.write_text(
+        "from stadapter.train import TrainConfig, train\n"
+        "from stadapter.tuning import STAdapter\n"
+        "if __name__ == '__main__':\n"
+        f"    train(TrainConfig(data={config.data!r}, backbone={config.backbone!r}, out={config.out!r}, size=16,\n"
+        "        val_fraction=0, num_frames=4, batch_size=2, epochs=500, device='cpu', num_workers=1,\n"
+        "        tuning=STAdapter(width=8)))\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    metrics = Path(config.out) / "metrics.jsonl"
+    while time.monotonic() < deadline and not (metrics.exists() and '"train"' in metrics.read_text()):
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert (Path(config.out) / CHECKPOINT_NAME).is_file(), stderr
+    assert stderr.count("Traceback") == 1, stderr  # the KeyboardInterrupt of the script itself
+    assert "KeyboardInterrupt" in stderr
