@@ -64,7 +64,9 @@ def read_progress(folder: Path) -> Progress:
     """
     path = folder / CHECKPOINT_NAME
     if not path.is_file():
-        raise ArtefactError(f"{folder} has no {CHECKPOINT_NAME}: no unfinished training to resume; start without resume")
+        raise ArtefactError(
+            f"{folder} has no {CHECKPOINT_NAME}: no unfinished training to resume; start without resume"
+        )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -79,9 +81,7 @@ def read_progress(folder: Path) -> Progress:
         raise ArtefactError(f"{path} is damaged: {error}") from error
 
 
-def load_checkpoint(
-    folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> None:
+def load_checkpoint(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
     """Put the tensors of a checkpoint back: parameters and moments.
 
     Raises:

@@ -20,7 +20,7 @@ class RunDisplay:
     def __init__(self, folder: Path, *, total_steps: int, first_step: int, console: Console | None) -> None:
         """`console` None shows nothing and writes nothing: for all processes but the first."""
         self._console = console
-        self._file = open(folder / METRICS_NAME, "a", encoding="utf-8") if console is not None else None
+        self._metrics = folder / METRICS_NAME
         self._total = total_steps
         self._started, self._first, self._last_line = time.monotonic(), first_step, 0.0
         self._bar = Progress(
@@ -42,14 +42,12 @@ class RunDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if self._file is not None:
-            self._file.close()
 
     def record(self, kind: str, **values: Any) -> None:
         """Append one JSON line: its kind, the time, and the values."""
-        if self._file is not None:
-            self._file.write(json.dumps({"kind": kind, "time": round(time.time(), 3), **values}) + "\n")
-            self._file.flush()
+        if self._console is not None:
+            with open(self._metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"kind": kind, "time": round(time.time(), 3), **values}) + "\n")
 
     def step(self, step: int, *, loss: float, accuracy: float, clips_per_second: float, **more: float) -> None:
         """Show and record the state after an optimizer step; loss and accuracy since the last call."""

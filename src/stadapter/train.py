@@ -179,6 +179,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     if accelerator.is_main_process:
         save_artefact(folder, model, clip_config, receipt=loop.receipt(metrics))
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    loop.accelerator.wait_for_everyone()
+    loop.accelerator.end_training()
     return TrainResult(folder=folder, steps=loop.plan.total_steps, report=report, metrics=metrics)
 
 
@@ -291,7 +293,6 @@ class Loop:
                         saver.save()
                         raise KeyboardInterrupt
                     saver.save_if_due(meter)
-        self.accelerator.end_training()
 
     def validate(self, val_set: Manifest, clip_config: ClipConfig) -> Report:
         """Evaluate on the held-out clips and record the figures."""
