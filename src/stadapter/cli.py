@@ -68,7 +68,9 @@ class PredictFlags:
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder that train or convert made, or the Hub id of one."""
-    videos: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO ...", help_behavior_hint="(required)")]
+    videos: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO ...", help_behavior_hint="(required)")
+    ]
     """Video files, folders of numbered images, or folders to search for both."""
     format: Literal["table", "json", "csv"] = "table"
     """table for people, json for one JSON object a line, csv."""
@@ -231,9 +233,8 @@ def parse_train_flags(arguments: Sequence[str]) -> Any:
 
     strategy = chosen_strategy(arguments, tuple(STRATEGIES))
     check_strategy_flags(arguments, strategy, STRATEGIES)
-    others = ", ".join(f"--tuning {name} --help" for name in STRATEGIES if name != strategy)
     choices: Any = tyro.extras.literal_type_from_choices(STRATEGIES)
-    named = tyro.conf.arg(name="tuning", help=f"What learns. For the flags of the others: {others}.")
+    named = tyro.conf.arg(name="tuning", help="What learns. Name one before --help to see its flags.")
     recipe = tyro.conf.arg(help="Named settings; small is for few clips and little compute.")
     dry_run = tyro.conf.arg(help="Say what would be trained, for how many steps, and stop.")
     kind = dataclasses.make_dataclass(
