@@ -130,6 +130,14 @@ def test_a_trunk_that_moved_is_found_where_the_user_says(trunk_folder: Path, tmp
         assert torch.equal(load_artefact(run, backbone=backbone).model(clips), model(clips))
 
 
+def test_a_run_can_be_used_from_another_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_trunk(tmp_path / "here" / "trunk", "clip")
+    monkeypatch.chdir(tmp_path / "here")
+    run = save_artefact(tmp_path / "run", trained_model(Path("trunk")), CLIP_CONFIG, receipt={})
+    monkeypatch.chdir(tmp_path)
+    load_artefact(run)
+
+
 def test_a_loaded_trunk_is_left_as_it_was(run: Path, trunk_folder: Path) -> None:
     trunk = load_backbone(trunk_folder)
     before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}

@@ -61,7 +61,7 @@ def save_artefact(
     spec = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "backbone": asdict(model.trunk.info),
+        "backbone": asdict(model.trunk.info) | {"name": _findable(model.trunk.info.name)},
         "tuning": tuning_to_json(model.tuning),
         "head": {"name": HEAD_NAME},
         "labels": list(model.labels),
@@ -191,6 +191,12 @@ classifier = stadapter.Classifier.load("path/to/this/folder")
 print(classifier.predict("clip.mp4"))
 ```
 """
+
+
+def _findable(name: str) -> str:
+    """A trunk's name that means the same in every working directory: a folder's absolute path, or the Hub id."""
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else name
 
 
 def _locate(run: str | os.PathLike[str]) -> Path:
