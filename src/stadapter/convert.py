@@ -86,22 +86,8 @@ def convert_released(
     trunk = backbone if isinstance(backbone, ImageViT) else load_backbone(backbone)
     _check_fits(checkpoint, tensors, trunk)
     labels = _checked_labels(checkpoint, tensors, labels)
-    size = size if size is not None else trunk.info.image_size
-    if size % trunk.info.patch_size:
-        raise SettingsError(
-            f"size {size}: the trunk cuts patches of {trunk.info.patch_size} pixels; "
-            f"the nearest size it takes is {nearest_multiple(size, trunk.info.patch_size)}"
-        )
-    clip_config = ClipConfig(
-        num_frames=num_frames,
-        size=size,
-        stride_frames=stride_frames,
-        num_temporal_views=num_temporal_views,
-        num_spatial_views=num_spatial_views,
-        resize="released",
-        mean=trunk.info.mean,
-        std=trunk.info.std,
-    )
+    views = {"num_temporal_views": num_temporal_views, "num_spatial_views": num_spatial_views}
+    clip_config = _released_clips(trunk, size, num_frames=num_frames, stride_frames=stride_frames, **views)
     model = build_model(backbone=trunk, labels=labels, tuning=infer_tuning(tensors, num_blocks=len(trunk.blocks)))
     model.load_trained(_renamed(checkpoint, tensors, model))
     return save_artefact(out, model, clip_config, receipt={"converted_from": checkpoint.name})
@@ -198,6 +184,18 @@ def _check_fits(checkpoint: Path, tensors: Mapping[str, Tensor], trunk: ImageViT
 def _pieces(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The released names of the adapters' weights -> which piece each is: fc1, conv or fc2."""
     return {match[0]: match[3] for match in map(_RELEASED.fullmatch, tensors) if match}
+
+
+def _released_clips(trunk: ImageViT, size: int | None, **settings: Any) -> ClipConfig:
+    """Clips as the released code tests with them, for this trunk; `settings` as in `ClipConfig`."""
+    info = trunk.info
+    size = size if size is not None else info.image_size
+    if size % info.patch_size:
+        raise SettingsError(
+            f"size {size}: the trunk cuts patches of {info.patch_size} pixels; "
+            f"the nearest size it takes is {nearest_multiple(size, info.patch_size)}"
+        )
+    return ClipConfig(size=size, resize="released", mean=info.mean, std=info.std, **settings)
 
 
 def _checked_labels(checkpoint: Path, tensors: Mapping[str, Tensor], labels: Sequence[str] | None) -> list[str]:
