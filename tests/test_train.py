@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from stadapter.artefact import load_artefact
 from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.clips import load_clip
-from stadapter.errors import SettingsError, TrainingError
+from stadapter.errors import DataError, SettingsError, TrainingError
 from stadapter.synthetic import write_clips
 from stadapter.train import (
     EpochBatches,
@@ -278,6 +278,22 @@ def test_a_folder_that_cannot_be_written_is_named(config: TrainConfig, tmp_path:
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainingError, match="cannot write"):
         run(config, out=str(tmp_path / "file" / "run"))
+
+
+def test_a_failed_start_leaves_no_folder_in_the_way(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        run(config, data=str(tmp_path / "typo"))
+    assert not Path(config.out).exists()
+
+
+def test_a_validation_that_fails_does_not_cost_the_training(config: TrainConfig, tmp_path: Path) -> None:
+    held_out = tmp_path / "held-out"
+    for label in ("left", "right"):
+        (held_out / label).mkdir(parents=True)
+        (held_out / label / "a.mp4").write_bytes(b"broken")
+    with pytest.raises(DataError, match="none of 2 clips"):
+        run(config, val_data=str(held_out))
+    assert load_artefact(config.out).model.labels == ("left", "right")
 
 
 def test_bf16_trains_and_keeps_fp32_weights(config: TrainConfig) -> None:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -121,9 +120,12 @@ class TrainConfig:
                 raise SettingsError(f"{name} {getattr(self, name)}: expected at least 1")
         if self.epochs is not None and self.epochs < 1:
             raise SettingsError(f"epochs {self.epochs}: expected at least 1")
-        for name in ("label_smoothing", "dropout", "val_fraction", "warmup_fraction", "max_bad_fraction"):
+        for name in ("label_smoothing", "warmup_fraction", "max_bad_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f"{name} {getattr(self, name)}: expected a share from 0 to 1")
+        for name in ("dropout", "val_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingsError(f"{name} {getattr(self, name)}: expected a share of at least 0 and below 1")
         if not self.lr > 0:
             raise SettingsError(f"lr {self.lr}: expected a learning rate above 0, such as 2e-3")
 
@@ -162,7 +164,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     accelerator = make_accelerator(config)
     folder = Path(config.out).expanduser()
     if accelerator.is_main_process:
-        claim_folder(folder, resume=config.resume)
+        refuse_folder(folder, resume=config.resume)
     console = console or Console(stderr=True)
     train_set, val_set = read_splits(config.data, val_fraction=config.val_fraction, val_data=config.val_data)
     trunk = load_backbone(config.backbone)
@@ -171,14 +173,15 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
         backbone=trunk, labels=train_set.labels, tuning=config.tuning, dropout=config.dropout, seed=config.seed
     )
     del trunk
+    if accelerator.is_main_process:
+        make_folder(folder)
     loop = Loop(config, folder, accelerator, model, train_set, console)
     with readable_memory_errors():
         loop.fit(clip_config)
+        loop.save(clip_config, metrics={})  # before validation, which may fail
         report = loop.validate(val_set, clip_config) if val_set is not None else None
     metrics = headline(report) if report is not None else {}
-    if accelerator.is_main_process:
-        save_artefact(folder, model, clip_config, receipt=loop.receipt(metrics))
-        (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    loop.save(clip_config, metrics=metrics)
     loop.accelerator.wait_for_everyone()
     loop.accelerator.end_training()
     return TrainResult(folder=folder, steps=loop.plan.total_steps, report=report, metrics=metrics)
@@ -309,9 +312,17 @@ class Loop:
             display.record("validation", step=self.step, **headline(report))
         return report
 
+    def save(self, clip_config: ClipConfig, *, metrics: Mapping[str, float]) -> None:
+        """Leave the artefact in the run folder; the checkpoint has done its work then."""
+        if self.accelerator.is_main_process:
+            save_artefact(self.folder, self.model, clip_config, receipt=self.receipt(metrics))
+            (self.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+
     def receipt(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         """What an artefact tells of its training: settings, data, versions, hardware, outcome."""
         import transformers
+
+        from stadapter import __version__
 
         return {
             "settings": settings_to_json(self.config),
@@ -323,7 +334,7 @@ class Loop:
             "metrics": dict(metrics),
             "unreadable": dict(sorted(self.failures.items())),
             "versions": {
-                "stadapter": version("stadapter"),
+                "stadapter": __version__,
                 "python": platform.python_version(),
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
@@ -491,11 +502,12 @@ class _Saver:
         loop.step, loop.failures = progress.step, dict(progress.failures)
 
 
-def claim_folder(folder: Path, *, resume: bool) -> None:
-    """Make the run folder, or refuse one that holds something already.
+def refuse_folder(folder: Path, *, resume: bool) -> None:
+    """Refuse a run folder that holds something already, or nothing to resume.
 
     Raises:
-        TrainingError: it exists and `resume` is not set, is finished, or cannot be written.
+        TrainingError: it exists and `resume` is not set, or is finished.
+        ArtefactError: there is no checkpoint to resume from, or it is damaged.
     """
     if resume:
         if (folder / SPEC_NAME).is_file() and not (folder / CHECKPOINT_NAME).is_file():
@@ -503,6 +515,14 @@ def claim_folder(folder: Path, *, resume: bool) -> None:
         read_progress(folder)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise TrainingError(f"{folder} exists already; choose another --out, or --resume an unfinished run")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the run folder and see that it can be written.
+
+    Raises:
+        TrainingError: it cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / METRICS_NAME).touch()
