@@ -1,13 +1,15 @@
 """Samples for training and evaluation: what is random, what replaces an unreadable clip, what workers see."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import stadapter.dataset as dataset_module
 from stadapter.clips import ClipConfig, load_clip
-from stadapter.dataset import Sample, VideoDataset, collate, epoch_order
+from stadapter.dataset import Sample, VideoDataset, ViewStore, collate, epoch_order
 from stadapter.errors import DataError, SettingsError
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.synthetic import write_clips
@@ -176,3 +178,60 @@ def test_the_order_of_an_epoch_is_a_permutation_of_its_own() -> None:
     assert order != epoch_order(50, seed=3, epoch=3)
     assert order != epoch_order(50, seed=4, epoch=2)
     assert epoch_order(0, seed=0, epoch=0) == []
+
+
+def test_views_drawn_ahead_are_the_views_drawn_in_their_own_epoch(manifest: Manifest, tmp_path: Path) -> None:
+    plain = training(manifest, seed=3)
+    (tmp_path / "store").mkdir()
+    store = ViewStore(
+        tmp_path / "store", num_clips=len(manifest.entries), view_shape=(4, 3, 32, 32), max_bytes=8 * 3 * 4 * 3 * 32**2
+    )
+    assert store.epochs_ahead == 3
+    ahead = VideoDataset(
+        manifest,
+        CONFIG,
+        labels=manifest.labels,
+        augmentation=Augmentation(),
+        seed=3,
+        store=store,
+        num_epochs=6,
+    )
+    loader = DataLoader(
+        ahead, batch_size=2, collate_fn=collate, num_workers=2, persistent_workers=True, multiprocessing_context="spawn"
+    )
+    for epoch in range(6):
+        ahead.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        clips = torch.cat([batch["clips"] for batch in loader])
+        expected = torch.stack([clip_of(plain[index]) for index in range(len(plain))])
+        assert torch.equal(clips, expected), epoch
+
+
+def test_a_video_is_decoded_once_for_the_epochs_that_fit(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ViewStore(tmp_path, num_clips=len(manifest.entries), view_shape=(4, 3, 32, 32), max_bytes=2**30)
+    assert store.epochs_ahead == 7
+    dataset = VideoDataset(
+        manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), store=store, num_epochs=10
+    )
+    opened = []
+    original = dataset_module.load_random_views
+
+    def count(path: Path, *args: Any, **kwargs: Any) -> torch.Tensor:
+        opened.append(len(kwargs["generators"]))
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(dataset_module, "load_random_views", count)
+    for epoch in range(10):
+        dataset.set_epoch(epoch)
+        dataset[0], dataset[3]
+    assert opened == [8, 5, 5, 2]  # clip 0 in epoch 0, clip 3 in 0 and 5, clip 0 in 8: not all in the same epoch
+
+
+def test_a_store_without_room_draws_nothing_ahead(manifest: Manifest, tmp_path: Path) -> None:
+    store = ViewStore(tmp_path, num_clips=10**9, view_shape=(4, 3, 32, 32), max_bytes=2**30)
+    assert store.epochs_ahead == 0
+    assert list(tmp_path.glob("views")) == []
+    dataset = VideoDataset(manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), store=store)
+    assert torch.equal(clip_of(dataset[1]), clip_of(training(manifest)[1]))

@@ -1,8 +1,9 @@
 """The one path from a video to a clip tensor, for training, evaluation, prediction and serving alike."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import torch
 
 from stadapter import sampling, transforms
 from stadapter.errors import SettingsError, VideoError
-from stadapter.transforms import Augmentation, Draw
+from stadapter.transforms import Augmentation
 from stadapter.video import VideoReader
 
 # V views, S spatial views, T frames, U different frames, H W pixels
@@ -71,15 +72,43 @@ def load_clip(
 
     Raises VideoError where the video cannot be read or, if asked, is shorter than a clip.
     """
-    seeds = _seeds(augmentation, generator)
-    with VideoReader(path, start_seconds, end_seconds) as reader:
-        views, frames = _read_views(reader, config, seeds)
     if augmentation is None:
-        return _test_views(frames, views, config)
-    assert seeds is not None
-    height, width = frames.shape[-2:]
-    drawn = transforms.draw(augmentation, height, width, config.size, np.random.default_rng(seeds[1]), fit=config.fit)
-    return _train_view(frames, drawn, config)[views[0]].unsqueeze(0).contiguous()
+        with VideoReader(path, start_seconds, end_seconds) as reader:
+            positions, frames = _read_views(reader, config, None)
+        return _test_views(frames, positions, config)
+    if generator is None:
+        raise SettingsError("augmentation needs a generator: pass numpy.random.default_rng(seed)")
+    return load_random_views(
+        path,
+        config,
+        augmentation=augmentation,
+        generators=[generator],
+        start_seconds=start_seconds,
+        end_seconds=end_seconds,
+    )
+
+
+def load_random_views(
+    path: str | os.PathLike[str],
+    config: ClipConfig,
+    *,
+    augmentation: Augmentation,
+    generators: Sequence[np.random.Generator],
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+) -> torch.Tensor:
+    """Several training views of a video, decoded once: (views, T, 3, size, size), one for each generator.
+
+    Each is the view that `load_clip` draws from its generator alone; decoding, which costs most, is shared.
+
+    Raises VideoError as `load_clip` does.
+    """
+    seeds = [_Seeds(*(int(seed) for seed in generator.integers(2**63, size=2))) for generator in generators]
+    with VideoReader(path, start_seconds, end_seconds) as reader:
+        positions, frames = _read_views(reader, config, [seed.time for seed in seeds])
+    return torch.stack(
+        [_train_view(frames, view, config, augmentation, seed) for view, seed in zip(positions, seeds, strict=True)]
+    )
 
 
 def clip_from_array(frames: npt.NDArray[np.uint8] | torch.Tensor, config: ClipConfig) -> torch.Tensor:
@@ -102,23 +131,20 @@ def clip_from_array(frames: npt.NDArray[np.uint8] | torch.Tensor, config: ClipCo
     return _test_views(chosen, positions, config)
 
 
-def _seeds(augmentation: Augmentation | None, generator: np.random.Generator | None) -> tuple[int, int] | None:
+class _Seeds(NamedTuple):
     """Separate seeds for time and space, so that neither depends on how many numbers the other took."""
-    if augmentation is None:
-        return None
-    if generator is None:
-        raise SettingsError("augmentation needs a generator: pass numpy.random.default_rng(seed)")
-    time_seed, space_seed = generator.integers(2**63, size=2)
-    return int(time_seed), int(space_seed)
+
+    time: int
+    space: int
 
 
 def _read_views(
-    reader: VideoReader, config: ClipConfig, seeds: tuple[int, int] | None
+    reader: VideoReader, config: ClipConfig, time_seeds: Sequence[int] | None
 ) -> tuple[list[list[int]], torch.Tensor]:
     """Decode the different frames of all views once: their positions per view, and (U, 3, H, W)."""
     while True:
         num_frames = reader.num_frames
-        views = _views(reader.path.name, num_frames, config, seeds)
+        views = _views(reader.path.name, num_frames, config, time_seeds)
         wanted, positions = _different(views)
         try:
             return positions, reader.read(wanted)
@@ -128,21 +154,24 @@ def _read_views(
                 raise
 
 
-def _views(name: str, total_frames: int, config: ClipConfig, seeds: tuple[int, int] | None) -> list[list[int]]:
-    """Frame numbers of each temporal view."""
+def _views(name: str, total_frames: int, config: ClipConfig, time_seeds: Sequence[int] | None) -> list[list[int]]:
+    """Frame numbers of each temporal view: the test views, or a random one for each seed."""
     if total_frames < config.num_frames and config.short_clips == "error":
         raise VideoError(
             f"{name}: {total_frames} frames decoded, {config.num_frames} asked for; "
-            'set short_clips="repeat" or drop it with "stadapter check"'
+            'set short_clips="repeat", or take it out of the data'
         )
-    if seeds is not None:
-        generator = np.random.default_rng(seeds[0])
-        if config.stride_frames is None:
-            return [sampling.random_uniform_indices(total_frames, config.num_frames, generator)]
-        return [sampling.random_dense_indices(total_frames, config.num_frames, config.stride_frames, generator)]
+    if time_seeds is not None:
+        return [_random_indices(total_frames, config, np.random.default_rng(seed)) for seed in time_seeds]
     if config.stride_frames is None:
         return sampling.uniform_indices(total_frames, config.num_frames, config.num_temporal_views)
     return sampling.dense_indices(total_frames, config.num_frames, config.stride_frames, config.num_temporal_views)
+
+
+def _random_indices(total_frames: int, config: ClipConfig, generator: np.random.Generator) -> list[int]:
+    if config.stride_frames is None:
+        return sampling.random_uniform_indices(total_frames, config.num_frames, generator)
+    return sampling.random_dense_indices(total_frames, config.num_frames, config.stride_frames, generator)
 
 
 def _different(views: list[list[int]]) -> tuple[list[int], list[list[int]]]:
@@ -178,10 +207,17 @@ def _released_crops(frames: torch.Tensor, config: ClipConfig) -> list[torch.Tens
     ]
 
 
-def _train_view(frames: torch.Tensor, drawn: Draw, config: ClipConfig) -> torch.Tensor:
-    """Frames (U, 3, H, W) as (U, 3, size, size), cropped, mirrored and recoloured as drawn."""
+def _train_view(
+    frames: torch.Tensor, view: Sequence[int], config: ClipConfig, augmentation: Augmentation, seeds: _Seeds
+) -> torch.Tensor:
+    """The frames of `view` among (U, 3, H, W) as (T, 3, size, size), cropped, mirrored and recoloured as drawn."""
+    height, width = frames.shape[-2:]
+    generator = np.random.default_rng(seeds.space)
+    drawn = transforms.draw(augmentation, height, width, config.size, generator, fit=config.fit)
+    wanted, (places,) = _different([list(view)])  # a repeated frame is transformed once
+    frames = frames.permute(0, 2, 3, 1)[wanted].permute(0, 3, 1, 2)  # copied as (H, W, 3): resizing is fast on that
     if config.resize == "fast":
-        return transforms.apply(drawn, frames, config.size)
+        return transforms.apply(drawn, frames, config.size)[places].contiguous()
     frames = transforms.recolour(transforms.crop(frames, drawn.window), drawn)
     frames = transforms.normalise(frames, config.mean, config.std)
-    return transforms.mirror(transforms.resize_released(frames, config.size, config.size), drawn)
+    return transforms.mirror(transforms.resize_released(frames, config.size, config.size), drawn)[places].contiguous()

@@ -2,18 +2,23 @@
 
 # B batch, V views, T frames, H W pixels
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stadapter.clips import ClipConfig, load_clip
+from stadapter.clips import ClipConfig, load_clip, load_random_views
 from stadapter.errors import DataError, SettingsError, VideoError
 from stadapter.manifest import Entry, Manifest
 from stadapter.transforms import Augmentation
+
+_MAX_EPOCHS_AHEAD = 7
 
 Failure = tuple[str, str]
 """Name of a clip that could not be read, and why."""
@@ -45,6 +50,63 @@ class Batch(TypedDict):
     """Clips that could not be read, of all the samples."""
 
 
+class ViewStore:
+    """Training views drawn ahead of their epoch, in a file that all decoding processes share.
+
+    A video is decoded once for the views of several epochs: for small data sets decoding is most of the work, and
+    views at training size are small. What is drawn does not change, as a view is a pure function of its epoch.
+
+        slots (clips, epochs ahead, T, 3, H, W) uint8      stamp (clips, epochs ahead) int64: epoch + 1, 0 for empty
+    """
+
+    def __init__(self, folder: Path, *, num_clips: int, view_shape: tuple[int, ...], max_bytes: int) -> None:
+        """Lay out as many epochs ahead as fit into `max_bytes`, at most 7; `folder` is the caller's to remove."""
+        per_epoch = num_clips * math.prod(view_shape)
+        self.epochs_ahead = min(_MAX_EPOCHS_AHEAD, max_bytes // per_epoch)
+        self._files = (folder / "views", folder / "stamps")
+        self._shapes = ((num_clips, self.epochs_ahead, *view_shape), (num_clips, self.epochs_ahead))
+        self._maps: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None = None
+        if self.epochs_ahead:
+            for file, shape, kind in zip(self._files, self._shapes, (np.uint8, np.int64), strict=True):
+                np.memmap(file, kind, "w+", shape=shape)
+
+    def epochs_to_draw(self, index: int, epoch: int) -> range:
+        """The epochs to draw clip `index` for, when it is decoded in `epoch`.
+
+        Clips end their spans in different epochs, so that about the same number is decoded in every epoch after the
+        first.
+        """
+        span = self.epochs_ahead + 1
+        return range(epoch, epoch + span - (epoch + index) % span)
+
+    def take(self, index: int, epoch: int) -> Tensor | None:
+        """The view of clip `index` in `epoch`, (T, 3, H, W), if it has been drawn."""
+        if not self.epochs_ahead:
+            return None
+        views, stamps = self._open()
+        found = np.flatnonzero(stamps[index] == epoch + 1)
+        return torch.from_numpy(views[index, found[0]].copy()) if len(found) else None
+
+    def put(self, index: int, epoch: int, views: Tensor) -> None:
+        """Keep the views (E, T, 3, H, W) of clip `index` in the E epochs from `epoch` on."""
+        slots, stamps = self._open()
+        for place, view in enumerate(views):
+            slots[index, place] = view.numpy()
+            stamps[index, place] = epoch + place + 1
+
+    def _open(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        if self._maps is None:
+            views, stamps = zip(self._files, self._shapes, strict=True)
+            self._maps = (
+                np.memmap(views[0], np.uint8, "r+", shape=views[1]),
+                np.memmap(stamps[0], np.int64, "r+", shape=stamps[1]),
+            )
+        return self._maps
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_maps": None}  # a process opens the files itself
+
+
 class VideoDataset(Dataset[Sample]):
     """The clips of a manifest.
 
@@ -62,6 +124,8 @@ class VideoDataset(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         max_bad_tries: int = 10,
+        store: ViewStore | None = None,
+        num_epochs: int | None = None,
     ) -> None:
         """Prepare to read; opens nothing.
 
@@ -72,6 +136,8 @@ class VideoDataset(Dataset[Sample]):
             augmentation: random view and colours for training; None for evaluation.
             seed: with the epoch and the clip's position it decides all that is random.
             max_bad_tries: how many unreadable clips in a row end in an error.
+            store: where views of later epochs are kept when a video is decoded; for training on the fast road.
+            num_epochs: how many epochs there will be, if that is known: no view is drawn for a later one.
 
         Raises:
             SettingsError: `max_bad_tries` below 1.
@@ -84,6 +150,8 @@ class VideoDataset(Dataset[Sample]):
         self.augmentation = augmentation
         self.seed = seed
         self.max_bad_tries = max_bad_tries
+        self.store = store
+        self.num_epochs = num_epochs
         self.targets = _targets(manifest, labels)
         # In shared memory, so that workers kept alive between epochs see a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64)
@@ -123,7 +191,10 @@ class VideoDataset(Dataset[Sample]):
             if attempt > 0:
                 chosen = (index + 1 + int(generator.integers(len(self) - 1))) % len(self)  # any other clip
             try:
-                clip = self._load(self.entries[chosen], generator)[0]
+                if attempt == 0 and self.store is not None and self.store.epochs_ahead:
+                    clip = self._stored_view(index, self.store)
+                else:
+                    clip = self._load(self.entries[chosen], generator)[0]
             except (VideoError, OSError) as error:
                 failures.append((self.entries[chosen].name, str(error)))
                 continue
@@ -133,6 +204,28 @@ class VideoDataset(Dataset[Sample]):
             f"{len(failures)} clips in a row could not be read, last {name} ({message}); "
             f"expected mostly readable videos: check the data folder"
         )
+
+    def _stored_view(self, index: int, store: ViewStore) -> Tensor:
+        """This epoch's view (T, 3, H, W): taken from the store, or drawn together with those of the next epochs."""
+        epoch = self.epoch
+        view = store.take(index, epoch)
+        if view is not None:
+            return view
+        epochs = store.epochs_to_draw(index, epoch)
+        if self.num_epochs is not None:
+            epochs = range(epoch, min(epochs.stop, self.num_epochs))
+        entry, augmentation = self.entries[index], self.augmentation
+        assert augmentation is not None
+        views = load_random_views(
+            entry.path,
+            self.clip_config,
+            augmentation=augmentation,
+            generators=[np.random.default_rng((self.seed, each, index, 0)) for each in epochs],
+            start_seconds=entry.start_seconds,
+            end_seconds=entry.end_seconds,
+        )  # (epochs, T, 3, H, W)
+        store.put(index, epoch + 1, views[1:])
+        return views[0].clone()
 
     def _load(self, entry: Entry, generator: np.random.Generator | None = None) -> Tensor:
         return load_clip(

@@ -11,6 +11,7 @@ import platform
 import shlex
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +32,7 @@ from stadapter.artefact import SPEC_NAME, save_artefact
 from stadapter.backbones import DEFAULT_BACKBONE, load_backbone
 from stadapter.checkpoint import CHECKPOINT_NAME, Progress, load_checkpoint, read_progress, save_checkpoint
 from stadapter.clips import ClipConfig
-from stadapter.dataset import Batch, VideoDataset, collate, epoch_order
+from stadapter.dataset import Batch, VideoDataset, ViewStore, collate, epoch_order
 from stadapter.errors import SettingsError, TrainingError
 from stadapter.evaluate import Report, evaluate
 from stadapter.manifest import Manifest, read_splits
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 CPU_SIZE_PIXELS = 112
 LOG_EVERY_STEPS = 10
-VOLATILE_SETTINGS = ("out", "resume", "device", "num_workers", "checkpoint_minutes")
+VOLATILE_SETTINGS = ("out", "resume", "device", "num_workers", "checkpoint_minutes", "view_store_megabytes")
 """Settings that may differ when a run is resumed: they do not change what is learned."""
 
 
@@ -111,6 +112,9 @@ class TrainConfig:
     """auto, cpu, cuda, cuda:1, mps."""
     num_workers: int | None = None
     """Processes that decode videos; default chosen from the machine, 0 decodes in the training process."""
+    view_store_megabytes: int = 1024
+    """Room for training views drawn ahead, in a temporary file, MiB: each video is then decoded once for up to 8
+    epochs, with the same outcome. 0 decodes every time; data sets too large for it do too."""
     seed: int = 0
     """Of everything random."""
     max_bad_fraction: float = 0.1
@@ -273,10 +277,14 @@ class Loop:
             TrainingError: the loss is not a number, or too many videos cannot be read.
             KeyboardInterrupt: asked to stop (Ctrl-C, SIGTERM); the state has been saved.
         """
+        with tempfile.TemporaryDirectory(prefix="stadapter-views-") as folder:
+            self._fit(clip_config, Path(folder))
+
+    def _fit(self, clip_config: ClipConfig, scratch: Path) -> None:
         prepare_trunk(self.model, self.accelerator.device, self.autocast_dtype)
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         optimizer = make_optimizer(trained, self.config)
-        loader, batches = self._loader(clip_config)
+        loader, batches = self._loader(clip_config, scratch)
         model, stepper, sharded = self.accelerator.prepare(self.model, optimizer, loader)
         saver = _Saver(self, trained, optimizer)
         if self.config.resume:
@@ -349,13 +357,15 @@ class Loop:
             "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
         }
 
-    def _loader(self, clip_config: ClipConfig) -> tuple["DataLoader[Any]", "EpochBatches"]:
+    def _loader(self, clip_config: ClipConfig, scratch: Path) -> tuple["DataLoader[Any]", "EpochBatches"]:
         dataset = VideoDataset(
             self.train_set,
             clip_config,
             labels=self.model.labels,
             augmentation=self.config.augmentation,
             seed=self.config.seed,
+            store=self._view_store(clip_config, scratch),
+            num_epochs=self.plan.epochs,
         )
         batches = EpochBatches(len(dataset), batch_size=self.config.batch_size, seed=self.config.seed)
         loader = DataLoader(
@@ -369,6 +379,16 @@ class Loop:
             worker_init_fn=quiet_worker,
         )
         return loader, batches
+
+    def _view_store(self, clip_config: ClipConfig, scratch: Path) -> ViewStore | None:
+        if clip_config.resize != "fast":
+            return None  # its views are floats, four times as large
+        return ViewStore(
+            scratch,
+            num_clips=len(self.train_set.entries),
+            view_shape=(clip_config.num_frames, 3, clip_config.size, clip_config.size),
+            max_bytes=self.config.view_store_megabytes * 2**20,
+        )
 
     def _learn(self, batch: Batch, model: nn.Module, stepper: Any, meter: "Meter") -> None:
         """One batch forward and backward; the weights change when enough batches have been added up."""
@@ -661,7 +681,7 @@ def quiet_worker(worker: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
-        os.nice(5)
+        os.nice(19)  # it reads ahead while the training threads wait; beside them it would hold up both
 
 
 @contextmanager
