@@ -337,3 +337,10 @@ def test_lora_adds_what_its_equation_says() -> None:
 def test_peft_is_imported_by_lora_alone() -> None:
     code = "import sys, stadapter.model; sys.exit('peft' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_leaving_out_what_the_head_does_not_read_changes_nothing(family: str) -> None:
+    model = build_model(backbone=make_trunk(family), labels=["a", "b"])
+    clips = torch.randn(2, 3, 3, 16, 24)
+    torch.testing.assert_close(model(clips), model.head(model.trunk(clips)), rtol=1e-5, atol=1e-6)

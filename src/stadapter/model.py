@@ -50,7 +50,7 @@ class VideoClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(trunk.info.std).view(3, 1, 1), persistent=False)
 
     def forward(self, clips: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.trunk(clips))
+        logits: Tensor = self.head(self.trunk(clips, prefix_only=self.trunk.has_class_token))
         return logits.float()
 
     def normalise(self, clips: Tensor) -> Tensor:

@@ -69,12 +69,16 @@ class Block(nn.Module):
         self.mlp = mlp
         self.scale2 = scale2 if scale2 is not None else nn.Identity()
 
-    def forward(self, x: Tensor, layout: TokenLayout, rotary: Rotary | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, layout: TokenLayout, rotary: Rotary | None = None, *, prefix_only: bool = False
+    ) -> Tensor:
         x = self.before_attention(x, layout)
         normed = self.norm1(x)
         attended = self.attention(normed) if rotary is None else self.attention(normed, position_embeddings=rotary)
         x = x + self.scale1(attended[0])
         x = self.before_mlp(x, layout)
+        if prefix_only:  # nothing after this mixes tokens
+            x = x[:, : layout.num_prefix]
         update: Tensor = self.scale2(self.mlp(self.norm2(x)))
         return x + update
 
@@ -99,6 +103,18 @@ class BackboneInfo:
     """Per-channel mean that inputs in [0, 1] are normalised with."""
     std: tuple[float, float, float]
     """Per-channel standard deviation that inputs in [0, 1] are normalised with."""
+
+    def check_size(self, size: int) -> None:
+        """Refuse a side of a clip, in pixels, that the trunk cannot cut into patches.
+
+        Raises:
+            SettingsError: the patch size does not divide it; the message names the nearest size.
+        """
+        if size % self.patch_size:
+            raise SettingsError(
+                f"size {size}: the trunk cuts patches of {self.patch_size} pixels; "
+                f"the nearest size it takes is {nearest_multiple(size, self.patch_size)}"
+            )
 
 
 class ImageViT(nn.Module):
@@ -178,13 +194,15 @@ class ImageViT(nn.Module):
             if hasattr(config, "_attn_implementation"):
                 config._attn_implementation = implementation
 
-    def forward(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, *, prefix_only: bool = False) -> Tensor:
+        """Tokens of the last block; with `prefix_only` the prefix tokens alone (B, T, num_prefix, D), for less work."""
         layout = self._layout(clips)
         images = clips.flatten(0, 1).to(self.dtype)  # (B*T, 3, H, W)
         rotary = self.rotary(images) if self.rotary is not None else None
         x: Tensor = self.pre_norm(self._embed(self.embeddings, images))  # (B*T, N, D)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, layout, rotary)
+        x = self.blocks[-1](x, layout, rotary, prefix_only=prefix_only)
         return x.view(-1, layout.num_frames, *x.shape[1:])  # (B, T, N, D)
 
     def _layout(self, clips: Tensor) -> TokenLayout:
@@ -194,11 +212,8 @@ class ImageViT(nn.Module):
         if not clips.is_floating_point():
             raise SettingsError(f"clips of {clips.dtype}: expected normalised floats; model.normalise makes them")
         num_frames, height, width, patch = clips.shape[1], clips.shape[3], clips.shape[4], self.info.patch_size
-        if height % patch or width % patch:
-            raise SettingsError(
-                f"clips of {height}x{width} pixels: the trunk cuts patches of {patch}; use multiples of it, "
-                f"for example {nearest_multiple(height, patch)}x{nearest_multiple(width, patch)}"
-            )
+        self.info.check_size(height)
+        self.info.check_size(width)
         return TokenLayout(num_frames, self.num_prefix, height // patch, width // patch)
 
 
