@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -199,6 +200,12 @@ def test_arrays_of_another_kind_are_refused_with_what_was_found(
     frames: npt.NDArray[np.uint8] | torch.Tensor,
 ) -> None:
     with pytest.raises(VideoError, match=r"found, uint8 \(T, H, W, 3\)"):
+        clip_from_array(frames, SMALL)
+
+
+@pytest.mark.parametrize("frames", [None, [np.zeros((48, 64, 3), np.uint8)], b"clip.mp4"])
+def test_what_is_no_array_is_refused_with_what_to_do(frames: Any) -> None:
+    with pytest.raises(VideoError, match=rf"^{type(frames).__name__} found; .*numpy\.stack"):
         clip_from_array(frames, SMALL)
 
 

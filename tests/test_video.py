@@ -1,6 +1,9 @@
 """Frames read by number equal those of a full decode, in every container and road; bad videos say what is wrong."""
 
 import math
+import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -320,6 +323,49 @@ def test_a_folder_of_images_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     (tmp_path / "frames" / "flow_1.png").touch()
     with pytest.raises(VideoError, match="2 image sequences"):
         VideoReader(tmp_path / "frames")
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The start of a PNG that says it is as large as this."""
+    chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT"]
+    framed = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def test_an_image_too_large_to_decode_is_refused_by_name(tmp_path: Path) -> None:
+    write_images(tmp_path / "frames", ".png", range(2))
+    (tmp_path / "frames" / "frame_1.png").write_bytes(png_header(20_000, 20_000))
+    with pytest.raises(VideoError, match=r"frames/frame_1\.png: not a readable image \(Image size \(400000000 pixels"):
+        read_frames(tmp_path / "frames", [1])
+
+
+@pytest.mark.parametrize("step", ["_open", "_entry", "_pixels"])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("internal\nmore"), av.error.PatchWelcomeError(1, "odd")])
+def test_whatever_a_decoder_raises_names_the_file(
+    step: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", 5)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(video, step, fail)
+    with pytest.raises(
+        VideoError, match=r"^clip\.mp4: cannot be decoded \([^\n]+\); the file is damaged, or too large$"
+    ):
+        read_frames(path, [0])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match=r"pipe\.mp4: a pipe or a device; expected a regular file"):
+        VideoReader(tmp_path / "pipe.mp4")
+
+
+def test_an_empty_path_is_not_the_working_directory() -> None:
+    with pytest.raises(VideoError, match="an empty path"):
+        VideoReader("")
 
 
 def test_probe_tells_size_rate_and_length(tmp_path: Path) -> None:

@@ -117,6 +117,11 @@ def clip_from_array(frames: npt.NDArray[np.uint8] | torch.Tensor, config: ClipCo
     Frames are uint8 RGB: (T, H, W, 3), or (T, 3, H, W) as `read_frames` gives them.
     Raises VideoError for any other shape or type, or for no frames.
     """
+    if not isinstance(frames, np.ndarray | torch.Tensor):
+        raise VideoError(
+            f"{type(frames).__name__} found; expected the path of a video, or its frames as one uint8 array "
+            "(T, H, W, 3): numpy.stack makes one of a list"
+        )
     shape = tuple(frames.shape)
     if len(shape) != 4 or 3 not in (shape[1], shape[3]) or str(frames.dtype).split(".")[-1] != "uint8":
         raise VideoError(

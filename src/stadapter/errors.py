@@ -1,5 +1,7 @@
 """Every error a user can meet. Each message says what was found, what was expected, and what to do."""
 
+from collections.abc import Sequence
+
 
 class STAdapterError(Exception):
     """Base of all errors raised by this package on purpose."""
@@ -27,3 +29,28 @@ class TrainingError(STAdapterError):
 
 class SettingsError(STAdapterError, ValueError):
     """A setting, or a combination of settings, that has no meaning."""
+
+
+def listed(names: Sequence[str], limit: int = 5, *, separator: str = ", ") -> str:
+    """What a message shows of names that may be many: the first few, and how many more there are.
+
+    >>> listed(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return separator.join(names[:limit]) + more if names else "nothing"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "class"), counted(2, "class"), counted(0, "clip")
+    ('1 class', '2 classes', '0 clips')
+    """
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says went wrong, or the kind of its error where it says nothing."""
+    return (str(error).strip() or type(error).__name__).split("\n", 1)[0]

@@ -5,6 +5,7 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
-from stadapter.errors import VideoError
+from stadapter.errors import VideoError, first_line
 
 # T frames, H W pixels
 
@@ -87,13 +88,16 @@ class VideoReader:
         start_seconds: float | None = None,
         end_seconds: float | None = None,
     ) -> None:
+        if not os.fspath(path):
+            raise VideoError("an empty path; expected a video file or a folder of numbered images")
         self.path = Path(path)
         _require_segment(self.path, start_seconds, end_seconds)
         self._source: _ImageFolder | _VideoFile
-        if self.path.is_dir():
-            self._source = _ImageFolder(self.path, start_seconds, end_seconds)
-        else:
-            self._source = _VideoFile(self.path, start_seconds, end_seconds)
+        with _decoder_errors_named(self.path):
+            if self.path.is_dir():
+                self._source = _ImageFolder(self.path, start_seconds, end_seconds)
+            else:
+                self._source = _VideoFile(self.path, start_seconds, end_seconds)
 
     @property
     def num_frames(self) -> int:
@@ -117,14 +121,15 @@ class VideoReader:
                 f"{self.path.name}: frame {max(wanted)} asked for, but there are {self.num_frames} frames "
                 f"(0 to {self.num_frames - 1})"
             )
-        pixels = self._source.read(set(wanted))
-        missing = sorted(set(wanted) - pixels.keys())
-        if missing:
-            raise VideoError(
-                f"{self.path.name}: {self.num_frames} frames decoded, frame {missing[-1]} asked for; "
-                "the file is truncated or damaged"
-            )
-        frames = np.stack([pixels[index] for index in wanted])  # (T, H, W, 3)
+        with _decoder_errors_named(self.path):
+            pixels = self._source.read(set(wanted))
+            missing = sorted(set(wanted) - pixels.keys())
+            if missing:
+                raise VideoError(
+                    f"{self.path.name}: {self.num_frames} frames decoded, frame {missing[-1]} asked for; "
+                    "the file is truncated or damaged"
+                )
+            frames = np.stack([pixels[index] for index in wanted])  # (T, H, W, 3)
         return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
     def info(self) -> VideoInfo:
@@ -215,8 +220,8 @@ class _ImageFolder:
         try:
             with Image.open(file) as image:
                 return np.array(image.convert("RGB"))
-        except (OSError, ValueError) as error:
-            raise VideoError(f"{file.parent.name}/{file.name}: not a readable image ({error})") from error
+        except Exception as error:  # a type of its own for each kind of damage, and for an image that is too large
+            raise VideoError(f"{file.parent.name}/{file.name}: not a readable image ({first_line(error)})") from error
 
 
 class _Entry(NamedTuple):
@@ -430,10 +435,28 @@ class _VideoFile:
         return range(start, stop)
 
 
+@contextmanager
+def _decoder_errors_named(path: Path) -> Iterator[None]:
+    """Turn whatever decoding raises into a VideoError that names the file.
+
+    FFmpeg's errors are of dozens of types, and a damaged header may ask for more memory than there is; one bad video
+    must never end a run.
+    """
+    try:
+        yield
+    except VideoError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {first_line(error)}"
+        raise VideoError(f"{path.name}: cannot be decoded ({reason}); the file is damaged, or too large") from error
+
+
 def _open(path: Path) -> tuple[InputContainer, VideoStream]:
     """Open a file and pick its video stream. One decoder thread: loader workers run side by side."""
     if not path.exists():
         raise VideoError(f"{path}: no such file or folder")
+    if not path.is_file():
+        raise VideoError(f"{path}: a pipe or a device; expected a regular file, which can be read twice: save it first")
     if path.stat().st_size == 0:
         raise VideoError(f"{path.name}: the file is empty (0 bytes)")
     try:
