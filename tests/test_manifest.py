@@ -114,13 +114,13 @@ def test_a_folder_of_other_files_says_what_was_found(tmp_path: Path) -> None:
 
 def test_videos_without_class_folders_are_an_error_that_counts_them(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "b.mp4")
-    with pytest.raises(DataError, match=r"2 videos lie in it without a class folder \(a.mp4, b.mp4\)"):
+    with pytest.raises(DataError, match=r"2 videos in it without a class folder \(a.mp4, b.mp4\)"):
         read_manifest(tmp_path)
 
 
 def test_class_folders_without_videos_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "up/a.mp4", "empty/notes.txt").joinpath("bare").mkdir()
-    with pytest.raises(DataError, match=r"2 class folders hold no video: bare/, empty/"):
+    with pytest.raises(DataError, match=r"2 class folders without a video: bare/, empty/"):
         read_manifest(tmp_path)
 
 
@@ -166,6 +166,17 @@ def test_a_csv_that_cannot_be_understood_says_where_and_why(tmp_path: Path, text
         read_manifest(write(tmp_path / "list.csv", text))
 
 
+def test_a_header_without_clips_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "clips.csv", "path,label\n\n")
+    with pytest.raises(DataError, match=r"clips\.csv has a header and no clips"):
+        read_manifest(path)
+
+
+def test_an_empty_name_is_not_the_working_directory() -> None:
+    with pytest.raises(DataError, match="an empty path"):
+        read_manifest("")
+
+
 def test_a_list_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(DataError, match="cannot be read as a UTF-8 text list"):
@@ -178,7 +189,7 @@ def test_missing_files_are_counted_and_named_and_the_others_kept(tmp_path: Path)
     assert names(manifest) == ["a.mp4", "b.mp4"]
     assert manifest.missing == ("gone.mp4",)
     assert manifest.labels == ("down", "up")
-    assert manifest.notes() == ["1 of 3 listed clips do not exist: gone.mp4"]
+    assert manifest.notes() == ["1 of 3 listed clips not found: gone.mp4"]
 
 
 def test_a_list_of_which_nothing_exists_says_where_it_looked(tmp_path: Path) -> None:
@@ -297,7 +308,7 @@ def test_validation_folders_without_a_train_folder_are_an_error(tmp_path: Path) 
 
 def test_validation_labels_that_training_lacks_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "train/up/a.mp4", "train/down/b.mp4", "val/sideways/c.mp4")
-    with pytest.raises(DataError, match=r"1 validation classes are not in the training data: sideways"):
+    with pytest.raises(DataError, match=r"1 validation class not in the training data: sideways"):
         read_splits(tmp_path)
 
 
@@ -360,7 +371,7 @@ def test_one_class_only_is_refused_for_training_and_read_for_evaluation(tmp_path
 
 def test_a_class_with_one_video_cannot_be_split_and_is_named(tmp_path: Path) -> None:
     touch(make_gestures(tmp_path), "rare/only.mp4")
-    with pytest.raises(DataError, match=r"1 classes have one video only: rare;.*--val-fraction 0"):
+    with pytest.raises(DataError, match=r"1 class with one video only: rare;.*--val-fraction 0"):
         read_splits(tmp_path)
 
 
@@ -368,7 +379,7 @@ def test_clips_without_labels_are_read_and_refused_for_training(tmp_path: Path) 
     touch(tmp_path, "a.mp4", "b.mp4")
     listed = write(tmp_path / "l.csv", "path\na.mp4\nb.mp4\n")
     assert [entry.label for entry in read_manifest(listed).entries] == [None, None]
-    with pytest.raises(DataError, match="2 clips have no label"):
+    with pytest.raises(DataError, match="2 clips without a label"):
         read_splits(listed)
 
 

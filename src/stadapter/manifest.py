@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stadapter.errors import DataError, SettingsError
+from stadapter.errors import DataError, SettingsError, counted, listed
 from stadapter.video import is_video
 
 TRAIN_FOLDER = "train"
@@ -89,9 +89,11 @@ class Manifest:
         notes = []
         if self.missing:
             total = len(self.entries) + len(self.missing)
-            notes.append(f"{len(self.missing)} of {total} listed clips do not exist: {_some(self.missing)}")
+            notes.append(f"{len(self.missing)} of {counted(total, 'listed clip')} not found: {listed(self.missing)}")
         if self.ignored:
-            notes.append(f"{len(self.ignored)} files are no labelled videos, ignored: {_some(self.ignored)}")
+            notes.append(
+                f"{counted(len(self.ignored), 'file')} ignored, without a label or no video: {listed(self.ignored)}"
+            )
         return notes
 
 
@@ -153,8 +155,8 @@ def read_splits(
         return _hold_out(train, val_fraction)
     if unknown := sorted(set(val.labels) - set(train.labels)):
         raise DataError(
-            f"{len(unknown)} validation classes are not in the training data: {_some(unknown)}; "
-            f"training has {_some(train.labels)}"
+            f"{counted(len(unknown), 'validation class')} not in the training data: {listed(unknown)}; "
+            f"training has {listed(train.labels)}"
         )
     return train, val
 
@@ -187,12 +189,9 @@ def sort_labels(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path):
+        raise DataError("an empty path; expected a folder or a list")  # Path("") would be the working directory
     return Path(os.path.abspath(Path(path).expanduser()))
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _size(path: Path) -> int:
@@ -286,7 +285,8 @@ def _read_class_folders(folder: Path, root: Path) -> Manifest:
         raise DataError(_nothing_found(folder, loose, ignored))
     if empty:
         raise DataError(
-            f"{folder}: {len(empty)} class folders hold no video: {_some(empty)}; add videos or move them elsewhere"
+            f"{folder}: {counted(len(empty), 'class folder')} without a video: {listed(empty)}; "
+            "add videos or move them elsewhere"
         )
     labels = sort_labels([entry.label for entry in entries if entry.label is not None])
     return Manifest(tuple(entries), labels, ignored=tuple(loose + ignored))
@@ -296,10 +296,10 @@ def _nothing_found(folder: Path, loose: Sequence[str], ignored: Sequence[str]) -
     expected = f"expected one folder per class, such as {folder.name}/wave/clip.mp4"
     if loose:
         return (
-            f"{folder}: {len(loose)} videos lie in it without a class folder ({_some(loose, 3)}); {expected} "
+            f"{folder}: {counted(len(loose), 'video')} in it without a class folder ({listed(loose, 3)}); {expected} "
             f"(a folder of numbered images is one video)"
         )
-    found = f"no video, only {_some(ignored, 3)}" if ignored else "no files"
+    found = f"no video, only {listed(ignored, 3)}" if ignored else "no files"
     return f"{folder}: found {found}; {expected}"
 
 
@@ -313,17 +313,19 @@ def _read_list(source: Path, root: Path) -> Manifest:
     if not text.strip():
         raise DataError(f"{source} is empty; expected lines of path,label or of <path> <class number>")
     released = _is_released(source, text)
-    listed = list(_released_rows(text, root) if released else _csv_rows(source, text, root))
-    _check_one_label(source, listed)
-    present = [entry.path.exists() for entry in listed]
+    rows = list(_released_rows(text, root) if released else _csv_rows(source, text, root))
+    if not rows:
+        raise DataError(f"{source} has a header and no clips; expected a line path,label for each clip below it")
+    _check_one_label(source, rows)
+    present = [entry.path.exists() for entry in rows]
     if not any(present):
         form = "<path> <class number>" if released else "path,label"
         raise DataError(
-            f"{source}: read as {form}, none of its {len(listed)} files exists, first {listed[0].path}; "
+            f"{source}: read as {form}, none of its {counted(len(rows), 'file')} exists, first {rows[0].path}; "
             f"expected paths relative to {root}: give another root if they start elsewhere"
         )
-    entries = tuple(entry for entry, exists in zip(listed, present, strict=True) if exists)
-    missing = tuple(entry.name for entry, exists in zip(listed, present, strict=True) if not exists)
+    entries = tuple(entry for entry, exists in zip(rows, present, strict=True) if exists)
+    missing = tuple(entry.name for entry, exists in zip(rows, present, strict=True) if not exists)
     labels = sort_labels([entry.label for entry in entries if entry.label is not None])
     return Manifest(entries, labels, missing=missing)
 
@@ -425,7 +427,9 @@ def _check_one_label(source: Path, entries: Sequence[Entry]) -> None:
 def _check_trainable(manifest: Manifest, data: str | os.PathLike[str]) -> None:
     unlabelled = [entry.name for entry in manifest.entries if entry.label is None]
     if unlabelled:
-        raise DataError(f"{data}: {len(unlabelled)} clips have no label ({_some(unlabelled, 3)}); add a label column")
+        raise DataError(
+            f"{data}: {counted(len(unlabelled), 'clip')} without a label ({listed(unlabelled, 3)}); add a label column"
+        )
     if len(manifest.labels) < 2:
         raise DataError(f"{data}: found one class only, {manifest.labels[0]!r}; expected at least two to tell apart")
 
@@ -437,16 +441,16 @@ def _hold_out(manifest: Manifest, fraction: float) -> tuple[Manifest, Manifest]:
         names[entry.label].append(entry.name)
     held: set[tuple[str, str]] = set()
     alone = []
-    for label, listed in names.items():
-        ordered = sorted(set(listed), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    for label, of_class in names.items():
+        ordered = sorted(set(of_class), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
         if len(ordered) < 2:
             alone.append(label)
         num_held = min(max(1, round(fraction * len(ordered))), len(ordered) - 1)
         held.update((label, name) for name in ordered[:num_held])
     if alone:
         raise DataError(
-            f"{len(alone)} classes have one video only: {_some(alone)}; expected two or more to hold one out "
-            f"for validation: add videos, give validation data, or train on everything with --val-fraction 0"
+            f"{counted(len(alone), 'class')} with one video only: {listed(alone)}; expected two or more to hold "
+            f"one out for validation: add videos, give validation data, or train on everything with --val-fraction 0"
         )
     train = tuple(entry for entry in manifest.entries if (entry.label, entry.name) not in held)
     val = tuple(entry for entry in manifest.entries if (entry.label, entry.name) in held)

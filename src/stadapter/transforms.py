@@ -25,11 +25,9 @@ class Augmentation:
     """Random changes of a training clip, drawn once per clip and the same on every frame."""
 
     crop: Literal["random_resized", "short_side_jitter", "centre"] = "random_resized"
-    """random_resized: a window of random area and shape. short_side_jitter: a random square of a randomly
-    enlarged clip, as released for Kinetics-400. centre: no randomness."""
+    """random_resized: a window of random area and shape; short_side_jitter: a square, as released; centre: no draw."""
     scale: tuple[float, float] = (0.4, 1.0)
-    """Smallest and largest draw: the window's share of the frame's area for random_resized (at most 1), the
-    short side over the clip's size for short_side_jitter (at least 1)."""
+    """Window's share of the area for random_resized, 0 to 1; short side over size for short_side_jitter, from 1."""
     ratio: tuple[float, float] = (0.75, 1.3333)
     """Smallest and largest width over height of a random_resized window."""
     flip: bool = False
