@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from stadapter.clips import ClipConfig, load_clip
-from stadapter.errors import DataError, STAdapterError
+from stadapter.errors import DataError, SettingsError, STAdapterError
 from stadapter.evaluate import confusion_table, evaluate, tables
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.synthetic import write_clips
@@ -202,8 +202,16 @@ def test_labels_that_the_model_does_not_know_are_named(manifest: Manifest) -> No
 
 def test_scores_that_are_no_numbers_are_an_error(manifest: Manifest) -> None:
     answers = [*ANSWERS[:5], [math.nan, 0.0, 0.0, 0.0]]
-    with pytest.raises(STAdapterError, match=r"scores of 1 of 6 clips are not finite numbers, first up/up_01.mp4"):
+    with pytest.raises(STAdapterError, match=r"^up/up_01\.mp4: the scores are not finite numbers"):
         evaluate(knowing(manifest, LABELS, answers), manifest, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"batch_size": 0}, "batch_size 0: .* 1"), ({"num_workers": -1}, "num_workers -1: .* 0")]
+)
+def test_a_setting_without_meaning_is_refused(manifest: Manifest, settings: dict[str, int], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG, **settings)  # type: ignore[arg-type]
 
 
 def test_progress_counts_every_clip(manifest: Manifest) -> None:

@@ -172,6 +172,8 @@ def test_a_model_is_built_from_a_folder_as_from_a_loaded_trunk(tmp_path: Path) -
         ({"labels": ["a", "b", "a"]}, "given twice: a"),
         ({"dropout": 1.0}, "dropout 1.0"),
         ({"dropout": -0.1}, "dropout -0.1"),
+        ({"tuning": "lora"}, r"tuning 'lora': expected a strategy .* stadapter\.LoRA\(\)"),
+        ({"tuning": LoRA}, "such as stadapter"),
     ],
 )
 def test_settings_without_meaning_are_refused(settings: dict[str, Any], reason: str) -> None:

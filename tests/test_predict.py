@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig, load_clip
 from stadapter.errors import SettingsError, STAdapterError, VideoError
 from stadapter.evaluate import evaluate
+from stadapter.machine import choose_device
 from stadapter.manifest import read_manifest
 from stadapter.model import build_model
-from stadapter.predict import Classifier, Prediction, PredictionFailure, choose_device
+from stadapter.predict import Classifier, Prediction, PredictionFailure
 from stadapter.synthetic import write_clips
 from stadapter.tuning import STAdapter
 from stadapter.video import VideoReader
@@ -211,6 +213,17 @@ def test_an_unusable_dtype_or_device_is_refused_before_loading() -> None:
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(SettingsError, match="device cuda"):
         choose_device("cuda")
+
+
+@pytest.mark.parametrize("nothing", [None, [np.zeros((8, 32, 32, 3), np.uint8)]])
+def test_what_is_no_video_is_refused_by_its_kind(classifier: Classifier, nothing: Any) -> None:
+    with pytest.raises(VideoError, match=f"{type(nothing).__name__} found"):
+        classifier.predict(nothing)
+
+
+def test_one_path_for_many_videos_is_refused(classifier: Classifier) -> None:
+    with pytest.raises(SettingsError, match=r"videos 'clip\.mp4': expected several"):
+        classifier.predict_many("clip.mp4")
 
 
 def test_the_device_chosen_by_itself_is_usable() -> None:

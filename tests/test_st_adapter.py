@@ -204,6 +204,8 @@ def test_an_adapted_trunk_starts_as_the_trunk_and_every_adapter_can_learn(
         ({"kernel_size": (3, 4, 4)}, "odd"),
         ({"kernel_size": (-1, 1, 1)}, "positive"),
         ({"kernel_size": (3, 1)}, "three"),
+        ({"kernel_size": 3}, r"kernel_size 3: expected three odd positive numbers"),
+        ({"kernel_size": (3.0, 1, 1)}, "odd"),
         ({"activation": "relu"}, "slope 0 at 0.*would never learn"),
         ({"activation": "sine"}, "'sine': expected one of gelu, silu, tanh or None"),
         ({"width": 0}, "width 0: expected at least 1"),

@@ -1,24 +1,25 @@
 """How good a classifier is on labelled clips: accuracies, table by class, confusion matrix, every answer."""
 
-# B batch, V views, T frames, H W pixels, C classes
+# B batch, C classes
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from stadapter.clips import ClipConfig
 from stadapter.dataset import Failure, Sample, VideoDataset, collate
-from stadapter.errors import DataError, STAdapterError
+from stadapter.errors import DataError, SettingsError
 from stadapter.manifest import Manifest
+from stadapter.model import ClipClassifier, check_finite_scores, view_scores
 
 if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
@@ -27,24 +28,6 @@ _MAX_MATRIX_CLASSES = 20
 
 Row = tuple[int, list[float]]
 """Position of a clip in the manifest, and its score for every class."""
-
-
-class ClipClassifier(Protocol):
-    """What evaluation asks of a model, an `nn.Module`."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names, in the order of the logits."""
-
-    def normalise(self, clips: Tensor) -> Tensor:
-        """uint8 or float (..., T, 3, H, W) to normalised float of the same shape."""
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
-    def modules(self) -> Iterator[nn.Module]: ...
-
-    def __call__(self, clips: Tensor) -> Any:
-        """Normalised float (B, T, 3, H, W) to logits (B, C)."""
 
 
 @dataclass(frozen=True)
@@ -133,15 +116,25 @@ def evaluate(
         progress: called with the number of clips done and to do by this process, after every batch.
 
     Raises:
+        SettingsError: a batch size below 1, or fewer than 0 workers.
         DataError: a clip without a label or with one the model does not know; not one clip could be read.
         STAdapterError: the model's scores are not finite.
     """
+    for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        if value < least:
+            raise SettingsError(f"{name} {value}: expected at least {least}")
     dataset = VideoDataset(manifest, clip_config, labels=model.labels)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     share = Subset(dataset, range(rank, len(dataset), world))
-    device = next(model.parameters()).device
-    with _inference(model), torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-        rows, failures = _classify(model, share, device, batch_size, num_workers, progress)
+    with _eval_mode(model):
+        rows, failures = _classify(
+            model,
+            share,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            autocast_dtype=autocast_dtype,
+            progress=progress,
+        )
     if accelerator is not None:
         from accelerate.utils.operations import gather_object
 
@@ -160,9 +153,9 @@ def summary_table(report: Report) -> Table:
     table.add_column(justify="left")
     table.add_column(justify="right")
     table.add_row("clips", str(report.num_clips))
-    table.add_row("top-1", _percent(report.top1))
-    table.add_row(f"top-{min(5, len(report.labels))}", _percent(report.top5))
-    table.add_row("mean class accuracy", _percent(report.mean_class_accuracy))
+    table.add_row("top-1", percent(report.top1))
+    table.add_row(f"top-{min(5, len(report.labels))}", percent(report.top5))
+    table.add_row("mean class accuracy", percent(report.mean_class_accuracy))
     table.add_row("loss", f"{report.loss:.4f}")
     table.add_row("clips that could not be read", str(len(report.failures)))
     for name, message in report.failures[:5]:
@@ -184,8 +177,8 @@ def class_table(report: Report) -> Table:
         table.add_row(
             Text(result.label),
             str(result.num_clips),
-            _percent(result.accuracy),
-            _percent(result.precision),
+            percent(result.accuracy),
+            percent(result.precision),
             Text(mistaken),
         )
     return table
@@ -222,19 +215,19 @@ def _error_table(report: Report) -> Table:
     return table
 
 
-def _percent(fraction: float | None) -> str:
+def percent(fraction: float | None) -> str:
+    """A share of 1, as people read it; nothing for None."""
     return "" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 @contextmanager
-def _inference(model: ClipClassifier) -> Iterator[None]:
-    """Eval mode without gradients; every module gets back the mode it had."""
+def _eval_mode(model: ClipClassifier) -> Iterator[None]:
+    """Eval mode; every module gets back the mode it had."""
     modes = [(module, module.training) for module in model.modules()]
     for module, _ in modes:
         module.training = False
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
@@ -243,9 +236,10 @@ def _inference(model: ClipClassifier) -> Iterator[None]:
 def _classify(
     model: ClipClassifier,
     share: "Subset[Sample]",
-    device: torch.device,
+    *,
     batch_size: int,
     num_workers: int,
+    autocast_dtype: torch.dtype | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Row], list[Failure]]:
     """The scores of the readable clips among `share`, and the failures of the others."""
@@ -254,27 +248,18 @@ def _classify(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=collate,
-        pin_memory=device.type == "cuda",
+        pin_memory=next(model.parameters()).is_cuda,
     )
     rows: list[Row] = []
     failures: list[Failure] = []
     for batch in loader:
         failures += batch["failures"]
         if len(batch["indices"]):
-            scores = _scores(model, batch["clips"], device, batch_size)
+            scores = view_scores(model, batch["clips"], autocast_dtype=autocast_dtype, views_at_once=batch_size)
             rows += zip(batch["indices"].tolist(), scores.tolist(), strict=True)
         if progress is not None:
             progress(len(rows) + len(failures), len(share))
     return rows, failures
-
-
-def _scores(model: ClipClassifier, clips: Tensor, device: torch.device, batch_size: int) -> Tensor:
-    """Class probabilities (B, C), float32 on the CPU, of clips (B, V, T, 3, H, W)."""
-    num_clips, num_views = clips.shape[:2]
-    parts = torch.split(clips.flatten(0, 1), batch_size)  # of (B*V, T, 3, H, W)
-    logits = [model(model.normalise(part.to(device, non_blocking=True))) for part in parts]
-    scores = torch.cat(logits).float().softmax(-1)  # (B*V, C)
-    return scores.reshape(num_clips, num_views, -1).mean(1).cpu()  # (B, C)
 
 
 def _report(
@@ -292,7 +277,7 @@ def _report(
     entries = [dataset.entries[index] for index, _ in rows]
     targets = torch.tensor([dataset.targets[index] for index, _ in rows])  # (B,)
     scores = torch.tensor([row for _, row in rows])  # (B, C)
-    _check_finite(scores, [entry.name for entry in entries])
+    check_finite_scores(scores, [entry.name for entry in entries])
     best = scores.max(-1)
     confusion = multiclass_confusion_matrix(best.indices, targets, num_classes=len(labels))  # rows true
     per_class = _per_class(labels, confusion)
@@ -320,15 +305,6 @@ def _report(
         predictions=tuple(predictions),
         failures=tuple(sorted(failures)),
     )
-
-
-def _check_finite(scores: Tensor, names: Sequence[str]) -> None:
-    broken = [name for name, finite in zip(names, scores.isfinite().all(-1).tolist(), strict=True) if not finite]
-    if broken:
-        raise STAdapterError(
-            f"the scores of {len(broken)} of {len(names)} clips are not finite numbers, first {broken[0]}; "
-            f"evaluate in float32, or retrain: the weights may have diverged"
-        )
 
 
 def _per_class(labels: Sequence[str], confusion: Tensor) -> tuple[ClassResult, ...]:

@@ -1,21 +1,39 @@
 """A trunk, a strategy and a head put together: the video classifier."""
 
-# B batch, T frames, C classes, H W pixels
+# B batch, V views, T frames, C classes, H W pixels
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from stadapter.backbones import load_backbone
-from stadapter.errors import ArtefactError, SettingsError
+from stadapter.errors import ArtefactError, SettingsError, STAdapterError, listed
 from stadapter.heads import FrameAverageHead
 from stadapter.tuning import STAdapter, Tuning
 from stadapter.vit import ImageViT, InsertionPoint
+
+
+class ClipClassifier(Protocol):
+    """What evaluation and prediction ask of a model, an `nn.Module`."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in the order of the logits."""
+
+    def normalise(self, clips: Tensor) -> Tensor:
+        """uint8 or float (..., T, 3, H, W) to normalised float of the same shape."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def __call__(self, clips: Tensor) -> Any:
+        """Normalised float (B, T, 3, H, W) to logits (B, C)."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +98,8 @@ class VideoClassifier(nn.Module):
         ]
         if problems:
             raise ArtefactError(
-                f"these trained tensors do not fit the model, {len(problems)} of them: {'; '.join(problems)}; "
-                "build it with the tuning, trunk and labels they were trained with"
+                f"the trained tensors do not fit the model, {len(problems)} of them: "
+                f"{listed(problems, separator='; ')}; it needs the tuning, trunk and labels they were trained with"
             )
         with torch.no_grad():
             for name, parameter in ours.items():
@@ -131,6 +149,8 @@ def build_model(
     if not 0 <= dropout < 1:
         raise SettingsError(f"dropout {dropout}: expected a share of at least 0 and below 1")
     tuning = tuning if tuning is not None else STAdapter()
+    if isinstance(tuning, type) or not hasattr(tuning, "apply"):
+        raise SettingsError(f"tuning {tuning!r}: expected a strategy with its settings, such as stadapter.LoRA()")
     trunk = share_weights(backbone if isinstance(backbone, ImageViT) else load_backbone(backbone))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators' generators too
@@ -144,6 +164,43 @@ def build_model(
         )
     model = VideoClassifier(trunk=trunk, head=head, tuning=tuning, labels=labels)
     return model.to(next(trunk.parameters()).device)
+
+
+def view_scores(
+    model: ClipClassifier, clips: Tensor, *, autocast_dtype: torch.dtype | None, views_at_once: int
+) -> Tensor:
+    """The probability of every class for each clip, averaged over its views after softmax.
+
+    Args:
+        model: the classifier, in eval mode; it computes where it is.
+        clips: (B, V, T, 3, H, W), uint8 or normalised float, on any device.
+        autocast_dtype: such as torch.bfloat16; None computes in the dtype of the model.
+        views_at_once: views put through the model at once, of one clip or of several.
+
+    Returns:
+        fp32 (B, C) on the CPU; not finite where the model's answer is not, see `check_finite_scores`.
+    """
+    num_clips, num_views = clips.shape[:2]
+    device = next(model.parameters()).device
+    with torch.inference_mode(), torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+        parts = torch.split(clips.flatten(0, 1), views_at_once)  # of (B*V, T, 3, H, W)
+        logits = [model(model.normalise(part.to(device, non_blocking=True))) for part in parts]
+        scores = torch.cat(logits).float().softmax(-1)  # (B*V, C)
+    return scores.reshape(num_clips, num_views, -1).mean(1).cpu()  # (B, C)
+
+
+def check_finite_scores(scores: Tensor, names: Sequence[str]) -> None:
+    """Refuse scores (B, C) of which some are not numbers; `names` are those of the B clips.
+
+    Raises:
+        STAdapterError: there are some; the message names their clips.
+    """
+    broken = [name for name, finite in zip(names, scores.isfinite().all(-1).tolist(), strict=True) if not finite]
+    if broken:
+        raise STAdapterError(
+            f"{listed(broken)}: the scores are not finite numbers; compute in float32, or train again: "
+            "the weights may have diverged"
+        )
 
 
 def share_weights(vit: ImageViT) -> ImageViT:

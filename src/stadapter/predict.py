@@ -1,8 +1,7 @@
 """A trained classifier at work: from a video to a named class."""
 
-# V views, T frames, H W pixels, C classes
+# B batch, V views, T frames, H W pixels, C classes
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,8 @@ from torch import Tensor
 from stadapter.artefact import load_artefact
 from stadapter.clips import ClipConfig, clip_from_array, load_clip
 from stadapter.errors import SettingsError, STAdapterError
-from stadapter.model import VideoClassifier
+from stadapter.machine import choose_device
+from stadapter.model import VideoClassifier, check_finite_scores, view_scores
 from stadapter.vit import ImageViT
 
 Video: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor"
@@ -150,6 +150,8 @@ class Classifier:
         """
         if batch_size < 1:
             raise SettingsError(f"batch_size {batch_size}: expected at least 1 video")
+        if isinstance(videos, str | os.PathLike):
+            raise SettingsError(f"videos {os.fspath(videos)!r}: expected several, in a list; predict takes one")
         return self._predict_batches(iter(videos), batch_size)
 
     def _predict_batches(self, videos: Iterator[Video], size: int) -> Iterator[Prediction | PredictionFailure]:
@@ -187,43 +189,17 @@ class Classifier:
             except STAdapterError as error:
                 yield PredictionFailure(name, str(error))
 
-    def _scores(self, clips: Sequence[Tensor], views_at_once: int) -> list[list[float]]:
-        """The probability of every class for each clip (V, T, 3, H, W), averaged over its views after softmax."""
-        views = torch.cat(list(clips))  # (sum of V, T, 3, H, W)
-        kind = self.model.mean.device.type
-        with torch.inference_mode(), torch.autocast(kind, self.dtype, enabled=self.dtype != torch.float32):
-            logits = [self.model(self.model.normalise(part)) for part in torch.split(views, views_at_once)]
-            scores = torch.cat(logits).float().softmax(-1)  # (sum of V, C)
-            return [part.mean(0).tolist() for part in torch.split(scores, [len(clip) for clip in clips])]
+    def _scores(self, clips: Sequence[Tensor], views_at_once: int) -> Tensor:
+        """The probability of every class (B, C) for clips (V, T, 3, H, W)."""
+        autocast_dtype = self.dtype if self.dtype != torch.float32 else None
+        return view_scores(
+            self.model, torch.stack(list(clips)), autocast_dtype=autocast_dtype, views_at_once=views_at_once
+        )
 
-    def _named(self, name: str, scores: Sequence[float]) -> Prediction:
-        if not all(map(math.isfinite, scores)):
-            raise STAdapterError(
-                f"{name}: the scores are not finite numbers; compute in float32, or train again: "
-                "the weights may have diverged"
-            )
-        ranked = sorted(zip(self.labels, scores, strict=True), key=lambda pair: -pair[1])
+    def _named(self, name: str, scores: Tensor) -> Prediction:
+        check_finite_scores(scores[None], [name])
+        ranked = sorted(zip(self.labels, scores.tolist(), strict=True), key=lambda pair: -pair[1])
         return Prediction(name, *ranked[0], dict(ranked))
-
-
-def choose_device(name: str | torch.device) -> torch.device:
-    """The device of this name; "auto" is a GPU where there is one, else the CPU.
-
-    Raises:
-        SettingsError: no such device, or not on this machine.
-    """
-    if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return found if found is not None else torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise SettingsError(
-            f"device {name}: expected auto, cpu, cuda, cuda:1 or mps, if this machine has it ({reason})"
-        ) from error
-    return device
 
 
 def _load(

@@ -133,10 +133,10 @@ class STAdapter:
 
 def check_kernel_size(kernel_size: tuple[int, int, int]) -> None:
     """Refuse a kernel that is not three odd positive numbers: others would shift or shrink the clip."""
-    if len(kernel_size) != 3 or any(k < 1 or k % 2 == 0 for k in kernel_size):
+    is_triple = isinstance(kernel_size, tuple | list) and len(kernel_size) == 3
+    if not is_triple or not all(isinstance(k, int) and k >= 1 and k % 2 == 1 for k in kernel_size):
         raise SettingsError(
-            f"kernel_size {tuple(kernel_size)}: expected three odd positive numbers (time, height, width), "
-            "such as (3, 1, 1)"
+            f"kernel_size {kernel_size}: expected three odd positive numbers (time, height, width), such as (3, 1, 1)"
         )
 
 
