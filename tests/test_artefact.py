@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from stadapter.errors import ArtefactError, BackboneError
 from stadapter.model import VideoClassifier, build_model
 from stadapter.tuning import LinearProbe, LoRA, STAdapter, Tuning
 from stadapter.vit import ImageViT
+from test_backbones import small_hub
 from trunks import make_clips, make_trunk, save_trunk
 
 LABELS = ["wave", "tick", "naïve ☂"]
@@ -105,12 +108,23 @@ def test_the_description_says_what_is_needed_to_use_it_again(run: Path, trunk_fo
 
 
 def test_the_model_card_names_trunk_classes_and_accuracy(trunk_folder: Path, tmp_path: Path) -> None:
-    receipt = {"metrics": {"top1": 0.875, "loss": 0.5}}
+    receipt = {"metrics": {"top1": 0.875, "top5": 1.0, "loss": 1.399}}
     run = save_artefact(tmp_path / "run", trained_model(trunk_folder), CLIP_CONFIG, receipt=receipt)
     card = (run / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: stadapter\n")
     assert "wave, tick, naïve ☂" in card
-    assert "| top1 | 87.5% |" in card
+    assert "| top-1 | 87.5% |" in card
+    assert "| top-3 | 100.0% |" in card  # there are three classes only
+    assert "| loss | 1.3990 |" in card
+    assert "base_model" not in card
+    assert str(trunk_folder.parent) not in card  # what the folder is called, not where it was
+
+
+def test_the_model_card_names_a_trunk_of_the_hub_as_its_base(tmp_path: Path) -> None:
+    trunk = make_trunk("clip")
+    trunk.info = replace(trunk.info, name="tiny/trunk", revision="0123")
+    run = save_artefact(tmp_path / "run", trained_model(trunk), CLIP_CONFIG, receipt={})
+    assert "\nbase_model: tiny/trunk\n---\n" in (run / "README.md").read_text(encoding="utf-8")
 
 
 def test_saving_again_replaces_the_earlier_artefact(run: Path, trunk_folder: Path) -> None:
@@ -171,7 +185,13 @@ def test_a_newer_format_is_refused_with_advice(run: Path) -> None:
 @pytest.mark.parametrize("version", [None, "1", 0])
 def test_a_format_version_that_never_was_is_refused(run: Path, version: Any) -> None:
     edit_spec(run, format_version=version)
-    with pytest.raises(ArtefactError, match="format version"):
+    with pytest.raises(ArtefactError, match=f"has {version!r} as its format version; expected a whole number"):
+        load_artefact(run)
+
+
+def test_what_a_description_lacks_is_named(run: Path) -> None:
+    edit_spec(run, labels=None)
+    with pytest.raises(ArtefactError, match=f"{SPEC_NAME} lacks labels"):
         load_artefact(run)
 
 
@@ -179,6 +199,14 @@ def test_a_missing_tensor_is_named(run: Path) -> None:
     edit_weights(run, lambda tensors: tensors.pop("trunk.blocks.1.before_mlp.up.bias"))
     with pytest.raises(ArtefactError, match=r"missing: trunk\.blocks\.1\.before_mlp\.up\.bias"):
         load_artefact(run)
+
+
+def test_of_many_missing_tensors_the_first_five_are_named_and_the_run(run: Path) -> None:
+    edit_weights(run, lambda tensors: [tensors.pop(name) for name in sorted(tensors) if "blocks" in name])
+    with pytest.raises(ArtefactError, match=f"^{run / WEIGHTS_NAME}: .* not fit the model, 18 of them") as refusal:
+        load_artefact(run)
+    assert str(refusal.value).count("missing: ") == 5
+    assert "and 13 more" in str(refusal.value)
 
 
 def test_an_unknown_tensor_and_a_wrong_shape_are_named(run: Path) -> None:
@@ -266,3 +294,36 @@ def test_every_clip_setting_survives(trunk_folder: Path, tmp_path: Path) -> None
     config = replace(CLIP_CONFIG, mean=(0.1, 0.2, 1 / 3), short_clips="error", fit="crop", num_spatial_views=3)
     run = save_artefact(tmp_path / "run", trained_model(trunk_folder), config, receipt={})
     assert load_artefact(run).clip_config == config
+
+
+LOAD_A_RUN = """
+import sys
+from stadapter.artefact import load_artefact
+from stadapter.errors import ArtefactError
+for name in sys.argv[2:]:
+    try:
+        print(load_artefact(name, backbone=sys.argv[1]).receipt)
+    except ArtefactError as error:
+        print(error)
+"""
+
+
+def test_a_run_on_the_hub_is_fetched_once_and_then_found_without_the_hub(
+    run: Path, trunk_folder: Path, tmp_path: Path
+) -> None:
+    def load(*names: str) -> list[str]:
+        command = [sys.executable, "-c", LOAD_A_RUN, trunk_folder, *names]
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout.splitlines()
+
+    with small_hub(run, tmp_path / "cache") as environment:
+        assert load("tiny/trunk", "tiny/nothing") == [
+            "{'seed': 3}",
+            "tiny/nothing is neither a folder nor a model on the Hub; check the spelling "
+            "(a private one needs `hf auth login`)",
+        ]
+    found, absent = load("tiny/trunk", "tiny/other")
+    assert found == "{'seed': 3}"
+    assert "not in the local cache, and the Hub does not answer" in absent
+    assert absent.endswith("or pass a folder with stadapter.json and stadapter.safetensors")

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -338,7 +340,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
     del weights["encoder.layer.1.intermediate.dense.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     message = error_of(tmp_path)
-    assert "lacks 1 weights of ViTModel" in message
+    assert "lacks 1 weight of ViTModel" in message
     assert "layers.1.mlp.fc1.weight" in message
 
 
@@ -430,6 +432,18 @@ class SmallHub(BaseHTTPRequestHandler):
         """Keep the test's output clean."""
 
 
+@contextmanager
+def small_hub(folder: Path, cache: Path) -> Iterator[dict[str, str]]:
+    """A hub that serves `folder` as tiny/trunk; yields the environment of a process that is to ask it."""
+    handler = type("Handler", (SmallHub,), {"folder": folder})
+    environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "no_proxy")}
+    environment |= {"HF_HOME": str(cache), "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield environment | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+        server.shutdown()
+
+
 LOAD_FROM_THE_HUB = """
 import sys
 from stadapter.backbones import load_backbone
@@ -455,14 +469,8 @@ def test_a_hub_id_is_downloaded_once_and_then_found_without_the_hub(tmp_path: Pa
     folder = save_trunk(tmp_path / "repository", "siglip")
     (folder / "flax_model.msgpack").write_bytes(b"not wanted")
     expected = f"tiny/trunk {SmallHub.revision} {load_backbone(folder).info.sha256}"
-    handler = type("Handler", (SmallHub,), {"folder": folder})
-    environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "no_proxy")}
-    environment |= {"HF_HOME": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        environment["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+    with small_hub(folder, tmp_path / "cache") as environment:
         trunk, gated, unknown = load_elsewhere(["tiny/trunk", "tiny/gated", "tiny/nothing"], environment)
-        server.shutdown()
     assert trunk == expected
     assert "tiny/gated is gated on the Hub: accept its terms" in gated
     assert "tiny/nothing is neither a folder nor a model on the Hub" in unknown

@@ -278,6 +278,16 @@ def test_labels_are_read_from_a_file_line_by_line(tmp_path: Path) -> None:
         read_labels(tmp_path / "none.txt")
 
 
+def test_a_tilde_is_the_home_folder(
+    checkpoint: Path, trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "labels.txt").write_text("\n".join(NAMES))
+    labels = read_labels("~/labels.txt")
+    assert convert_released(f"~/{checkpoint.name}", backbone=trunk, out="~/run", labels=labels) == tmp_path / "run"
+    assert Classifier.load("~/run", backbone=trunk).labels == tuple(NAMES)
+
+
 def test_a_converted_run_says_what_it_is(checkpoint: Path, trunk: Path, tmp_path: Path) -> None:
     run = convert_released(checkpoint, backbone=trunk, out=tmp_path / "run", labels=NAMES)
     spec = json.loads((run / "stadapter.json").read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from stadapter.backbones import load_backbone
+from stadapter.backbones import fetch_snapshot, is_hub_id, load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.errors import ArtefactError, BackboneError, SettingsError
 from stadapter.model import VideoClassifier, build_model
@@ -55,7 +55,7 @@ def save_artefact(
         clip_config: the test-time preprocessing it is to be used with.
         receipt: JSON values that say how it was trained.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     count = model.count_parameters()
     spec = {
@@ -98,7 +98,9 @@ def load_artefact(
         labels = [str(label) for label in spec["labels"]]
         receipt = dict(spec.get("receipt", {}))
         head = spec["head"]["name"]
-    except (KeyError, TypeError, ValueError, SettingsError) as error:
+    except KeyError as error:
+        raise ArtefactError(f"{folder / SPEC_NAME} lacks {error.args[0]}; copy the whole file again") from error
+    except (TypeError, ValueError, SettingsError) as error:
         raise ArtefactError(f"{folder / SPEC_NAME} is damaged or not ours: {error}") from error
     if head != HEAD_NAME:
         raise ArtefactError(f"{folder / SPEC_NAME} has the head {head!r}; this program knows {HEAD_NAME!r} only")
@@ -107,7 +109,11 @@ def load_artefact(
         model = build_model(backbone=trunk, labels=labels, tuning=tuning)
     except SettingsError as error:
         raise ArtefactError(f"{folder / SPEC_NAME} describes no model that can be built: {error}") from error
-    model.load_trained(read_tensors(folder / WEIGHTS_NAME))
+    tensors = read_tensors(folder / WEIGHTS_NAME)
+    try:
+        model.load_trained(tensors)
+    except ArtefactError as error:
+        raise ArtefactError(f"{folder / WEIGHTS_NAME}: {error}") from error
     return Artefact(folder=folder, model=model.eval(), clip_config=clip_config, receipt=receipt)
 
 
@@ -127,7 +133,11 @@ def read_spec(folder: Path) -> dict[str, Any]:
     if not isinstance(spec, dict) or spec.get("format") != FORMAT:
         raise ArtefactError(f"{path} was not written by stadapter")
     version = spec.get("format_version")
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+    if not isinstance(version, int) or version < 1:
+        raise ArtefactError(
+            f"{path} has {version!r} as its format version; expected a whole number from 1 on: it is damaged"
+        )
+    if version > FORMAT_VERSION:
         raise ArtefactError(
             f"{path} is of format version {version}; this program knows up to {FORMAT_VERSION}: "
             "pip install --upgrade stadapter"
@@ -165,20 +175,21 @@ def write_whole(path: Path, content: bytes) -> None:
 def model_card(spec: Mapping[str, Any]) -> str:
     """A README for a run folder, with the front matter the Hub reads."""
     backbone, clip = spec["backbone"], spec["clip"]
-    metrics = spec["receipt"].get("metrics", {})
-    rows = "\n".join(f"| {name} | {value:.1%} |" for name, value in metrics.items() if isinstance(value, float))
-    table = f"\n## Accuracy on held-out clips\n\n| measure | value |\n|---|---|\n{rows}\n" if rows else ""
+    rows = _metric_rows(spec["receipt"].get("metrics", {}), num_classes=len(spec["labels"]))
+    table = "\n".join(["", "## On held-out clips", "", "| measure | value |", "|---|---|", *rows, ""]) if rows else ""
     labels = ", ".join(str(label) for label in spec["labels"])
+    is_on_hub = backbone["revision"] is not None
+    trunk = backbone["name"] if is_on_hub else Path(backbone["name"]).name  # a card tells nothing of this machine
+    base_model = f"base_model: {trunk}\n" if is_on_hub else ""
     return f"""---
 library_name: stadapter
 pipeline_tag: video-classification
-base_model: {backbone["name"]}
----
+{base_model}---
 
-# Video classifier on {backbone["name"]}
+# Video classifier on {trunk}
 
-{spec["parameters"]["summary"]}, strategy `{spec["tuning"]["name"]}`; the trunk (`{backbone["family"]}`,
-sha256 `{backbone["sha256"][:16]}…`) is not in this folder and is loaded from `{backbone["name"]}`.
+{spec["parameters"]["summary"]}, strategy `{spec["tuning"]["name"]}`; the trunk `{trunk}` (`{backbone["family"]}`,
+sha256 `{backbone["sha256"][:16]}…`) is not in this folder and must be there to use it.
 
 Input: {clip["num_frames"]} frames of {clip["size"]} x {clip["size"]} pixels. Classes: {labels}.
 {table}
@@ -193,6 +204,20 @@ print(classifier.predict("clip.mp4"))
 """
 
 
+def _metric_rows(metrics: Mapping[str, Any], *, num_classes: int) -> list[str]:
+    """The lines of the card's table: shares as percentages, all else as numbers."""
+    shares = {
+        "top1": "top-1",
+        "top5": f"top-{min(5, num_classes)}",
+        "mean_class_accuracy": "mean class accuracy",
+    }
+    return [
+        f"| {shares[name]} | {value:.1%} |" if name in shares else f"| {name} | {value:.4f} |"
+        for name, value in metrics.items()
+        if isinstance(value, float)
+    ]
+
+
 def _findable(name: str) -> str:
     """A trunk's name that means the same in every working directory: a folder's absolute path, or the Hub id."""
     folder = Path(name).expanduser()
@@ -200,24 +225,17 @@ def _findable(name: str) -> str:
 
 
 def _locate(run: str | os.PathLike[str]) -> Path:
-    path = Path(run).expanduser()
-    if path.is_dir():
-        return path
+    """The folder of a run: the one given, or the snapshot of a Hub repository."""
     name = str(run)
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ArtefactError(f"{run} is not a folder; expected a run folder with {SPEC_NAME}, or a Hub id")
-    from huggingface_hub import HfApi, snapshot_download
-
-    from stadapter.backbones import HUB_TIMEOUT_SECONDS
-
+    path = Path(run).expanduser()
+    if name and path.is_dir():
+        return path
+    if path.exists() or not is_hub_id(name):
+        raise ArtefactError(f"{name!r} is not a folder; expected a run folder with {SPEC_NAME}, or a Hub id")
     try:
-        revision = HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS).sha
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["stadapter.*", CARD_NAME]))
-    except Exception as error:
-        # The HTTP client's error types differ between versions of the hub library.
-        raise ArtefactError(
-            f"{name} is not a local folder and could not be fetched from the Hub ({type(error).__name__}: {error})"
-        ) from error
+        return fetch_snapshot(name, lambda _: [SPEC_NAME, WEIGHTS_NAME, CARD_NAME], needed=(SPEC_NAME, WEIGHTS_NAME))
+    except BackboneError as error:
+        raise ArtefactError(str(error)) from error
 
 
 def _matching_trunk(folder: Path, info: BackboneInfo, backbone: ImageViT | str | os.PathLike[str] | None) -> ImageViT:

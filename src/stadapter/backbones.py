@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stadapter.errors import BackboneError
+from stadapter.errors import BackboneError, counted, first_line, listed
 from stadapter.vit import BackboneInfo, Block, ImageViT
 
 DEFAULT_BACKBONE = "facebook/dinov2-small"
@@ -193,34 +193,26 @@ def _block(layer: nn.Module, family: Family) -> Block:
     return Block(**{ours: layer.get_submodule(theirs) for ours, theirs in family.block.items()})
 
 
-def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """The local folder of a trunk, and its Hub revision if it came from there."""
-    name = str(name_or_path)
-    path = Path(name).expanduser()
-    if name and path.is_dir():
-        return path, None
-    if name and path.exists():
-        raise BackboneError(f"{name} is a file; expected a folder with config.json and model.safetensors, or a Hub id")
-    if name.count("/") != 1 or name.startswith((".", "~", "/")):
-        raise BackboneError(
-            f"no folder {name}; give a folder with config.json and model.safetensors, "
-            f"or a Hub id such as {DEFAULT_BACKBONE}"
-        )
-    return _download(name)
+def fetch_snapshot(name: str, patterns: Callable[[Sequence[str]], list[str]], *, needed: Sequence[str]) -> Path:
+    """The local folder of a Hub repository: fetched now, or left by an earlier run where no hub answers.
 
+    Args:
+        name: the repository's id, such as "facebook/dinov2-small".
+        patterns: from the names of all its files to patterns of those to fetch.
+        needed: the files that the folder must hold, for messages; the first tells whether an earlier run left it.
 
-def _download(name: str) -> tuple[Path, str | None]:
-    """A snapshot of a Hub repository, without a minute of silent retries where no hub answers."""
+    Raises:
+        BackboneError: no such repository, a gated one, or a hub that does not answer.
+    """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        # One request with a time limit says at once whether the hub answers, and what there is.
+        # One request with a time limit says at once whether the hub answers, and what there is: left to itself the
+        # library retries in silence for a minute.
         found = HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
         files = [file.rfilename for file in found.siblings or []]
-        pickled = not any(file.endswith(".safetensors") for file in files)
-        weights = "pytorch_model*.bin" if pickled else "*.safetensors"  # transformers reads .bin with weights_only=True
-        folder = Path(snapshot_download(name, allow_patterns=["*.json", weights]))
+        return Path(snapshot_download(name, allow_patterns=patterns(files)))
     except GatedRepoError as error:
         raise BackboneError(
             f"{name} is gated on the Hub: accept its terms on its page, then log in with `hf auth login`"
@@ -232,22 +224,49 @@ def _download(name: str) -> tuple[Path, str | None]:
         ) from error
     except Exception as error:
         # No name service, no route, a time-out, a proxy's answer: the types belong to whichever HTTP client is in use.
-        folder = _cached(name, error)
-    return folder, folder.name
+        return _cached(name, needed, error)
 
 
-def _cached(name: str, reason: Exception) -> Path:
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no local path may be one of the Hub: owner/name."""
+    return name.count("/") == 1 and not name.startswith((".", "~", "/"))
+
+
+def _cached(name: str, needed: Sequence[str], reason: Exception) -> Path:
     """The snapshot of a Hub repository that an earlier run has left on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(name, "config.json")
-    if not isinstance(config, str):
+    file = try_to_load_from_cache(name, needed[0])
+    if not isinstance(file, str):
         raise BackboneError(
             f"{name} is not a local folder, is not in the local cache, and the Hub does not answer "
-            f"({type(reason).__name__}: {reason}); go online once, "
-            "or pass a folder with config.json and model.safetensors"
+            f"({type(reason).__name__}: {first_line(reason)}); go online once, "
+            f"or pass a folder with {' and '.join(needed)}"
         ) from reason
-    return Path(config).parent
+    return Path(file).parent
+
+
+def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """The local folder of a trunk, and its Hub revision if it came from there."""
+    name = str(name_or_path)
+    path = Path(name).expanduser()
+    needed = ("config.json", "model.safetensors")
+    if name and path.is_dir():
+        return path, None
+    if name and path.exists():
+        raise BackboneError(f"{name} is a file; expected a folder with {' and '.join(needed)}, or a Hub id")
+    if not is_hub_id(name):
+        raise BackboneError(
+            f"no folder {name}; give a folder with {' and '.join(needed)}, or a Hub id such as {DEFAULT_BACKBONE}"
+        )
+    folder = fetch_snapshot(name, _trunk_patterns, needed=needed)
+    return folder, folder.name
+
+
+def _trunk_patterns(files: Sequence[str]) -> list[str]:
+    """Configurations and weights; pickled weights, which transformers reads with weights_only=True, if no others."""
+    pickled = not any(file.endswith(".safetensors") for file in files)
+    return ["*.json", "pytorch_model*.bin" if pickled else "*.safetensors"]
 
 
 def _family_name(config: dict[str, Any], name: str | os.PathLike[str]) -> str:
@@ -287,7 +306,7 @@ def _load_model(family: Family, folder: Path, name: str | os.PathLike[str]) -> n
     missing = sorted(key for key in report["missing_keys"] if key.rsplit(".", 1)[-1] not in _UNUSED_WEIGHTS)
     if missing:
         raise BackboneError(
-            f"{name} lacks {len(missing)} weights of {family.model_class}, first {missing[0]}; "
+            f"{name} lacks {counted(len(missing), 'weight')} of {family.model_class}: {listed(missing)}; "
             "is it a whole checkpoint?"
         )
     loaded: nn.Module = model.eval()

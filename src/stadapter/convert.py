@@ -21,10 +21,10 @@ from torch import Tensor
 from stadapter.artefact import save_artefact
 from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
-from stadapter.errors import ArtefactError, SettingsError
+from stadapter.errors import ArtefactError, SettingsError, first_line, listed
 from stadapter.model import VideoClassifier, build_model
 from stadapter.tuning import STAdapter
-from stadapter.vit import ImageViT, nearest_multiple
+from stadapter.vit import ImageViT
 
 _PIECES = {
     "before_attention": "adapter_pre_attn",
@@ -40,7 +40,6 @@ _DIMENSIONS = {"fc1": 2, "conv": 5, "fc2": 2, "fc": 2}
 """Of the weights of each piece: (A, D), (A, 1, t, h, w), (D, A) and (C, D)."""
 _WRAPPED = "module."
 """What distributed training puts before every name."""
-_SHOWN_KEYS = 8
 
 
 def convert_released(
@@ -78,7 +77,7 @@ def convert_released(
         BackboneError: the trunk cannot be loaded.
         SettingsError: a wrong number of labels, or clip settings without meaning.
     """
-    checkpoint, out = Path(checkpoint), Path(out)
+    checkpoint, out = Path(checkpoint).expanduser(), Path(out).expanduser()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ArtefactError(f"{out} exists; expected a new folder: choose another, or remove it")
     tensors = read_released(checkpoint)
@@ -99,14 +98,14 @@ def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         ArtefactError: not there, not a checkpoint, or one that would run code when read.
     """
-    if not Path(path).is_file():
+    path = Path(path).expanduser()
+    if not path.is_file():
         raise ArtefactError(f"{path}: no such file; expected a checkpoint of the released code (*.pth)")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Each way in which a file can be damaged has its own type here.
-        reason = str(error).split("\n", 1)[0] or type(error).__name__
-        raise ArtefactError(f"{path} is damaged, or not a checkpoint of tensors alone: {reason}") from error
+        raise ArtefactError(f"{path} is damaged, or not a checkpoint of tensors alone: {first_line(error)}") from error
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
@@ -141,7 +140,8 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
         SettingsError: it cannot be read.
     """
     try:
-        return [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()]
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        return [line.strip() for line in text.rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"labels {path}: expected a UTF-8 text file with one class name per line ({error})"
@@ -156,7 +156,7 @@ def _check_readable(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
     if lacking:
         raise ArtefactError(
             f"{checkpoint} lacks {', '.join(lacking)}; expected a checkpoint of the released ST-Adapter code; "
-            f"it holds {_some(sorted(tensors))}"
+            f"it holds {listed(sorted(tensors))}"
         )
     for name, piece in {**pieces, "fc.weight": "fc"}.items():
         shape, expected = tuple(tensors[name].shape), _DIMENSIONS[piece]
@@ -190,11 +190,7 @@ def _released_clips(trunk: ImageViT, size: int | None, **settings: Any) -> ClipC
     """Clips as the released code tests with them, for this trunk; `settings` as in `ClipConfig`."""
     info = trunk.info
     size = size if size is not None else info.image_size
-    if size % info.patch_size:
-        raise SettingsError(
-            f"size {size}: the trunk cuts patches of {info.patch_size} pixels; "
-            f"the nearest size it takes is {nearest_multiple(size, info.patch_size)}"
-        )
+    info.check_size(size)
     return ClipConfig(size=size, resize="released", mean=info.mean, std=info.std, **settings)
 
 
@@ -223,7 +219,7 @@ def _renamed(checkpoint: Path, tensors: Mapping[str, Tensor], model: VideoClassi
     if problems:
         raise ArtefactError(
             f"{checkpoint} is not what the released code saves for {model.trunk.info.name}, {len(problems)} keys: "
-            f"{_some(problems)}; expected adapters and classifier (fc), whole, and nothing of the trunk"
+            f"{listed(problems)}; expected adapters and classifier (fc), whole, and nothing of the trunk"
         )
     return {released[name]: tensor for name, tensor in tensors.items()}
 
@@ -234,8 +230,3 @@ def _released_name(name: str) -> str:
         block, point, piece, kind = match.groups()
         return f"transformer.resblocks.{block}.{_PIECES[point]}.{_PIECES[piece]}.{kind}"
     return name.replace("head.classifier.", "fc.")
-
-
-def _some(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - _SHOWN_KEYS} more" if len(texts) > _SHOWN_KEYS else ""
-    return ", ".join(texts[:_SHOWN_KEYS]) + more if texts else "nothing"
