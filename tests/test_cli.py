@@ -340,9 +340,9 @@ def test_evaluate_uses_the_views_that_are_asked_for(
     module = importlib.import_module("stadapter.evaluate")
     real, seen = module.evaluate, []
     monkeypatch.setattr(module, "evaluate", lambda *given, **named: seen.append(given[2]) or real(*given, **named))
-    for views in ([], ["--num-temporal-views", "3"], ["--num-spatial-views", "3"]):
+    for views in ([], ["--num-temporal-views", "3"], ["--num-spatial-views", "1"]):
         assert main(["evaluate", str(run), "--data", str(clips), "--num-workers", "0", *views]) == 0
-    assert [(clip.num_temporal_views, clip.num_spatial_views) for clip in seen] == [(1, 1), (3, 1), (1, 3)]
+    assert [(clip.num_temporal_views, clip.num_spatial_views) for clip in seen] == [(1, 3), (3, 3), (1, 1)]
 
 
 def test_evaluate_refuses_classes_the_model_does_not_know(
@@ -357,9 +357,11 @@ def test_evaluate_refuses_classes_the_model_does_not_know(
 def test_a_report_that_cannot_be_written_is_an_error(
     run: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target = tmp_path / "no such folder" / "report.json"
-    assert main(["evaluate", str(run), "--data", str(clips), "--num-workers", "0", "--json", str(target)]) == 1
-    assert "cannot write" in capsys.readouterr().err
+    """Before anything is evaluated."""
+    for target in (tmp_path / "no such folder" / "report.json", tmp_path, ""):
+        code, message = refused(capsys, "evaluate", run, "--data", clips, "--num-workers", "0", "--json", target)
+        assert code == 2
+        assert message.startswith(f"error: cannot write {target}; ")
 
 
 @pytest.fixture
@@ -401,7 +403,7 @@ def test_predict_writes_json_lines(run: Path, mixed: list[str], capsys: pytest.C
         assert len(row["scores"]) == 2
         assert row["scores"][row["label"]] == row["score"]
         assert row["score"] == pytest.approx(classifier.predict(row["video"]).score, abs=1e-6)
-    assert "1 files that are no videos" in captured.err
+    assert "1 file passed over, no video" in captured.err
     assert "3 of 6 could not be read" in captured.err
 
 
@@ -443,7 +445,7 @@ def test_predict_fails_when_nothing_could_be_read(
     assert "2 of 2 could not be read" in captured.err
 
 
-@pytest.mark.parametrize("flags", [[], ["clip.mp4", "--top-k", "0"], ["clip.mp4", "--batch-size", "0"]])
+@pytest.mark.parametrize("flags", [[], ["clip.mp4", "--top-k", "0"], ["clip.mp4", "--batch-size", "0"], [""]])
 def test_predict_without_sense_is_wrong_usage(run: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, "predict", run, *flags)[0] == 2
 
@@ -477,10 +479,12 @@ def test_convert_makes_a_run_folder_with_the_names_of_a_file(
     trunk = save_trunk(tmp_path / "clip", "clip")
     checkpoint = write_released(tmp_path / "checkpoint-49.pth", released_weights(trunk))
     (tmp_path / "labels.txt").write_text("push\npull\nlift\n")
-    out = tmp_path / "run"
-    flags = f"--backbone {trunk} --out {out} --labels {tmp_path / 'labels.txt'} --num-temporal-views 3 --size 32"
-    assert main(["convert", str(checkpoint), *flags.split()]) == 0
-    assert f"saved in {out}: 3 classes, trained " in capsys.readouterr().err
+    out = tmp_path / "a run"
+    flags = f"--backbone {trunk} --labels {tmp_path / 'labels.txt'} --num-temporal-views 3 --size 32"
+    assert main(["convert", str(checkpoint), "--out", str(out), *flags.split()]) == 0
+    said = capsys.readouterr().err
+    assert f"saved in {out}: 3 classes, trained " in said
+    assert f"next: stadapter predict '{out}' clip.mp4" in said
     classifier = Classifier.load(out)
     assert classifier.labels == ("push", "pull", "lift")
     assert (classifier.clip_config.num_temporal_views, classifier.clip_config.resize) == (3, "released")

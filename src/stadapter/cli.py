@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from stadapter.errors import DataError, SettingsError, STAdapterError
+from stadapter.errors import DataError, SettingsError, STAdapterError, counted
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +41,7 @@ class EvaluateFlags:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder that train or convert made, or the Hub id of one."""
     data: str
-    """Labelled clips: a folder with one sub-folder of videos per class, or a list (CSV path,label[,start,end] or
-    "<path> <class number>")."""
+    """Labelled clips: a folder with one sub-folder of videos per class, or a list (CSV or "<path> <class number>")."""
     json: str | None = None
     """File to write the whole report to, as JSON; - for standard output."""
     backbone: str | None = None
@@ -156,8 +155,11 @@ def run_evaluate(arguments: Sequence[str]) -> int:
     """stadapter evaluate"""
     flags = tyro.cli(EvaluateFlags, prog="stadapter evaluate", args=arguments)
     from stadapter.evaluate import evaluate, tables
+    from stadapter.machine import default_workers
     from stadapter.manifest import read_manifest
 
+    if flags.json is not None:
+        check_writable(flags.json)
     manifest = read_manifest(flags.data)
     say(manifest.notes())
     classifier = load_classifier(flags.run, flags)
@@ -186,6 +188,8 @@ def run_predict(arguments: Sequence[str]) -> int:
     flags = tyro.cli(PredictFlags, prog="stadapter predict", args=arguments)
     if not flags.videos:
         raise SettingsError("no videos given; expected files or folders: stadapter predict RUN clip.mp4")
+    if "" in flags.videos:
+        raise SettingsError("one of the videos is an empty name; expected files or folders: is a variable not set?")
     if flags.top_k < 1:
         raise SettingsError(f"top_k {flags.top_k}: expected at least 1 class to show")
     classifier = load_classifier(flags.run, flags)
@@ -219,8 +223,8 @@ def run_convert(arguments: Sequence[str]) -> int:
     spec = read_spec(folder)
     say(
         [
-            f"saved in {folder}: {len(spec['labels'])} classes, {spec['parameters']['summary']}",
-            f"next: stadapter predict {folder} clip.mp4",
+            f"saved in {folder}: {counted(len(spec['labels']), 'class')}, {spec['parameters']['summary']}",
+            next_step(folder),
         ]
     )
     return 0
@@ -322,11 +326,6 @@ def autocast_dtype(precision: str) -> "torch.dtype | None":
     return torch.bfloat16 if precision == "bf16" else None
 
 
-def default_workers() -> int:
-    """Decoding processes for this machine: half its cores, at most 8."""
-    return max(1, min(8, (os.cpu_count() or 1) // 2))
-
-
 def find_inputs(given: Iterable[str]) -> Iterator["str | PredictionFailure"]:
     """The videos that files and folders stand for, in order; a folder without any is a failure."""
     from stadapter.manifest import find_videos
@@ -344,7 +343,7 @@ def find_inputs(given: Iterable[str]) -> Iterator["str | PredictionFailure"]:
             yield PredictionFailure(name, str(error))
             continue
         if others:
-            say(f"{name}: {len(others)} files that are no videos, passed over")
+            say(f"{name}: {counted(len(others), 'file')} passed over, no video")
         if not videos:
             yield PredictionFailure(name, "no videos in this folder")
         yield from (str(Path(name) / video.relative_to(folder)) for video in videos)
@@ -376,6 +375,7 @@ class Watched:
 
 def results_table(results: Iterable["Result"], top_k: int) -> Table:
     """A table for people."""
+    from stadapter.evaluate import percent
     from stadapter.predict import PredictionFailure
 
     table = Table()
@@ -419,9 +419,22 @@ def write_csv(results: Iterable["Result"], top_k: int) -> None:
         sys.stdout.flush()
 
 
-def percent(fraction: float) -> str:
-    """A share of 1, as people read it."""
-    return f"{100 * fraction:.1f} %"
+def check_writable(target: str) -> None:
+    """Refuse a file that `write_json` could not write, before there is anything to lose.
+
+    Raises:
+        SettingsError: its folder is not there or cannot be written to, or it is a folder itself.
+    """
+    path = Path(target).expanduser()
+    if target == "-" or (os.access(path, os.W_OK) and not path.is_dir()):
+        return
+    if path.exists() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise SettingsError(f"cannot write {target}; expected --json to name a file in an existing, writable folder")
+
+
+def next_step(folder: Path) -> str:
+    """What to type after a run folder has been made."""
+    return f"next: stadapter predict {shlex.quote(str(folder))} clip.mp4"
 
 
 def write_json(target: str, content: dict[str, Any]) -> None:
