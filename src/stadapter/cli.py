@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import torch
 
     from stadapter.predict import Classifier, Prediction, PredictionFailure
-    from stadapter.train import TrainConfig
 
     Result = Prediction | PredictionFailure
 
@@ -127,12 +126,12 @@ def run(verb: str, arguments: Sequence[str]) -> int:
 def run_train(arguments: Sequence[str]) -> int:
     """stadapter train"""
     from stadapter.checkpoint import CHECKPOINT_NAME
-    from stadapter.train import TrainConfig, train
+    from stadapter.train import TrainConfig, prepare, train
 
     flags = parse_train_flags(arguments)
     config = TrainConfig(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(TrainConfig)})
     if flags.dry_run:
-        print("\n".join(describe_plan(config)))
+        print("\n".join([*prepare(config).describe(), "dry run: nothing was trained or written"]))
         return 0
     try:
         result = train(config)
@@ -282,32 +281,6 @@ def check_strategy_flags(arguments: Sequence[str], strategy: str, strategies: Ma
             continue
         if owners := [name for name in fields if setting in fields[name]]:
             raise SettingsError(f"{argument} is a flag of {' and '.join(owners)}; add --tuning {owners[0]}, or drop it")
-
-
-def describe_plan(config: "TrainConfig") -> list[str]:
-    """What a run would do, in lines; trains and writes nothing."""
-    from stadapter.backbones import load_backbone
-    from stadapter.manifest import read_splits
-    from stadapter.model import build_model
-    from stadapter.train import make_accelerator, make_clip_config, make_plan
-
-    device = make_accelerator(config).device
-    train_set, val_set = read_splits(config.data, val_fraction=config.val_fraction, val_data=config.val_data)
-    trunk = load_backbone(config.backbone)
-    clip = make_clip_config(config, trunk, device)
-    model = build_model(backbone=trunk, labels=train_set.labels, tuning=config.tuning, dropout=config.dropout)
-    plan = make_plan(config, num_clips=len(train_set.entries))
-    counts = train_set.counts()
-    held_out = f"{len(val_set.entries)} held out" if val_set is not None else "none held out"
-    return [
-        *train_set.notes(),
-        f"clips: {len(train_set.entries)} to train on, {held_out}",
-        f"classes: {len(counts)}: {', '.join(f'{label} ({count})' for label, count in counts.items())}",
-        f"input: {clip.num_frames} frames of {clip.size} x {clip.size} pixels, on {device.type}",
-        f"steps: {plan.total_steps}, {plan.epochs} epochs of {plan.steps_per_epoch}",
-        str(model.count_parameters()),
-        "dry run: nothing was trained or written",
-    ]
 
 
 def load_classifier(run_folder: str, flags: EvaluateFlags | PredictFlags) -> "Classifier":

@@ -17,27 +17,35 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from stadapter.artefact import SPEC_NAME, save_artefact
 from stadapter.backbones import DEFAULT_BACKBONE, load_backbone
 from stadapter.checkpoint import CHECKPOINT_NAME, Progress, load_checkpoint, read_progress, save_checkpoint
 from stadapter.clips import ClipConfig
-from stadapter.dataset import Batch, VideoDataset, ViewStore, collate, epoch_order
+from stadapter.dataset import Batch, VideoDataset, ViewStore, collate
 from stadapter.errors import SettingsError, TrainingError
 from stadapter.evaluate import Report, evaluate
+from stadapter.machine import (
+    choose_device,
+    choose_precision,
+    default_workers,
+    describe_device,
+    readable_memory_errors,
+)
 from stadapter.manifest import Manifest, read_splits
 from stadapter.model import VideoClassifier, build_model
-from stadapter.progress import METRICS_NAME, RunDisplay
+from stadapter.progress import METRICS_NAME, Meter, RunDisplay
+from stadapter.schedule import EpochBatches, Plan, learning_rate_share, make_optimizer, make_plan, seed_dropout
 from stadapter.transforms import Augmentation
 from stadapter.tuning import STAdapter, Tuning, tuning_to_json
 from stadapter.vit import ImageViT, nearest_multiple
@@ -47,24 +55,32 @@ if TYPE_CHECKING:
 
 CPU_SIZE_PIXELS = 112
 LOG_EVERY_STEPS = 10
-VOLATILE_SETTINGS = ("out", "resume", "device", "num_workers", "checkpoint_minutes", "view_store_megabytes")
-"""Settings that may differ when a run is resumed: they do not change what is learned."""
+CHECKPOINT_PAUSE_SECONDS = 10.0
+"""Epochs shorter than this do not each get a checkpoint."""
+RESUMABLE_CHANGES = frozenset(
+    (
+        *("data", "backbone", "size", "precision"),
+        *("out", "resume", "device", "num_workers", "checkpoint_minutes", "view_store_megabytes"),
+    )
+)
+"""Settings that may differ when a run is resumed: they change nothing that is learned, or `Prepared.identity` tells."""
+_LEFT_BY_A_FAILED_START = {METRICS_NAME, "tensorboard"}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything a training run is made of. The defaults are the `small` recipe: few clips, little compute."""
 
-    data: str
+    data: str | os.PathLike[str]
     """Folder with one sub-folder of videos per class (optionally below train/ and val/), or a list of videos (CSV
     path,label[,start,end] or "<path> <class number>")."""
-    out: str
+    out: str | os.PathLike[str]
     """Run folder to make; an existing one is refused unless you resume."""
-    backbone: str = DEFAULT_BACKBONE
+    backbone: str | os.PathLike[str] = DEFAULT_BACKBONE
     """Image trunk: a Hub id or a local folder in Hugging Face layout."""
     tuning: Tuning = field(default_factory=STAdapter)
     """What learns."""
-    val_data: str | None = None
+    val_data: str | os.PathLike[str] | None = None
     """Held-out clips, laid out as the training data; default: the val folder, or a share of each class."""
     val_fraction: float = 0.2
     """Share of each class held out by a stable hash of the file's name, 0 to 1; 0 trains on everything."""
@@ -125,24 +141,37 @@ class TrainConfig:
     """Go on with the unfinished run in the run folder."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} {getattr(self, name)}: expected at least 1")
-        if self.epochs is not None and self.epochs < 1:
-            raise SettingsError(f"epochs {self.epochs}: expected at least 1")
-        for name in ("label_smoothing", "warmup_fraction", "max_bad_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"{name} {getattr(self, name)}: expected a share from 0 to 1")
-        for name in ("dropout", "val_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SettingsError(f"{name} {getattr(self, name)}: expected a share of at least 0 and below 1")
-        if not self.lr > 0:
+        for name in ("data", "out", "backbone", "val_data"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, os.fspath(value) if value is not None else None)
+        for name, (lowest, highest) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not lowest <= value <= highest:
+                wanted = f"at least {lowest:g}" if highest == math.inf else f"{lowest:g} to {highest:g}"
+                raise SettingsError(f"{name} {value}: expected {wanted}")
+        if self.dropout == 1 or self.val_fraction == 1:
+            raise SettingsError("dropout and val_fraction: expected a share below 1, which would leave nothing")
+        if not 0 < self.lr < math.inf:
             raise SettingsError(f"lr {self.lr}: expected a learning rate above 0, such as 2e-3")
 
 
-MIN_STEPS = 600
-"""Fewer optimizer steps than this, and a small data set is not learned (docs/log.md)."""
-MIN_EPOCHS = 8
+_LIMITS: dict[str, tuple[float, float]] = {
+    "batch_size": (1, math.inf),
+    "accumulation_steps": (1, math.inf),
+    "epochs": (1, math.inf),
+    "num_workers": (0, math.inf),
+    "view_store_megabytes": (0, math.inf),
+    "seed": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "gradient_clip": (0, math.inf),
+    "checkpoint_minutes": (0, math.inf),
+    "label_smoothing": (0, 1),
+    "warmup_fraction": (0, 1),
+    "max_bad_fraction": (0, 1),
+    "dropout": (0, 1),
+    "val_fraction": (0, 1),
+}
+"""Lowest and highest value of a setting, both allowed."""
 
 
 @dataclass(frozen=True)
@@ -171,166 +200,195 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
             read, the loss is not a number, or memory does not suffice; the message says what to do.
         KeyboardInterrupt: after a checkpoint has been written; resume goes on from there.
     """
-    accelerator = make_accelerator(config)
-    folder = Path(config.out).expanduser()
-    if accelerator.is_main_process:
-        refuse_folder(folder, resume=config.resume)
-    console = console or Console(stderr=True)
-    train_set, val_set = read_splits(config.data, val_fraction=config.val_fraction, val_data=config.val_data)
-    trunk = load_backbone(config.backbone)
-    clip_config = make_clip_config(config, trunk, accelerator.device)
-    model = build_model(
-        backbone=trunk, labels=train_set.labels, tuning=config.tuning, dropout=config.dropout, seed=config.seed
-    )
-    del trunk
-    if accelerator.is_main_process:
-        make_folder(folder)
-    loop = Loop(config, folder, accelerator, model, train_set, console)
+    run = prepare(config)
+    loop = Loop(run, console or Console(stderr=True))
     with readable_memory_errors():
-        loop.fit(clip_config)
-        loop.save(clip_config, metrics={})  # before validation, which may fail
-        report = loop.validate(val_set, clip_config) if val_set is not None else None
+        loop.fit()
+        loop.save(metrics={})  # before validation, which may fail
+        report = loop.validate() if run.val_set is not None else None
     metrics = headline(report) if report is not None else {}
-    loop.save(clip_config, metrics=metrics)
-    loop.accelerator.wait_for_everyone()
-    loop.accelerator.end_training()
-    return TrainResult(folder=folder, steps=loop.plan.total_steps, report=report, metrics=metrics)
+    loop.save(metrics=metrics)
+    loop.close()
+    return TrainResult(folder=run.folder, steps=run.plan.total_steps, report=report, metrics=metrics)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How many batches and optimizer steps a run has."""
+class Prepared:
+    """A run that could start: all it needs has been found and fits together; nothing has been written."""
 
-    batches_per_epoch: int
-    """Batches that each process sees in an epoch."""
-    steps_per_epoch: int
-    epochs: int
+    config: TrainConfig
+    accelerator: "Accelerator"
+    train_set: Manifest
+    val_set: Manifest | None
+    model: VideoClassifier
+    clip_config: ClipConfig
+    autocast_dtype: torch.dtype | None
+    plan: Plan
 
     @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.steps_per_epoch * self.epochs
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.out).expanduser()
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a run is made of beside its settings, as JSON values: a resumed one must find the same."""
+        return {
+            "data_sha256": self.train_set.hash(),
+            "labels": list(self.model.labels),
+            "backbone_sha256": self.model.trunk.info.sha256,
+            "size": self.clip_config.size,
+            "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
+            "num_processes": self.accelerator.num_processes,
+        }
+
+    def describe(self) -> list[str]:
+        """The run in a few lines."""
+        clip, counts = self.clip_config, self.train_set.counts()
+        held_out = f"{len(self.val_set.entries)} held out" if self.val_set is not None else "none held out"
+        shown = ", ".join(f"{label} ({count})" for label, count in list(counts.items())[:20])
+        return [
+            *self.train_set.notes(),
+            f"{len(self.train_set.entries)} clips to train on, {held_out}; {len(counts)} classes: {shown}"
+            + (" …" if len(counts) > 20 else ""),
+            f"{clip.num_frames} frames of {clip.size} x {clip.size} pixels, {self.identity['precision']}, on "
+            + describe_device(self.accelerator.device)
+            + (f", {self.accelerator.num_processes} processes" if self.accelerator.num_processes > 1 else ""),
+            f"{self.model.count_parameters()}; {self.plan}",
+        ]
 
 
-def make_plan(config: TrainConfig, *, num_clips: int, num_processes: int = 1) -> Plan:
-    """Count batches and steps; without `config.epochs`, as many epochs as give a small data set enough steps.
+def prepare(config: TrainConfig) -> Prepared:
+    """Find and check all that a run needs; write nothing.
 
-    >>> make_plan(TrainConfig(data="clips", out="run"), num_clips=149)
-    Plan(batches_per_epoch=19, steps_per_epoch=19, epochs=32)
+    Raises:
+        STAdapterError: something is missing or does not fit; the message says what to do.
     """
-    batches = math.ceil(math.ceil(num_clips / config.batch_size) / num_processes)
-    steps = math.ceil(batches / config.accumulation_steps)
-    epochs = config.epochs if config.epochs is not None else max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
-    return Plan(batches_per_epoch=batches, steps_per_epoch=steps, epochs=epochs)
-
-
-class EpochBatches(Sampler[list[int]]):
-    """The batches of an epoch, in an order that is a pure function of (seed, epoch); may start in its middle."""
-
-    def __init__(self, num_clips: int, *, batch_size: int, seed: int) -> None:
-        self.num_clips, self.batch_size, self.seed = num_clips, batch_size, seed
-        self.drop_last = False
-        self.epoch = self.first_batch = 0
-
-    def start(self, epoch: int, first_batch: int) -> None:
-        """Choose what the next iteration goes through: an epoch, from one of its batches on."""
-        self.epoch, self.first_batch = epoch, first_batch
-
-    def __len__(self) -> int:
-        return math.ceil(self.num_clips / self.batch_size) - self.first_batch
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = epoch_order(self.num_clips, self.seed, self.epoch)
-        for start in range(self.first_batch * self.batch_size, self.num_clips, self.batch_size):
-            yield order[start : start + self.batch_size]
+    accelerator = make_accelerator(config)
+    if accelerator.is_main_process:
+        refuse_folder(Path(config.out).expanduser(), resume=config.resume)
+    train_set, val_set = read_splits(config.data, val_fraction=config.val_fraction, val_data=config.val_data)
+    trunk = load_backbone(config.backbone)
+    return Prepared(
+        config=config,
+        accelerator=accelerator,
+        train_set=train_set,
+        val_set=val_set,
+        model=build_model(
+            backbone=trunk, labels=train_set.labels, tuning=config.tuning, dropout=config.dropout, seed=config.seed
+        ),
+        clip_config=make_clip_config(config, trunk, accelerator.device),
+        autocast_dtype=choose_precision(config.precision, accelerator.device),
+        plan=make_plan(
+            num_clips=len(train_set.entries),
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            accumulation_steps=config.accumulation_steps,
+            num_processes=accelerator.num_processes,
+        ),
+    )
 
 
 class Loop:
-    """The state of one training run, and what is done with it."""
+    """A training run under way, and what is done with it."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        folder: Path,
-        accelerator: "Accelerator",
-        model: VideoClassifier,
-        train_set: Manifest,
-        console: Console,
-    ) -> None:
-        self.config = config
-        self.folder = folder
-        self.accelerator: Any = accelerator  # its methods are not typed
-        self.model = model
-        self.train_set = train_set
-        self.console = console
-        self.plan = make_plan(config, num_clips=len(train_set.entries), num_processes=accelerator.num_processes)
-        self.autocast_dtype = choose_precision(config.precision, accelerator.device)
-        self.num_workers = config.num_workers if config.num_workers is not None else default_workers(accelerator)
+    def __init__(self, run: Prepared, console: Console) -> None:
+        self.run = run
+        self.config = run.config
+        self.accelerator: Any = run.accelerator  # its methods are not typed
+        self.console = console if self.accelerator.is_main_process else None
+        given = self.config.num_workers
+        self.num_workers = given if given is not None else default_workers(self.accelerator.num_processes)
         self.step = 0
         self.failures: dict[str, str] = {}
         self.started = time.monotonic()
+        if self.accelerator.is_main_process:
+            make_folder(run.folder)
 
-    def fit(self, clip_config: ClipConfig) -> None:
+    def fit(self) -> None:
         """Train from the first step, or the one a checkpoint stands at, to the last.
 
         Raises:
             TrainingError: the loss is not a number, or too many videos cannot be read.
             KeyboardInterrupt: asked to stop (Ctrl-C, SIGTERM); the state has been saved.
         """
-        with tempfile.TemporaryDirectory(prefix="stadapter-views-") as folder:
-            self._fit(clip_config, Path(folder))
+        with (
+            tempfile.TemporaryDirectory(prefix="stadapter-views-") as scratch,
+            self._display() as display,
+            interruption() as interrupted,
+            torch.random.fork_rng(),
+        ):
+            loader, batches = self._loader(Path(scratch))
+            try:
+                self._fit(loader, batches, display, interrupted)
+            finally:
+                stop_workers(loader)
 
-    def _fit(self, clip_config: ClipConfig, scratch: Path) -> None:
-        prepare_trunk(self.model, self.accelerator.device, self.autocast_dtype)
-        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        optimizer = make_optimizer(trained, self.config)
-        loader, batches = self._loader(clip_config, scratch)
-        model, stepper, sharded = self.accelerator.prepare(self.model, optimizer, loader)
+    def _fit(self, loader: Any, batches: EpochBatches, display: RunDisplay, interrupted: Callable[[], bool]) -> None:
+        config, plan = self.config, self.run.plan
+        prepare_trunk(self.run.model, self.accelerator.device, self.run.autocast_dtype)
+        trained = {name: p for name, p in self.run.model.named_parameters() if p.requires_grad}
+        optimizer = make_optimizer(trained, lr=config.lr, weight_decay=config.weight_decay)
+        model, stepper = self.accelerator.prepare(self.run.model, optimizer)
         saver = _Saver(self, trained, optimizer)
-        if self.config.resume:
+        if config.resume:
             saver.restore()
-        with self._display() as display, interruption() as interrupted, torch.random.fork_rng():
-            self._announce(display)
-            for epoch in range(self.step // self.plan.steps_per_epoch, self.plan.epochs):
-                done = self.step % self.plan.steps_per_epoch
-                batches.start(epoch, done * self.config.accumulation_steps * self.accelerator.num_processes)
-                sharded.set_epoch(epoch)  # reaches the dataset: accelerate would count epochs from 0 after resuming
-                meter = Meter(self.accelerator.device)
-                for number, batch in enumerate(sharded, start=done * self.config.accumulation_steps):
-                    self._note_failures(batch, display)
-                    seed_dropout(self.config.seed, epoch, number, self.accelerator.process_index)
-                    set_learning_rate(optimizer, self.config, step=self.step, total=self.plan.total_steps)
-                    self._learn(batch, model, stepper, meter)
-                    if not self.accelerator.sync_gradients:
-                        continue
-                    self.step += 1
-                    if self.step % LOG_EVERY_STEPS == 0 or self.step == self.plan.total_steps:
-                        self._log(meter, optimizer, display)
-                    if interrupted():
-                        saver.save()
-                        raise KeyboardInterrupt
-                    saver.save_if_due(meter)
+        self._announce(display)
+        meter = Meter(self.accelerator.device)
+        for epoch in range(self.step // plan.steps_per_epoch, plan.epochs):
+            done = self.step % plan.steps_per_epoch * config.accumulation_steps
+            batches.start(epoch, done * self.accelerator.num_processes)
+            loader.set_epoch(epoch)  # reaches the dataset: accelerate would count epochs from 0 after resuming
+            for number, batch in enumerate(loader, start=done):
+                self._note_failures(batch, display)
+                seed_dropout(config.seed, epoch, number, self.accelerator.process_index)
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr * learning_rate_share(self.step, plan.total_steps, config.warmup_fraction)
+                self._learn(batch, model, stepper, meter)
+                if not self.accelerator.sync_gradients:
+                    continue
+                self.step += 1
+                display.advance(self.step)
+                if self.step % LOG_EVERY_STEPS == 0 or self.step == plan.total_steps:
+                    self._log(meter, optimizer, display)
+                if interrupted():
+                    saver.save()
+                    raise KeyboardInterrupt
+                saver.save_if_due()
 
-    def validate(self, val_set: Manifest, clip_config: ClipConfig) -> Report:
-        """Evaluate on the held-out clips and record the figures."""
-        report = evaluate(
-            self.accelerator.unwrap_model(self.model),
-            val_set,
-            clip_config,
-            batch_size=self.config.batch_size,
-            num_workers=self.num_workers,
-            autocast_dtype=self.autocast_dtype,
-            accelerator=self.accelerator if self.accelerator.num_processes > 1 else None,
-        )
-        with self._display() as display:
+    def validate(self) -> Report:
+        """Evaluate on the held-out clips and record the figures; what was learned is on disk already."""
+        assert self.run.val_set is not None
+        with self._display("validating", len(self.run.val_set.entries)) as display:
+            try:
+                report = evaluate(
+                    self.accelerator.unwrap_model(self.run.model),
+                    self.run.val_set,
+                    self.run.clip_config,
+                    batch_size=self.config.batch_size,
+                    num_workers=self.num_workers,
+                    autocast_dtype=self.run.autocast_dtype,
+                    accelerator=self.accelerator if self.accelerator.num_processes > 1 else None,
+                    progress=lambda done, total: display.advance(done),
+                )
+            except BaseException:
+                folder = shlex.quote(str(self.run.folder))
+                display.say(f"trained, but not validated; use it, or measure it: stadapter evaluate {folder} --data …")
+                raise
             display.record("validation", step=self.step, **headline(report))
+        self.accelerator.log({f"validation/{name}": value for name, value in headline(report).items()}, step=self.step)
         return report
 
-    def save(self, clip_config: ClipConfig, *, metrics: Mapping[str, float]) -> None:
-        """Leave the artefact in the run folder; the checkpoint has done its work then."""
+    def save(self, *, metrics: Mapping[str, float]) -> None:
+        """Leave the artefact in the run folder; the checkpoint has done its work then.
+
+        Raises:
+            TrainingError: the weights are not finite numbers; nothing is written then.
+        """
         if self.accelerator.is_main_process:
-            save_artefact(self.folder, self.model, clip_config, receipt=self.receipt(metrics))
-            (self.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+            check_weights(self.run.model.trained_tensors(), self.step)
+            save_artefact(self.run.folder, self.run.model, self.run.clip_config, receipt=self.receipt(metrics))
+            (self.run.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
 
     def receipt(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         """What an artefact tells of its training: settings, data, versions, hardware, outcome."""
@@ -341,8 +399,8 @@ class Loop:
         return {
             "settings": settings_to_json(self.config),
             "command": shlex.join(sys.argv),
-            "data_sha256": self.train_set.hash(),
-            "num_train_clips": len(self.train_set.entries),
+            **self.run.identity,
+            "num_train_clips": len(self.run.train_set.entries),
             "steps": self.step,
             "seconds": round(time.monotonic() - self.started, 1),
             "metrics": dict(metrics),
@@ -353,22 +411,27 @@ class Loop:
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
             },
-            "hardware": describe_hardware(self.accelerator),
-            "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
+            "hardware": describe_device(self.accelerator.device),
         }
 
-    def _loader(self, clip_config: ClipConfig, scratch: Path) -> tuple["DataLoader[Any]", "EpochBatches"]:
+    def close(self) -> None:
+        """Let the other processes and the trackers finish."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+    def _loader(self, scratch: Path) -> tuple[Any, EpochBatches]:
+        """This process's share of the batches, and the object that chooses the epoch."""
         dataset = VideoDataset(
-            self.train_set,
-            clip_config,
-            labels=self.model.labels,
+            self.run.train_set,
+            self.run.clip_config,
+            labels=self.run.model.labels,
             augmentation=self.config.augmentation,
             seed=self.config.seed,
-            store=self._view_store(clip_config, scratch),
-            num_epochs=self.plan.epochs,
+            store=self._view_store(scratch),
+            num_epochs=self.run.plan.epochs,
         )
         batches = EpochBatches(len(dataset), batch_size=self.config.batch_size, seed=self.config.seed)
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=batches,
             num_workers=self.num_workers,
@@ -378,23 +441,25 @@ class Loop:
             prefetch_factor=4 if self.num_workers else None,
             worker_init_fn=quiet_worker,
         )
-        return loader, batches
+        return self.accelerator.prepare(loader), batches
 
-    def _view_store(self, clip_config: ClipConfig, scratch: Path) -> ViewStore | None:
-        if clip_config.resize != "fast":
+    def _view_store(self, scratch: Path) -> ViewStore | None:
+        clip = self.run.clip_config
+        if clip.resize != "fast":
             return None  # its views are floats, four times as large
         return ViewStore(
             scratch,
-            num_clips=len(self.train_set.entries),
-            view_shape=(clip_config.num_frames, 3, clip_config.size, clip_config.size),
+            num_clips=len(self.run.train_set.entries),
+            view_shape=(clip.num_frames, 3, clip.size, clip.size),
             max_bytes=self.config.view_store_megabytes * 2**20,
         )
 
-    def _learn(self, batch: Batch, model: nn.Module, stepper: Any, meter: "Meter") -> None:
+    def _learn(self, batch: Batch, model: nn.Module, stepper: Any, meter: Meter) -> None:
         """One batch forward and backward; the weights change when enough batches have been added up."""
+        dtype = self.run.autocast_dtype
         with self.accelerator.accumulate(model):
-            clips = self.model.normalise(batch["clips"])
-            with torch.autocast(clips.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            clips = self.run.model.normalise(batch["clips"])
+            with torch.autocast(clips.device.type, dtype, enabled=dtype is not None):
                 logits: Tensor = model(clips)  # (B, C)
             loss = F.cross_entropy(logits, batch["labels"], label_smoothing=self.config.label_smoothing)
             self.accelerator.backward(loss)
@@ -404,79 +469,49 @@ class Loop:
             stepper.zero_grad()
         meter.add(loss.detach(), logits.detach(), batch["labels"])
 
-    def _log(self, meter: "Meter", optimizer: torch.optim.Optimizer, display: RunDisplay) -> None:
+    def _log(self, meter: Meter, optimizer: torch.optim.Optimizer, display: RunDisplay) -> None:
         loss, accuracy, clips_per_second = meter.read()
-        check_finite(loss, self.step)
-        display.step(
-            self.step,
-            loss=loss,
-            accuracy=accuracy,
-            clips_per_second=clips_per_second * self.accelerator.num_processes,
-            lr=float(optimizer.param_groups[0]["lr"]),
-            epoch=(self.step - 1) // self.plan.steps_per_epoch,
-        )
-        self.accelerator.log({"loss": loss, "accuracy": accuracy, "clips_per_second": clips_per_second}, step=self.step)
+        if not math.isfinite(loss):
+            raise TrainingError(DIVERGED.format(what=f"the loss is {loss}", step=self.step))
+        figures = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "clips_per_second": clips_per_second * self.accelerator.num_processes,
+            "lr": float(optimizer.param_groups[0]["lr"]),
+        }
+        display.step(self.step, epoch=(self.step - 1) // self.run.plan.steps_per_epoch, **figures)
+        self.accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=self.step)
 
     def _note_failures(self, batch: Batch, display: RunDisplay) -> None:
-        """Name every unreadable video once, and stop when they are too many."""
+        """Name every unreadable clip once, and stop when they are too many. One alone never stops a run."""
         for name, reason in batch["failures"]:
             if name not in self.failures:
                 self.failures[name] = reason
                 display.say(f"skipped {name}: {reason}")
                 display.record("unreadable", name=name, reason=reason)
-        total, bad = len(self.train_set.entries), len(self.failures)
-        if bad > self.config.max_bad_fraction * total:
+        total, bad = len(self.run.train_set.entries), len(self.failures)
+        if (bad > 1 and bad > self.config.max_bad_fraction * total) or not len(batch["labels"]):
             raise TrainingError(
-                f"{bad} of {total} videos could not be read, more than the allowed share of "
+                f"{bad} of {total} clips could not be read, more than the allowed share of "
                 f"{self.config.max_bad_fraction:.0%}: {', '.join(sorted(self.failures)[:5])}; "
-                f"all are named in {self.folder / METRICS_NAME}. Remove or repair them, or raise --max-bad-fraction"
+                f"all are named in {self.run.folder / METRICS_NAME}. Remove or repair them, or raise --max-bad-fraction"
             )
 
     def _announce(self, display: RunDisplay) -> None:
-        plan, count = self.plan, self.model.count_parameters()
-        display.say(self.train_set.notes())
-        display.say(f"{len(self.train_set.entries)} clips of {len(self.model.labels)} classes; {count}")
-        display.say(
-            f"{plan.total_steps} steps: {plan.epochs} epochs of {plan.steps_per_epoch}, "
-            f"on {describe_hardware(self.accelerator)}"
+        run, count = self.run, self.run.model.count_parameters()
+        display.say(run.describe())
+        if self.step:
+            display.say(f"going on after step {self.step}")
+        display.advance(self.step)
+        display.record(
+            "start", step=self.step, total_steps=run.plan.total_steps, trained=count.trained, total=count.total
         )
-        display.record("start", step=self.step, total_steps=plan.total_steps, trained=count.trained, total=count.total)
-        if importlib.util.find_spec("tensorboard") is not None:
+        if self.accelerator.log_with:
             self.accelerator.init_trackers("tensorboard")
 
-    def _display(self) -> RunDisplay:
-        return RunDisplay(
-            self.folder,
-            total_steps=self.plan.total_steps,
-            first_step=self.step,
-            console=self.console if self.accelerator.is_main_process else None,
-        )
-
-
-class Meter:
-    """Loss and accuracy since the last reading, summed on the device so that a GPU need not wait every step."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(3, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-        self._started = time.monotonic()
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean loss, logits (B, C), labels (B,)."""
-        right = (logits.argmax(-1) == labels).sum()
-        count = torch.full_like(right, len(labels))
-        self._sums += torch.stack([loss.double() * len(labels), right.double(), count.double()]).to(self._sums.dtype)
-
-    def finite(self) -> bool:
-        """Whether every loss since the last reading was a number."""
-        return bool(self._sums[0].isfinite())
-
-    def read(self) -> tuple[float, float, float]:
-        """Mean loss, accuracy from 0 to 1, clips a second; then start anew."""
-        loss, right, count = self._sums.tolist()
-        seconds = time.monotonic() - self._started
-        self._sums.zero_()
-        self._started = time.monotonic()
-        return loss / max(1.0, count), right / max(1.0, count), count / max(seconds, 1e-9)
+    def _display(self, title: str = "training", total: int | None = None) -> RunDisplay:
+        total = total if total is not None else self.run.plan.total_steps
+        return RunDisplay(self.run.folder, title=title, total=total, console=self.console)
 
 
 class _Saver:
@@ -486,46 +521,66 @@ class _Saver:
         self._loop, self._trained, self._optimizer = loop, trained, optimizer
         self._last = time.monotonic()
 
-    def save_if_due(self, meter: Meter) -> None:
-        """Save at the end of an epoch or after `checkpoint_minutes`, but never a state that is not finite."""
-        loop = self._loop
-        epoch_over = loop.step % loop.plan.steps_per_epoch == 0
-        minutes = (time.monotonic() - self._last) / 60
-        if loop.step == loop.plan.total_steps or not (epoch_over or minutes >= loop.config.checkpoint_minutes):
-            return
-        if not meter.finite():
-            check_finite(math.nan, loop.step)
-        self.save()
+    def save_if_due(self) -> None:
+        """Save at the end of an epoch or after `checkpoint_minutes`; the end of the run leaves an artefact instead."""
+        loop, plan = self._loop, self._loop.run.plan
+        seconds = time.monotonic() - self._last
+        epoch_over = loop.step % plan.steps_per_epoch == 0 and seconds >= CHECKPOINT_PAUSE_SECONDS
+        if loop.step < plan.total_steps and (epoch_over or seconds >= 60 * loop.config.checkpoint_minutes):
+            self.save()
 
     def save(self) -> None:
-        """Write the state, from the main process."""
+        """Write the state, from the main process.
+
+        Raises:
+            TrainingError: the weights are not finite numbers; the last good checkpoint stays then.
+        """
         loop = self._loop
         if loop.accelerator.is_main_process:
-            progress = Progress(step=loop.step, settings=settings_to_json(loop.config), failures=loop.failures)
-            save_checkpoint(loop.folder, self._trained, self._optimizer, progress)
+            check_weights(self._trained, loop.step)
+            settings = {"settings": settings_to_json(loop.config), "identity": loop.run.identity}
+            progress = Progress(step=loop.step, settings=settings, failures=loop.failures)
+            save_checkpoint(loop.run.folder, self._trained, self._optimizer, progress)
         self._last = time.monotonic()
 
     def restore(self) -> None:
         """Put the loop where its checkpoint stands.
 
         Raises:
-            TrainingError: the run was started with other settings.
+            TrainingError: the run was started with other settings, data, labels or trunk.
         """
         loop = self._loop
-        progress = read_progress(loop.folder)
-        now = settings_to_json(loop.config)
+        progress = read_progress(loop.run.folder)
+        now = {**settings_to_json(loop.config), **loop.run.identity}
+        then = {**progress.settings.get("settings", {}), **progress.settings.get("identity", {})}
+        compared = [name for name in now if name in loop.run.identity or name not in RESUMABLE_CHANGES]
         changed = [
-            f"{name} was {progress.settings.get(name)!r}, is {now[name]!r}"
-            for name in now
-            if name not in VOLATILE_SETTINGS and progress.settings.get(name) != now[name]
+            f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in compared if then.get(name) != now[name]
         ]
         if changed:
             raise TrainingError(
-                f"{loop.folder} was started with other settings: {'; '.join(changed)}. "
-                "Resume with the same ones, or start a new run folder"
+                f"{loop.run.folder} was started otherwise: {'; '.join(changed)}. "
+                "Resume it as it was started, or start a new run folder"
             )
-        load_checkpoint(loop.folder, self._trained, self._optimizer)
+        load_checkpoint(loop.run.folder, self._trained, self._optimizer)
         loop.step, loop.failures = progress.step, dict(progress.failures)
+
+
+DIVERGED = (
+    "{what} at step {step}: the run stops, and nothing of this is saved. Start anew with a lower --lr, with "
+    "--gradient-clip above 0, or with --precision fp32"
+)
+
+
+def check_weights(trained: Mapping[str, Tensor], step: int) -> None:
+    """Stop before weights that are not finite numbers are written over good ones.
+
+    Raises:
+        TrainingError: they are not.
+    """
+    for name, tensor in trained.items():
+        if not bool(tensor.detach().isfinite().all()):
+            raise TrainingError(DIVERGED.format(what=f"the weights of {name} are not finite numbers", step=step))
 
 
 def refuse_folder(folder: Path, *, resume: bool) -> None:
@@ -539,8 +594,15 @@ def refuse_folder(folder: Path, *, resume: bool) -> None:
         if (folder / SPEC_NAME).is_file() and not (folder / CHECKPOINT_NAME).is_file():
             raise TrainingError(f"{folder} is a finished run: nothing to resume; use it, or choose another --out")
         read_progress(folder)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise TrainingError(f"{folder} exists already; choose another --out, or --resume an unfinished run")
+        return
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise TrainingError(f"{folder} is a file; choose another --out")
+    if (folder / CHECKPOINT_NAME).is_file():
+        raise TrainingError(f"{folder} holds an unfinished run; go on with --resume, or choose another --out")
+    if {item.name for item in folder.iterdir()} - _LEFT_BY_A_FAILED_START:
+        raise TrainingError(f"{folder} exists already; choose another --out, or delete it")
 
 
 def make_folder(folder: Path) -> None:
@@ -565,23 +627,18 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
     from accelerate.accelerator import Accelerator
     from accelerate.state import AcceleratorState
 
+    device = choose_device(config.device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         # A process may train twice, on different devices: let go of what the last run chose.
         AcceleratorState._reset_state(reset_partial_state=True)
-    name = config.device
-    kind = name.partition(":")[0]
-    if kind not in ("auto", "cpu", "cuda", "mps"):
-        raise SettingsError(f"device {name!r}: expected auto, cpu, cuda, cuda:1 or mps")
-    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
-        raise SettingsError(f"device {name!r} is not available here; use cpu, or install a torch build that has it")
-    if name.startswith("cuda:"):
-        torch.cuda.set_device(name)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
     return Accelerator(
-        cpu=kind == "cpu",
+        cpu=device.type == "cpu",
         mixed_precision="no",  # the loop's own autocast: the head's output then needs no conversion
         gradient_accumulation_steps=config.accumulation_steps,
         log_with="tensorboard" if importlib.util.find_spec("tensorboard") is not None else None,
-        project_dir=config.out,
+        project_dir=Path(config.out).expanduser(),
     )
 
 
@@ -614,37 +671,6 @@ def make_clip_config(config: TrainConfig, trunk: ImageViT, device: torch.device)
     )
 
 
-def make_optimizer(trained: Mapping[str, nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the trained parameters; vectors (biases, norms) are not decayed."""
-    matrices = [parameter for parameter in trained.values() if parameter.ndim > 1]
-    vectors = [parameter for parameter in trained.values() if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, *, step: int, total: int) -> None:
-    """Linear warm-up, then a cosine to 0: a pure function of the step, so that resuming needs no state."""
-    for group in optimizer.param_groups:
-        group["lr"] = config.lr * schedule(step, total, config.warmup_fraction)
-
-
-def schedule(step: int, total: int, warmup_fraction: float) -> float:
-    """The learning rate of 0-based `step` of `total`, as a share of its highest value.
-
-    >>> [round(schedule(step, 10, 0.2), 2) for step in range(10)]
-    [0.5, 1.0, 1.0, 0.96, 0.85, 0.69, 0.5, 0.31, 0.15, 0.04]
-    """
-    warmup = warmup_fraction * total
-    if step < warmup:
-        return (step + 1) / math.ceil(warmup)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
-
-
-def seed_dropout(*key: int) -> None:
-    """Make what is random inside the model a pure function of a key, as the order of clips and their views are."""
-    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-
-
 def prepare_trunk(model: VideoClassifier, device: torch.device, autocast_dtype: torch.dtype | None) -> None:
     """Put the frozen weights into the precision and the attention kernel that train fastest on a device."""
     if autocast_dtype is not None:
@@ -653,35 +679,20 @@ def prepare_trunk(model: VideoClassifier, device: torch.device, autocast_dtype: 
     model.trunk.use_attention("eager" if device.type == "cpu" else "sdpa")
 
 
-def choose_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The dtype to compute in beside fp32; None is fp32 alone.
-
-    Raises:
-        SettingsError: bf16 was asked for on a device that has no arithmetic for it.
-    """
-    if device.type == "cuda":
-        supported = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-        supported = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    if precision == "bf16" and not supported and device.type != "cpu":
-        raise SettingsError(f"precision bf16: {device} does not compute in it; use fp32 or auto")
-    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and supported) else None
-
-
-def default_workers(accelerator: "Accelerator") -> int:
-    """Decoding processes for this machine: half its cores, shared among the training processes, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes: int = accelerator.num_processes
-    return max(1, min(8, cores // 2 // processes))
-
-
 def quiet_worker(worker: int) -> None:
-    """Set up a decoding process: one thread, low priority, and Ctrl-C left to the training process."""
+    """Set up a decoding process: one thread, low priority; signals are left to the training process."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(19)  # it reads ahead while the training threads wait; beside them it would hold up both
+
+
+def stop_workers(loader: Any) -> None:
+    """End the decoding processes of a loader now: as they ignore SIGTERM, Python would wait for them at its exit."""
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
 
 
 @contextmanager
@@ -705,34 +716,6 @@ def interruption() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def readable_memory_errors() -> Iterator[None]:
-    """Turn an allocator's error into advice."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
-        if not out_of_memory:
-            raise
-        raise TrainingError(
-            f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); lower --batch-size "
-            "(and raise --accumulation-steps by as much), --num-frames or --size, or use --precision bf16"
-        ) from error
-
-
-def check_finite(loss: float, step: int) -> None:
-    """Stop a run whose loss is not a number.
-
-    Raises:
-        TrainingError: it is not.
-    """
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss is {loss} by step {step}: nothing of it was saved. "
-            "Lower --lr, keep --gradient-clip above 0, or use --precision fp32; an earlier checkpoint is kept"
-        )
-
-
 def settings_to_json(config: TrainConfig) -> dict[str, Any]:
     """A run's settings as JSON values."""
     values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
@@ -750,12 +733,3 @@ def headline(report: Report) -> dict[str, float]:
         "mean_class_accuracy": report.mean_class_accuracy,
         "loss": report.loss,
     }
-
-
-def describe_hardware(accelerator: "Accelerator") -> str:
-    """Device, and how many processes and cores share it."""
-    if accelerator.device.type == "cuda":
-        name = torch.cuda.get_device_name(accelerator.device)
-    else:
-        name = f"{accelerator.device.type} ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"
-    return f"{accelerator.num_processes} x {name}" if accelerator.num_processes > 1 else name

@@ -1,0 +1,94 @@
+"""A training run laid out in advance: how many steps, which clips in which batch, at which learning rate.
+
+All of it is a pure function of the settings and the position in the run: resuming needs no state of it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+
+from stadapter.dataset import epoch_order
+
+MIN_STEPS = 600
+"""With fewer optimizer steps than this a small data set is not learned."""
+MIN_EPOCHS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many optimizer steps a run has."""
+
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.steps_per_epoch * self.epochs
+
+    def __str__(self) -> str:
+        return f"{self.total_steps} steps, {self.epochs} x {self.steps_per_epoch}"
+
+
+def make_plan(
+    *, num_clips: int, batch_size: int, epochs: int | None = None, accumulation_steps: int = 1, num_processes: int = 1
+) -> Plan:
+    """Count the steps; without `epochs`, as many epochs as give a small data set enough of them.
+
+    >>> make_plan(num_clips=149, batch_size=8)
+    Plan(steps_per_epoch=19, epochs=32)
+    """
+    batches = math.ceil(math.ceil(num_clips / batch_size) / num_processes)
+    steps = math.ceil(batches / accumulation_steps)
+    return Plan(steps, epochs if epochs is not None else max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps)))
+
+
+class EpochBatches(Sampler[list[int]]):
+    """The batches of an epoch, in an order that is a pure function of (seed, epoch); may start in its middle."""
+
+    def __init__(self, num_clips: int, *, batch_size: int, seed: int) -> None:
+        self.num_clips, self.batch_size, self.seed = num_clips, batch_size, seed
+        self.drop_last = False
+        self.epoch = self.first_batch = 0
+
+    def start(self, epoch: int, first_batch: int) -> None:
+        """Choose what the next iteration goes through: an epoch, from one of its batches on."""
+        self.epoch, self.first_batch = epoch, first_batch
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_clips / self.batch_size) - self.first_batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = epoch_order(self.num_clips, self.seed, self.epoch)
+        for start in range(self.first_batch * self.batch_size, self.num_clips, self.batch_size):
+            yield order[start : start + self.batch_size]
+
+
+def make_optimizer(trained: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over the trained parameters; vectors (biases, norms) are not decayed."""
+    matrices = [parameter for parameter in trained.values() if parameter.ndim > 1]
+    vectors = [parameter for parameter in trained.values() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+def learning_rate_share(step: int, total: int, warmup_fraction: float) -> float:
+    """The learning rate of 0-based `step` of `total`, as a share of its highest: linear warm-up, then a cosine to 0.
+
+    >>> [round(learning_rate_share(step, 10, 0.2), 2) for step in range(10)]
+    [0.5, 1.0, 1.0, 0.96, 0.85, 0.69, 0.5, 0.31, 0.15, 0.04]
+    """
+    warmup = warmup_fraction * total
+    if step < warmup:
+        return (step + 1) / math.ceil(warmup)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def seed_dropout(*key: int) -> None:
+    """Make what is random inside the model a pure function of a key, as the order of clips and their views are."""
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))

@@ -1,0 +1,55 @@
+"""A run laid out in advance: steps, batches, learning rates."""
+
+import pytest
+import torch
+
+from stadapter.schedule import EpochBatches, learning_rate_share, make_optimizer, make_plan, seed_dropout
+
+
+def test_only_matrices_are_decayed() -> None:
+    layer = torch.nn.Linear(3, 2)
+    optimizer = make_optimizer(dict(layer.named_parameters()), lr=1e-3, weight_decay=0.5)
+    assert [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups] == [(0.5, 1), (0.0, 1)]
+
+
+def test_the_learning_rate_rises_then_falls_to_almost_nothing() -> None:
+    rates = [learning_rate_share(step, 100, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1)
+    assert rates.index(max(rates)) in (9, 10)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 1e-3
+    assert learning_rate_share(0, 10, 0) == 1
+
+
+@pytest.mark.parametrize(("num_clips", "epochs"), [(149, 32), (8, 600), (5000, 8)])
+def test_few_clips_get_more_epochs(num_clips: int, epochs: int) -> None:
+    plan = make_plan(num_clips=num_clips, batch_size=8)
+    assert plan.epochs == epochs
+    assert plan.total_steps >= 600
+
+
+def test_an_epoch_can_start_in_its_middle() -> None:
+    batches = EpochBatches(10, batch_size=4, seed=0)
+    batches.start(3, 0)
+    whole = list(batches)
+    batches.start(3, 1)
+    assert list(batches) == whole[1:]
+    assert len(batches) == 2
+    assert sorted(index for batch in whole for index in batch) == list(range(10))
+
+
+def test_accumulation_and_processes_divide_the_steps() -> None:
+    assert make_plan(num_clips=100, batch_size=4, epochs=2).total_steps == 50
+    assert make_plan(num_clips=100, batch_size=4, epochs=2, accumulation_steps=3).steps_per_epoch == 9
+    assert make_plan(num_clips=100, batch_size=4, epochs=2, num_processes=2).steps_per_epoch == 13
+
+
+def test_dropout_is_a_function_of_its_key() -> None:
+    with torch.random.fork_rng():
+        draws = []
+        for key in ((0, 1, 2), (0, 1, 2), (0, 1, 3)):
+            seed_dropout(*key)
+            draws.append(torch.rand(4))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
