@@ -1,5 +1,6 @@
 """Run folders: what is in them, that they give the same model back, and what is refused."""
 
+import errno
 import json
 import os
 import subprocess
@@ -281,10 +282,10 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatc
     write_whole(path, b"old")
 
     def fail(descriptor: int) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ArtefactError, match="No space left on device; make room"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -16,7 +16,7 @@ def test_out_of_memory_names_the_flags_that_help() -> None:
         raise RuntimeError("something else")
 
 
-@pytest.mark.parametrize("name", ["tpu", "cpu:3", "cuda:x", "cuda:99"])
+@pytest.mark.parametrize("name", ["tpu", "meta", "cpu:3", "cuda:x", "cuda:99"])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match="expected auto, cpu"):
         choose_device(name)

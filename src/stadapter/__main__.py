@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has gone; what is still buffered must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        return _fail(STAdapterError(f"{error.filename or 'input or output'}: {error.strerror or error}"), 1)
 
 
 def usage() -> str:

@@ -160,7 +160,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash either the old content or the new is there, never a part."""
+    """Write a file so that after a crash either the old content or the new is there, never a part.
+
+    Raises:
+        ArtefactError: the disk is full, or the folder cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -168,6 +172,8 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise ArtefactError(f"cannot write {path}: {error.strerror}; make room, or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
 

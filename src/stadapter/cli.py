@@ -146,7 +146,7 @@ def run_train(arguments: Sequence[str]) -> int:
         from stadapter.evaluate import tables
 
         output_console(sys.stdout).print(tables(result.report))
-    say([f"saved in {result.folder}", f"next: stadapter predict {result.folder} clip.mp4"])
+    say([f"saved in {result.folder}", next_step(result.folder)])
     return 0
 
 

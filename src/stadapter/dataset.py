@@ -28,7 +28,7 @@ class Sample(TypedDict):
     """One clip."""
 
     clip: Tensor | None
-    """(T, 3, H, W) in training, (V, T, 3, H, W) in evaluation; None when it, and what took its place, could not be read."""
+    """(T, 3, H, W) in training, (V, T, 3, H, W) in evaluation; None if it, and any in its place, could not be read."""
     label: int
     """Position of the class in the labels."""
     index: int

@@ -22,8 +22,8 @@ def choose_device(name: str | torch.device) -> torch.device:
         return found if found is not None else torch.device("cpu")
     try:
         device = torch.device(name)
-        if device.type == "cpu" and device.index:
-            raise RuntimeError("there is one cpu")
+        if device.type == "meta" or (device.type == "cpu" and device.index):
+            raise RuntimeError("nothing is computed there")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0]

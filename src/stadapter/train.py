@@ -71,16 +71,15 @@ _LEFT_BY_A_FAILED_START = {METRICS_NAME, "tensorboard"}
 class TrainConfig:
     """Everything a training run is made of. The defaults are the `small` recipe: few clips, little compute."""
 
-    data: str | os.PathLike[str]
-    """Folder with one sub-folder of videos per class (optionally below train/ and val/), or a list of videos (CSV
-    path,label[,start,end] or "<path> <class number>")."""
-    out: str | os.PathLike[str]
+    data: str | Path
+    """Folder with one sub-folder of videos per class, or a list: CSV path,label[,start,end] or "<path> <number>"."""
+    out: str | Path
     """Run folder to make; an existing one is refused unless you resume."""
-    backbone: str | os.PathLike[str] = DEFAULT_BACKBONE
+    backbone: str | Path = DEFAULT_BACKBONE
     """Image trunk: a Hub id or a local folder in Hugging Face layout."""
     tuning: Tuning = field(default_factory=STAdapter)
     """What learns."""
-    val_data: str | os.PathLike[str] | None = None
+    val_data: str | Path | None = None
     """Held-out clips, laid out as the training data; default: the val folder, or a share of each class."""
     val_fraction: float = 0.2
     """Share of each class held out by a stable hash of the file's name, 0 to 1; 0 trains on everything."""
@@ -99,11 +98,9 @@ class TrainConfig:
     num_temporal_views: int = 1
     """Clips along time that are averaged when testing."""
     num_spatial_views: int | None = None
-    """Crops that are averaged when testing, 1 (centre) or 3 (together they show the whole frame); default 3, 1 with
-    stretch."""
+    """Crops averaged when testing, 1 (centre) or 3 (they show the whole frame); default 3, with stretch 1."""
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(colour_jitter=0.4))
-    """How training clips are varied. No flip: it would confuse left with right. The mild colour jitter was right on 77
-    of 80 held-out gestures where none was right on 72 (docs/log.md); hues are kept, so colours may be classes."""
+    """How training clips are varied; no flip, which would confuse left with right (docs/log.md on the colours)."""
     epochs: int | None = None
     """Passes over the data; default as many as give 600 optimizer steps, at least 8."""
     batch_size: int = 8
@@ -129,8 +126,7 @@ class TrainConfig:
     num_workers: int | None = None
     """Processes that decode videos; default chosen from the machine, 0 decodes in the training process."""
     view_store_megabytes: int = 1024
-    """Room for training views drawn ahead, in a temporary file, MiB: each video is then decoded once for up to 8
-    epochs, with the same outcome. 0 decodes every time; data sets too large for it do too."""
+    """Room for views drawn ahead, MiB on disk: a video is then decoded once for up to 8 epochs; 0 decodes each time."""
     seed: int = 0
     """Of everything random."""
     max_bad_fraction: float = 0.1
@@ -651,11 +647,7 @@ def make_clip_config(config: TrainConfig, trunk: ImageViT, device: torch.device)
     info = trunk.info
     default = nearest_multiple(CPU_SIZE_PIXELS, info.patch_size) if device.type == "cpu" else info.image_size
     size = config.size if config.size is not None else default
-    if size % info.patch_size:
-        raise SettingsError(
-            f"size {size}: the trunk cuts patches of {info.patch_size} pixels; "
-            f"the nearest size it takes is {nearest_multiple(size, info.patch_size)}"
-        )
+    info.check_size(size)
     views = config.num_spatial_views
     return ClipConfig(
         num_frames=config.num_frames,
