@@ -1,0 +1,56 @@
+"""What needs a CUDA device: skipped without one, and failed without one where REQUIRE_GPU=1 says there must be."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from stadapter.model import build_model
+from stadapter.predict import Classifier
+from stadapter.synthetic import write_clips
+from stadapter.train import TrainConfig, train
+from stadapter.tuning import STAdapter
+from trunks import make_trunk, save_trunk
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def cuda() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if os.environ.get("REQUIRE_GPU") == "1":
+        pytest.fail("REQUIRE_GPU=1, but torch finds no CUDA device")
+    pytest.skip("no CUDA device")
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "dinov2", "dinov3_vit"])
+def test_a_gpu_gives_the_logits_of_the_cpu(family: str, cuda: torch.device) -> None:
+    model = build_model(backbone=make_trunk(family), labels=["a", "b", "c"])
+    clips = torch.randn(2, 4, 3, 16, 16)
+    expected = model(clips)
+    torch.testing.assert_close(model.to(cuda)(clips.to(cuda)).cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_on_a_gpu_serves_on_a_cpu(tmp_path: Path, cuda: torch.device) -> None:
+    write_clips(tmp_path / "clips", classes=("left", "right"), clips_per_class=4, size=32, num_frames=8)
+    run = train(
+        TrainConfig(
+            data=tmp_path / "clips",
+            backbone=save_trunk(tmp_path / "trunk", "dinov2"),
+            out=tmp_path / "run",
+            tuning=STAdapter(width=8),
+            size=16,
+            num_frames=4,
+            epochs=2,
+            device="cuda",
+        ),
+        console=Console(file=io.StringIO()),
+    )
+    video = next((tmp_path / "clips" / "left").iterdir())
+    on_cpu = Classifier.load(run.folder).predict(video)
+    on_gpu = Classifier.load(run.folder, device="cuda").predict(video)
+    assert on_gpu.score == pytest.approx(on_cpu.score, abs=1e-3)
