@@ -117,7 +117,7 @@ def test_attention_kernels_agree(family: str) -> None:
 
 def test_clips_that_a_trunk_cannot_take_are_refused() -> None:
     vit = make_trunk("dinov2")
-    with pytest.raises(SettingsError, match=r"18x16 pixels.*patches of 4.*16x16"):
+    with pytest.raises(SettingsError, match=r"size 18: .*patches of 4 pixels; the nearest size it takes is 16"):
         vit(make_clips(height=18))
     with pytest.raises(SettingsError, match="normalise"):
         vit(torch.zeros(1, 2, 3, 16, 16, dtype=torch.uint8))
