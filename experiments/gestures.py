@@ -182,10 +182,11 @@ def summary(results: list[dict[str, Any]]) -> str:
         if not runs:
             continue
         top1 = [100 * result["report"]["top1"] for result in runs]
+        seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
         minutes = statistics.median(result["train_seconds"] for result in runs) / 60
         lines.append(
             f"| {TITLES[variant]} | {runs[0]['parameters']['trained']:,} | {statistics.mean(top1):.1f} % "
-            f"({len(runs)} {'seed' if len(runs) == 1 else 'seeds'}) | {min(top1):.1f} to {max(top1):.1f} % | {runs[0]['steps']} | {minutes:.1f} min |"
+            f"({seeds}) | {min(top1):.1f} to {max(top1):.1f} % | {runs[0]['steps']} | {minutes:.1f} min |"
         )
     return "\n".join(lines)
 
