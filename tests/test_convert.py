@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
@@ -17,7 +16,7 @@ from stadapter.errors import ArtefactError, SettingsError, STAdapterError
 from stadapter.model import build_model
 from stadapter.predict import Classifier
 from stadapter.tuning import STAdapter
-from test_golden_model import GOLDEN, clip_from_openai, part, read_golden, relative_error
+from test_golden_model import GOLDEN, make_golden_clip, part, read_golden, relative_error
 from trunks import save_trunk
 
 TOLERANCE = 1e-5
@@ -61,18 +60,7 @@ def checkpoint(trunk: Path, tmp_path: Path) -> Path:
 
 def save_golden_trunk(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> Path:
     """The golden CLIP trunk in Hugging Face layout."""
-    vision = CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=config["width"],
-            intermediate_size=4 * config["width"],
-            num_hidden_layers=config["layers"],
-            num_attention_heads=config["heads"],
-            image_size=config["resolution"],
-            patch_size=config["patch"],
-            hidden_act="quick_gelu",
-        )
-    )
-    vision.load_state_dict(clip_from_openai(weights))
+    vision = make_golden_clip(config, weights)
     vision.save_pretrained(folder)
     return folder
 

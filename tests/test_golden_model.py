@@ -74,7 +74,8 @@ def our_name(released: str) -> str:
     return f"head.classifier.{released.removeprefix('fc.')}" if released.startswith("fc.") else released
 
 
-def build_golden(config: dict[str, Any], tensors: dict[str, Tensor]) -> VideoClassifier:
+def make_golden_clip(config: dict[str, Any], weights: dict[str, Tensor]) -> CLIPVisionModel:
+    """The golden trunk as transformers has it, from weights in OpenAI CLIP's key names."""
     vision = CLIPVisionModel(
         CLIPVisionConfig(
             hidden_size=config["width"],
@@ -86,7 +87,12 @@ def build_golden(config: dict[str, Any], tensors: dict[str, Tensor]) -> VideoCla
             hidden_act="quick_gelu",
         )
     )
-    vision.load_state_dict(clip_from_openai(part(tensors, "backbone")))
+    vision.load_state_dict(clip_from_openai(weights))
+    return vision
+
+
+def build_golden(config: dict[str, Any], tensors: dict[str, Tensor]) -> VideoClassifier:
+    vision = make_golden_clip(config, part(tensors, "backbone"))
     info = BackboneInfo(
         name="golden",
         family="clip_vision_model",

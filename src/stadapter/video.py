@@ -447,6 +447,7 @@ def _decoder_errors_named(path: Path) -> Iterator[None]:
     except VideoError:
         raise
     except Exception as error:
+        # Damaged files bring out OSError, ValueError, MemoryError and more from FFmpeg; none may end a batch or a run.
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {first_line(error)}"
         raise VideoError(f"{path.name}: cannot be decoded ({reason}); the file is damaged, or too large") from error
 
