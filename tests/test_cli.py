@@ -219,7 +219,7 @@ def test_train_says_what_it_trains_and_what_to_do_next(
     ],
 )
 def test_the_strategy_and_its_settings_are_taken_as_typed(typed: str, expected: object) -> None:
-    from stadapter.cli import parse_train_flags
+    from stadapter.cli.train import parse_train_flags
 
     assert parse_train_flags(["--data", "x", "--out", "y", *typed.split()]).tuning == expected
 

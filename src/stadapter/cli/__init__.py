@@ -1,0 +1,13 @@
+"""The verbs of the command line: flags in, results on standard output, messages on standard error.
+
+One module a verb; each is imported when it is asked for.
+"""
+
+import importlib
+from collections.abc import Sequence
+
+
+def run(verb: str, arguments: Sequence[str]) -> int:
+    """Run one verb with its flags and return the exit code."""
+    code: int = importlib.import_module(f"stadapter.cli.{verb}").run(arguments)
+    return code

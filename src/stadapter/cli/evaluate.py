@@ -1,0 +1,70 @@
+"""stadapter evaluate: figures on labelled clips, as tables and as JSON."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from stadapter.cli.classifier import Precision, autocast_dtype, load_classifier
+from stadapter.cli.output import check_writable, output_console, progress_bar, say, write_json
+
+
+@dataclass(frozen=True)
+class EvaluateFlags:
+    """Measure a trained classifier on labelled clips: accuracies, a table by class, the confusion matrix."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder that train or convert made, or the Hub id of one."""
+    data: str
+    """Labelled clips: a folder with one sub-folder of videos per class, or a list (CSV or "<path> <class number>")."""
+    json: str | None = None
+    """File to write the whole report to, as JSON; - for standard output."""
+    backbone: str | None = None
+    """Where the trunk is now, a Hub id or a folder; default where it was in training."""
+    num_temporal_views: int | None = None
+    """Clips along time that are averaged; default as trained."""
+    num_spatial_views: int | None = None
+    """Crops that are averaged, 1 or 3; default as trained."""
+    batch_size: int = 8
+    """Clips read at once, and views put through the network at once."""
+    num_workers: int | None = None
+    """Processes that decode videos; default half the cores, at most 8; 0 decodes in this process."""
+    precision: Precision = "fp32"
+    """Precision of the arithmetic."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """stadapter evaluate"""
+    flags = tyro.cli(EvaluateFlags, prog="stadapter evaluate", args=arguments)
+    from stadapter.evaluate import evaluate, tables
+    from stadapter.machine import default_workers
+    from stadapter.manifest import read_manifest
+
+    if flags.json is not None:
+        check_writable(flags.json)
+    manifest = read_manifest(flags.data)
+    say(manifest.notes())
+    classifier = load_classifier(flags.run, backbone=flags.backbone, precision=flags.precision, device=flags.device)
+    views = {name: getattr(flags, name) for name in ("num_temporal_views", "num_spatial_views")}
+    clip_config = dataclasses.replace(
+        classifier.clip_config, **{name: count for name, count in views.items() if count is not None}
+    )
+    with progress_bar("evaluating") as progress:
+        report = evaluate(
+            classifier.model,
+            manifest,
+            clip_config,
+            batch_size=flags.batch_size,
+            num_workers=flags.num_workers if flags.num_workers is not None else default_workers(),
+            autocast_dtype=autocast_dtype(flags.precision),
+            progress=progress,
+        )
+    output_console(sys.stderr if flags.json == "-" else sys.stdout).print(tables(report))
+    if flags.json is not None:
+        write_json(flags.json, report.to_json())
+    return 0

@@ -1,0 +1,71 @@
+"""What verbs show and write: messages, tables, progress bars, JSON."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from stadapter.errors import SettingsError, STAdapterError
+
+_PIPE_COLUMNS = 10_000
+"""How wide a table may be that is not shown on a terminal: nothing of it is cut off."""
+
+
+def say(lines: str | Iterable[str]) -> None:
+    """Messages for people, on standard error."""
+    for line in [lines] if isinstance(lines, str) else lines:
+        print(line, file=sys.stderr)
+
+
+def output_console(stream: IO[str]) -> Console:
+    """Where tables go: as wide as the terminal, or as wide as they are where there is none."""
+    return Console(file=stream, width=None if stream.isatty() else _PIPE_COLUMNS)
+
+
+@contextmanager
+def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A function to be called with (done, total), which moves a bar on standard error if that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = not (shown and console.is_terminal)
+    # What is printed meanwhile is for standard output, and would be redirected to the console of the bar.
+    with Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=False) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def check_writable(target: str) -> None:
+    """Refuse a file that `write_json` could not write, before there is anything to lose.
+
+    Raises:
+        SettingsError: its folder is not there or cannot be written to, or it is a folder itself.
+    """
+    path = Path(target).expanduser()
+    if target == "-" or (os.access(path, os.W_OK) and not path.is_dir()):
+        return
+    if path.exists() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise SettingsError(f"cannot write {target}; expected --json to name a file in an existing, writable folder")
+
+
+def write_json(target: str, content: dict[str, Any]) -> None:
+    """Write JSON to a file, or to standard output for "-"."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    if target == "-":
+        print(text)
+        return
+    try:
+        Path(target).expanduser().write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise STAdapterError(f"cannot write {target}: {error.strerror}; choose another --json file") from error
+
+
+def next_step(folder: Path) -> str:
+    """What to type after a run folder has been made."""
+    return f"next: stadapter predict {shlex.quote(str(folder))} clip.mp4"

@@ -1,0 +1,171 @@
+"""stadapter predict: named videos as a table, JSON lines or CSV."""
+
+import csv
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.table import Table
+from rich.text import Text
+
+from stadapter.cli.classifier import Precision, load_classifier
+from stadapter.cli.output import output_console, progress_bar, say
+from stadapter.errors import DataError, SettingsError, counted
+
+if TYPE_CHECKING:
+    from stadapter.predict import Classifier, Prediction, PredictionFailure
+
+    Result = Prediction | PredictionFailure
+
+
+@dataclass(frozen=True)
+class PredictFlags:
+    """Name what videos show. A video that cannot be read is a row with its error; the exit code is 0 unless none
+    could be read."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder that train or convert made, or the Hub id of one."""
+    videos: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO ...", help_behavior_hint="(required)")
+    ]
+    """Video files, folders of numbered images, or folders to search for both."""
+    format: Literal["table", "json", "csv"] = "table"
+    """table for people, json for one JSON object a line, csv."""
+    top_k: int = 5
+    """How many of the highest scores to show."""
+    backbone: str | None = None
+    """Where the trunk is now, a Hub id or a folder; default where it was in training."""
+    batch_size: int = 8
+    """Videos read at once, and views put through the network at once."""
+    precision: Precision = "fp32"
+    """Precision of the arithmetic."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """stadapter predict"""
+    flags = tyro.cli(PredictFlags, prog="stadapter predict", args=arguments)
+    if not flags.videos:
+        raise SettingsError("no videos given; expected files or folders: stadapter predict RUN clip.mp4")
+    if "" in flags.videos:
+        raise SettingsError("one of the videos is an empty name; expected files or folders: is a variable not set?")
+    if flags.top_k < 1:
+        raise SettingsError(f"top_k {flags.top_k}: expected at least 1 class to show")
+    classifier = load_classifier(flags.run, backbone=flags.backbone, precision=flags.precision, device=flags.device)
+    rows = list(find_inputs(flags.videos))
+    # Lines on a terminal show by themselves how far it has come.
+    with progress_bar("predicting", shown=flags.format == "table" or not sys.stdout.isatty()) as progress:
+        results = Watched(predict_rows(classifier, rows, flags.batch_size), len(rows), progress)
+        top_k = min(flags.top_k, len(classifier.labels))
+        if flags.format == "json":
+            write_json_lines(results, top_k)
+        elif flags.format == "csv":
+            write_csv(results, top_k)
+        else:
+            table = results_table(results, top_k)
+    if flags.format == "table":
+        output_console(sys.stdout).print(table)
+    if results.num_failed:
+        say(f"{results.num_failed} of {len(rows)} could not be read")
+    return 1 if results.num_failed == len(rows) else 0
+
+
+def find_inputs(given: Iterable[str]) -> Iterator["str | PredictionFailure"]:
+    """The videos that files and folders stand for, in order; a folder without any is a failure."""
+    from stadapter.manifest import find_videos
+    from stadapter.predict import PredictionFailure
+    from stadapter.video import is_video
+
+    for name in given:
+        folder = Path(os.path.abspath(Path(name).expanduser()))
+        if not folder.is_dir() or is_video(folder):
+            yield name
+            continue
+        try:
+            videos, others = find_videos(folder)
+        except DataError as error:
+            yield PredictionFailure(name, str(error))
+            continue
+        if others:
+            say(f"{name}: {counted(len(others), 'file')} passed over, no video")
+        if not videos:
+            yield PredictionFailure(name, "no videos in this folder")
+        yield from (str(Path(name) / video.relative_to(folder)) for video in videos)
+
+
+def predict_rows(
+    classifier: "Classifier", rows: "Sequence[str | PredictionFailure]", batch_size: int
+) -> Iterator["Result"]:
+    """The answer for every row, in order; failures pass."""
+    answers = classifier.predict_many((row for row in rows if isinstance(row, str)), batch_size=batch_size)
+    return (next(answers) if isinstance(row, str) else row for row in rows)
+
+
+class Watched:
+    """Passes results on, counts those that failed, and tells a progress bar."""
+
+    def __init__(self, results: Iterable["Result"], total: int, progress: Callable[[int, int], None]) -> None:
+        self.num_failed = 0
+        self._results, self._total, self._progress = results, total, progress
+
+    def __iter__(self) -> Iterator["Result"]:
+        from stadapter.predict import PredictionFailure
+
+        for done, result in enumerate(self._results, start=1):
+            self.num_failed += isinstance(result, PredictionFailure)
+            self._progress(done, self._total)
+            yield result
+
+
+def results_table(results: Iterable["Result"], top_k: int) -> Table:
+    """A table for people."""
+    from stadapter.evaluate import percent
+    from stadapter.predict import PredictionFailure
+
+    table = Table()
+    table.add_column("video", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("others", overflow="fold")
+    for result in results:
+        if isinstance(result, PredictionFailure):
+            table.add_row(Text(result.video), Text("error", "red"), "", Text(result.error, "red"))
+            continue
+        others = ", ".join(f"{label} {percent(score)}" for label, score in islice(result.top(top_k).items(), 1, None))
+        table.add_row(Text(result.video), Text(result.label, "bold"), percent(result.score), Text(others))
+    return table
+
+
+def write_json_lines(results: Iterable["Result"], top_k: int) -> None:
+    """One JSON object a line, as soon as it is known: video, label, score, scores; or video, error."""
+    from stadapter.predict import Prediction
+
+    for result in results:
+        row = dataclasses.asdict(result)
+        if isinstance(result, Prediction):
+            row["scores"] = result.top(top_k)
+        print(json.dumps(row), flush=True)
+
+
+def write_csv(results: Iterable["Result"], top_k: int) -> None:
+    """CSV with a header: the classes by rank with their scores, and the error where there is one."""
+    from stadapter.predict import PredictionFailure
+
+    ranks = ["", *(f"_{rank}" for rank in range(2, top_k + 1))]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["video", *(name + rank for rank in ranks for name in ("label", "score")), "error"])
+    for result in results:
+        if isinstance(result, PredictionFailure):
+            writer.writerow([result.video, *[""] * (2 * top_k), result.error])
+        else:
+            cells = [cell for label, score in result.top(top_k).items() for cell in (label, f"{score:.6f}")]
+            writer.writerow([result.video, *cells, ""])
+        sys.stdout.flush()
