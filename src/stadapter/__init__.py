@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from stadapter.sampling import random_dense_indices as random_dense_indices
     from stadapter.sampling import random_uniform_indices as random_uniform_indices
     from stadapter.sampling import uniform_indices as uniform_indices
-    from stadapter.train import TrainConfig as TrainConfig
+    from stadapter.settings import TrainConfig as TrainConfig
     from stadapter.train import TrainResult as TrainResult
     from stadapter.train import train as train
     from stadapter.transforms import Augmentation as Augmentation
@@ -65,7 +65,8 @@ _NAMES = {
     "model": ("VideoClassifier", "build_model"),
     "predict": ("Classifier", "Prediction", "PredictionFailure"),
     "sampling": ("dense_indices", "random_dense_indices", "random_uniform_indices", "uniform_indices"),
-    "train": ("TrainConfig", "TrainResult", "train"),
+    "settings": ("TrainConfig",),
+    "train": ("TrainResult", "train"),
     "transforms": ("Augmentation",),
     "tuning": ("LinearProbe", "LoRA", "STAdapter"),
     "video": ("read_frames",),

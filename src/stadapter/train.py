@@ -2,25 +2,19 @@
 
 # B batch, T frames, C classes
 
-import dataclasses
 import importlib.util
-import json
 import math
 import os
 import platform
 import shlex
-import signal
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +22,12 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from stadapter.artefact import SPEC_NAME, save_artefact
-from stadapter.backbones import DEFAULT_BACKBONE, load_backbone
+from stadapter.artefact import save_artefact
+from stadapter.backbones import load_backbone
 from stadapter.checkpoint import CHECKPOINT_NAME, Progress, load_checkpoint, read_progress, save_checkpoint
 from stadapter.clips import ClipConfig
 from stadapter.dataset import Batch, VideoDataset, ViewStore, collate
-from stadapter.errors import SettingsError, TrainingError
+from stadapter.errors import TrainingError
 from stadapter.evaluate import Report, evaluate
 from stadapter.machine import (
     choose_device,
@@ -44,10 +38,11 @@ from stadapter.machine import (
 )
 from stadapter.manifest import Manifest, read_splits
 from stadapter.model import VideoClassifier, build_model
+from stadapter.processes import interruption, quiet_worker, stop_workers
 from stadapter.progress import METRICS_NAME, Meter, RunDisplay
+from stadapter.run_folder import make_folder, refuse_folder
 from stadapter.schedule import EpochBatches, Plan, learning_rate_share, make_optimizer, make_plan, seed_dropout
-from stadapter.transforms import Augmentation
-from stadapter.tuning import STAdapter, Tuning, tuning_to_json
+from stadapter.settings import RESUMABLE_CHANGES, TrainConfig, settings_to_json
 from stadapter.vit import ImageViT, nearest_multiple
 
 if TYPE_CHECKING:
@@ -57,117 +52,6 @@ CPU_SIZE_PIXELS = 112
 LOG_EVERY_STEPS = 10
 CHECKPOINT_PAUSE_SECONDS = 10.0
 """Epochs shorter than this do not each get a checkpoint."""
-RESUMABLE_CHANGES = frozenset(
-    (
-        *("data", "backbone", "size", "precision"),
-        *("out", "resume", "device", "num_workers", "checkpoint_minutes", "view_store_megabytes"),
-    )
-)
-"""Settings that may differ when a run is resumed: they change nothing that is learned, or `Prepared.identity` tells."""
-_LEFT_BY_A_FAILED_START = {METRICS_NAME, "tensorboard"}
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything a training run is made of. The defaults are the `small` recipe: few clips, little compute."""
-
-    data: str | Path
-    """Folder with one sub-folder of videos per class, or a list: CSV path,label[,start,end] or "<path> <number>"."""
-    out: str | Path
-    """Run folder to make; an existing one is refused unless you resume."""
-    backbone: str | Path = DEFAULT_BACKBONE
-    """Image trunk: a Hub id or a local folder in Hugging Face layout."""
-    tuning: Tuning = field(default_factory=STAdapter)
-    """What learns."""
-    val_data: str | Path | None = None
-    """Held-out clips, laid out as the training data; default: the val folder, or a share of each class."""
-    val_fraction: float = 0.2
-    """Share of each class held out by a stable hash of the file's name, 0 to 1; 0 trains on everything."""
-    num_frames: int = 8
-    """Frames of a clip."""
-    size: int | None = None
-    """Side of a clip, pixels; default the trunk's own on a GPU, about 112 on a CPU."""
-    stride_frames: int | None = None
-    """Distance between frames, in frames; default spreads them over the whole video."""
-    resize: Literal["fast", "released"] = "fast"
-    """fast resizes bytes, antialiased; released is what released checkpoints were trained with (float, aliased)."""
-    fit: Literal["crop", "stretch"] = "crop"
-    """crop cuts the frame to a square; stretch squeezes the whole frame, so that nothing at its edges is lost."""
-    short_clips: Literal["repeat", "error"] = "repeat"
-    """What becomes of a video with fewer frames than a clip: its frames are repeated, or it counts as unreadable."""
-    num_temporal_views: int = 1
-    """Clips along time that are averaged when testing."""
-    num_spatial_views: int | None = None
-    """Crops averaged when testing, 1 (centre) or 3 (they show the whole frame); default 3, with stretch 1."""
-    augmentation: Augmentation = field(default_factory=lambda: Augmentation(colour_jitter=0.4))
-    """How training clips are varied; no flip, which would confuse left with right (docs/log.md on the colours)."""
-    epochs: int | None = None
-    """Passes over the data; default as many as give 600 optimizer steps, at least 8."""
-    batch_size: int = 8
-    """Clips a step and process."""
-    accumulation_steps: int = 1
-    """Batches whose gradients are added up before the weights change."""
-    lr: float = 2e-3
-    """Highest learning rate, absolute."""
-    weight_decay: float = 1e-2
-    """AdamW's weight decay; biases and norms have none."""
-    warmup_fraction: float = 0.1
-    """Share of the steps in which the learning rate rises; then it falls along a cosine to 0."""
-    label_smoothing: float = 0.0
-    """Share of the target spread over all classes, 0 to 1."""
-    dropout: float = 0.0
-    """Dropout before the classifier, 0 to 1."""
-    gradient_clip: float = 1.0
-    """Largest norm of the gradient of all trained weights; 0 does not clip."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Precision of the arithmetic; auto takes bf16 where the device computes in it. Trained weights stay fp32."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
-    num_workers: int | None = None
-    """Processes that decode videos; default chosen from the machine, 0 decodes in the training process."""
-    view_store_megabytes: int = 1024
-    """Room for views drawn ahead, MiB on disk: a video is then decoded once for up to 8 epochs; 0 decodes each time."""
-    seed: int = 0
-    """Of everything random."""
-    max_bad_fraction: float = 0.1
-    """The run stops when more than this share of the videos cannot be read, 0 to 1."""
-    checkpoint_minutes: float = 5.0
-    """Longest time between two checkpoints, minutes."""
-    resume: bool = False
-    """Go on with the unfinished run in the run folder."""
-
-    def __post_init__(self) -> None:
-        for name in ("data", "out", "backbone", "val_data"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, os.fspath(value) if value is not None else None)
-        for name, (lowest, highest) in _LIMITS.items():
-            value = getattr(self, name)
-            if value is not None and not lowest <= value <= highest:
-                wanted = f"at least {lowest:g}" if highest == math.inf else f"{lowest:g} to {highest:g}"
-                raise SettingsError(f"{name} {value}: expected {wanted}")
-        if self.dropout == 1 or self.val_fraction == 1:
-            raise SettingsError("dropout and val_fraction: expected a share below 1, which would leave nothing")
-        if not 0 < self.lr < math.inf:
-            raise SettingsError(f"lr {self.lr}: expected a learning rate above 0, such as 2e-3")
-
-
-_LIMITS: dict[str, tuple[float, float]] = {
-    "batch_size": (1, math.inf),
-    "accumulation_steps": (1, math.inf),
-    "epochs": (1, math.inf),
-    "num_workers": (0, math.inf),
-    "view_store_megabytes": (0, math.inf),
-    "seed": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "gradient_clip": (0, math.inf),
-    "checkpoint_minutes": (0, math.inf),
-    "label_smoothing": (0, 1),
-    "warmup_fraction": (0, 1),
-    "max_bad_fraction": (0, 1),
-    "dropout": (0, 1),
-    "val_fraction": (0, 1),
-}
-"""Lowest and highest value of a setting, both allowed."""
 
 
 @dataclass(frozen=True)
@@ -579,41 +463,6 @@ def check_weights(trained: Mapping[str, Tensor], step: int) -> None:
             raise TrainingError(DIVERGED.format(what=f"the weights of {name} are not finite numbers", step=step))
 
 
-def refuse_folder(folder: Path, *, resume: bool) -> None:
-    """Refuse a run folder that holds something already, or nothing to resume.
-
-    Raises:
-        TrainingError: it exists and `resume` is not set, or is finished.
-        ArtefactError: there is no checkpoint to resume from, or it is damaged.
-    """
-    if resume:
-        if (folder / SPEC_NAME).is_file() and not (folder / CHECKPOINT_NAME).is_file():
-            raise TrainingError(f"{folder} is a finished run: nothing to resume; use it, or choose another --out")
-        read_progress(folder)
-        return
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise TrainingError(f"{folder} is a file; choose another --out")
-    if (folder / CHECKPOINT_NAME).is_file():
-        raise TrainingError(f"{folder} holds an unfinished run; go on with --resume, or choose another --out")
-    if {item.name for item in folder.iterdir()} - _LEFT_BY_A_FAILED_START:
-        raise TrainingError(f"{folder} exists already; choose another --out, or delete it")
-
-
-def make_folder(folder: Path) -> None:
-    """Make the run folder and see that it can be written.
-
-    Raises:
-        TrainingError: it cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / METRICS_NAME).touch()
-    except OSError as error:
-        raise TrainingError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
-
-
 def make_accelerator(config: TrainConfig) -> "Accelerator":
     """Devices and processes, as `accelerate launch` or the one given device says.
 
@@ -669,52 +518,6 @@ def prepare_trunk(model: VideoClassifier, device: torch.device, autocast_dtype: 
         model.cast_trunk(autocast_dtype)
     # On a CPU the backward pass of the fused kernel takes several times that of plain products (docs/log.md).
     model.trunk.use_attention("eager" if device.type == "cpu" else "sdpa")
-
-
-def quiet_worker(worker: int) -> None:
-    """Set up a decoding process: one thread, low priority; signals are left to the training process."""
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(os, "nice"):
-        os.nice(19)  # it reads ahead while the training threads wait; beside them it would hold up both
-
-
-def stop_workers(loader: Any) -> None:
-    """End the decoding processes of a loader now: as they ignore SIGTERM, Python would wait for them at its exit."""
-    iterator = getattr(loader, "_iterator", None)
-    if iterator is not None:
-        iterator._shutdown_workers()
-
-
-@contextmanager
-def interruption() -> Iterator[Callable[[], bool]]:
-    """Hold back Ctrl-C and SIGTERM until the step is done; the yielded function says whether one came."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received:  # asked twice: at once
-            raise KeyboardInterrupt
-        received.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def settings_to_json(config: TrainConfig) -> dict[str, Any]:
-    """A run's settings as JSON values."""
-    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    values["tuning"] = tuning_to_json(config.tuning)
-    values["augmentation"] = dataclasses.asdict(config.augmentation)
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
 
 
 def headline(report: Report) -> dict[str, float]:

@@ -17,7 +17,8 @@ from stadapter.errors import SettingsError
 def run(arguments: Sequence[str]) -> int:
     """stadapter train"""
     from stadapter.checkpoint import CHECKPOINT_NAME
-    from stadapter.train import TrainConfig, prepare, train
+    from stadapter.settings import TrainConfig
+    from stadapter.train import prepare, train
 
     flags = parse_train_flags(arguments)
     config = TrainConfig(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(TrainConfig)})
@@ -43,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def parse_train_flags(arguments: Sequence[str]) -> Any:
     """A `TrainConfig` with the flags of the chosen strategy, unchecked, and what only the command line has."""
-    from stadapter.train import TrainConfig
+    from stadapter.settings import TrainConfig
     from stadapter.tuning import STRATEGIES
 
     strategy = chosen_strategy(arguments, tuple(STRATEGIES))

@@ -1,0 +1,134 @@
+"""Every setting of a training run, with its limits."""
+
+import dataclasses
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from stadapter.backbones import DEFAULT_BACKBONE
+from stadapter.errors import SettingsError
+from stadapter.transforms import Augmentation
+from stadapter.tuning import STAdapter, Tuning, tuning_to_json
+
+RESUMABLE_CHANGES = frozenset(
+    (
+        *("data", "backbone", "size", "precision"),
+        *("out", "resume", "device", "num_workers", "checkpoint_minutes", "view_store_megabytes"),
+    )
+)
+"""Settings that may differ when a run is resumed: they change nothing that is learned, or `Prepared.identity` tells."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run is made of. The defaults are the `small` recipe: few clips, little compute."""
+
+    data: str | Path
+    """Folder with one sub-folder of videos per class, or a list: CSV path,label[,start,end] or "<path> <number>"."""
+    out: str | Path
+    """Run folder to make; an existing one is refused unless you resume."""
+    backbone: str | Path = DEFAULT_BACKBONE
+    """Image trunk: a Hub id or a local folder in Hugging Face layout."""
+    tuning: Tuning = field(default_factory=STAdapter)
+    """What learns."""
+    val_data: str | Path | None = None
+    """Held-out clips, laid out as the training data; default: the val folder, or a share of each class."""
+    val_fraction: float = 0.2
+    """Share of each class held out by a stable hash of the file's name, 0 to 1; 0 trains on everything."""
+    num_frames: int = 8
+    """Frames of a clip."""
+    size: int | None = None
+    """Side of a clip, pixels; default the trunk's own on a GPU, about 112 on a CPU."""
+    stride_frames: int | None = None
+    """Distance between frames, in frames; default spreads them over the whole video."""
+    resize: Literal["fast", "released"] = "fast"
+    """fast resizes bytes, antialiased; released is what released checkpoints were trained with (float, aliased)."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """crop cuts the frame to a square; stretch squeezes the whole frame, so that nothing at its edges is lost."""
+    short_clips: Literal["repeat", "error"] = "repeat"
+    """What becomes of a video with fewer frames than a clip: its frames are repeated, or it counts as unreadable."""
+    num_temporal_views: int = 1
+    """Clips along time that are averaged when testing."""
+    num_spatial_views: int | None = None
+    """Crops averaged when testing, 1 (centre) or 3 (they show the whole frame); default 3, with stretch 1."""
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(colour_jitter=0.4))
+    """How training clips are varied; no flip, which would confuse left with right (docs/log.md on the colours)."""
+    epochs: int | None = None
+    """Passes over the data; default as many as give 600 optimizer steps, at least 8."""
+    batch_size: int = 8
+    """Clips a step and process."""
+    accumulation_steps: int = 1
+    """Batches whose gradients are added up before the weights change."""
+    lr: float = 2e-3
+    """Highest learning rate, absolute."""
+    weight_decay: float = 1e-2
+    """AdamW's weight decay; biases and norms have none."""
+    warmup_fraction: float = 0.1
+    """Share of the steps in which the learning rate rises; then it falls along a cosine to 0."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes, 0 to 1."""
+    dropout: float = 0.0
+    """Dropout before the classifier, 0 to 1."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient of all trained weights; 0 does not clip."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Precision of the arithmetic; auto takes bf16 where the device computes in it. Trained weights stay fp32."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    num_workers: int | None = None
+    """Processes that decode videos; default chosen from the machine, 0 decodes in the training process."""
+    view_store_megabytes: int = 1024
+    """Room for views drawn ahead, MiB on disk: a video is then decoded once for up to 8 epochs; 0 decodes each time."""
+    seed: int = 0
+    """Of everything random."""
+    max_bad_fraction: float = 0.1
+    """The run stops when more than this share of the videos cannot be read, 0 to 1."""
+    checkpoint_minutes: float = 5.0
+    """Longest time between two checkpoints, minutes."""
+    resume: bool = False
+    """Go on with the unfinished run in the run folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("data", "out", "backbone", "val_data"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, os.fspath(value) if value is not None else None)
+        for name, (lowest, highest) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not lowest <= value <= highest:
+                wanted = f"at least {lowest:g}" if highest == math.inf else f"{lowest:g} to {highest:g}"
+                raise SettingsError(f"{name} {value}: expected {wanted}")
+        if self.dropout == 1 or self.val_fraction == 1:
+            raise SettingsError("dropout and val_fraction: expected a share below 1, which would leave nothing")
+        if not 0 < self.lr < math.inf:
+            raise SettingsError(f"lr {self.lr}: expected a learning rate above 0, such as 2e-3")
+
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "batch_size": (1, math.inf),
+    "accumulation_steps": (1, math.inf),
+    "epochs": (1, math.inf),
+    "num_workers": (0, math.inf),
+    "view_store_megabytes": (0, math.inf),
+    "seed": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "gradient_clip": (0, math.inf),
+    "checkpoint_minutes": (0, math.inf),
+    "label_smoothing": (0, 1),
+    "warmup_fraction": (0, 1),
+    "max_bad_fraction": (0, 1),
+    "dropout": (0, 1),
+    "val_fraction": (0, 1),
+}
+"""Lowest and highest value of a setting, both allowed."""
+
+
+def settings_to_json(config: TrainConfig) -> dict[str, Any]:
+    """A run's settings as JSON values."""
+    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    values["tuning"] = tuning_to_json(config.tuning)
+    values["augmentation"] = dataclasses.asdict(config.augmentation)
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
