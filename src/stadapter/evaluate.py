@@ -1,4 +1,4 @@
-"""How good a classifier is on labelled clips: accuracies, table by class, confusion matrix, every answer."""
+"""How good a classifier is on labelled clips: accuracies and how sure they are, by class, for every clip, over time."""
 
 # B batch, C classes
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from rich.console import Group
@@ -16,18 +16,29 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from stadapter.clips import ClipConfig
-from stadapter.dataset import Failure, Sample, VideoDataset, collate
+from stadapter.dataset import Failure, VideoDataset, collate
 from stadapter.errors import DataError, SettingsError
 from stadapter.manifest import Manifest
 from stadapter.model import ClipClassifier, check_finite_scores, view_scores
+from stadapter.timecheck import CHANGED_ORDERS, ORDER_NAMES, Order, TimeCheck, make_time_check, reorder
+from stadapter.uncertainty import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_interval
 
 if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
 
+CALIBRATION_BINS = 15
 _MAX_MATRIX_CLASSES = 20
 
-Row = tuple[int, list[float]]
-"""Position of a clip in the manifest, and its score for every class."""
+
+class Row(NamedTuple):
+    """What the model said of one clip."""
+
+    position: int
+    """In the manifest."""
+    scores: list[float]
+    """One for every class."""
+    reordered: tuple[int, ...]
+    """The class named with the frames in each of `CHANGED_ORDERS`; empty without a time check."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,10 @@ class ClipPrediction:
     """The class with the highest score."""
     score: float
     """Probability given to `predicted`, 0 to 1, averaged over the views."""
+    true_score: float
+    """Probability given to `label`."""
+    is_correct: bool
+    """Whether `predicted` is `label`."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +83,21 @@ class Report:
     """Clips that were read and classified."""
     top1: float
     """Fraction of clips whose highest score is the true class, 0 to 1."""
+    top1_interval: Interval
+    """Bootstrap interval of `top1`, clips drawn with replacement; the other intervals likewise."""
     top5: float
     """Fraction of clips with the true class among the 5 highest scores, or among all of fewer classes."""
+    top5_interval: Interval
     mean_class_accuracy: float
     """Mean of the accuracies of the classes that have clips."""
+    mean_class_accuracy_interval: Interval
     loss: float
     """Mean of -log(score of the true class), in nats; with one view the cross-entropy."""
+    calibration_error: float
+    """Expected calibration error: by how much the score of the named class and the share named right differ, 0 to 1,
+    on average over clips sorted into `num_calibration_bins` equal bins by that score."""
+    mean_score: float
+    """Mean score of the named class: above `top1` the classifier claims too much, below too little."""
     per_class: tuple[ClassResult, ...]
     confusion: tuple[tuple[int, ...], ...]
     """Numbers of clips; rows are the true classes, columns the predicted ones, in the order of `labels`."""
@@ -81,10 +105,19 @@ class Report:
     """One for every classified clip, in the order of the data."""
     failures: tuple[Failure, ...]
     """(name, reason) of every clip that could not be read."""
+    time_check: TimeCheck | None = None
+    """The same clips with their frames in other orders, if that was asked for."""
+    confidence: float = CONFIDENCE
+    """Of the intervals."""
+    num_resamples: int = NUM_RESAMPLES
+    """Of the bootstrap."""
+    num_calibration_bins: int = CALIBRATION_BINS
 
     def to_json(self) -> dict[str, Any]:
-        """The same as JSON types: dicts, lists, strings, numbers and None."""
+        """The same as JSON types: dicts, lists, strings, numbers and None; the time check with its sentence."""
         report = asdict(self)
+        if self.time_check is not None:
+            report["time_check"]["sentence"] = self.time_check.sentence()
         report["failures"] = [{"name": name, "message": message} for name, message in self.failures]
         plain: dict[str, Any] = json.loads(json.dumps(report))
         return plain
@@ -100,10 +133,12 @@ def evaluate(
     autocast_dtype: torch.dtype | None = None,
     accelerator: "Accelerator | None" = None,
     progress: Callable[[int, int], None] | None = None,
+    time_check: bool = False,
 ) -> Report:
     """Classify every clip of a manifest with all its test views, on the device where the model is.
 
-    Scores are averaged over the views after softmax. The model runs in eval mode and gets its modes back.
+    Scores are averaged over the views after softmax. The model runs in eval mode and gets its modes back. A clip that
+    cannot be read, also one that has vanished since, is among the failures.
 
     Args:
         model: the classifier, not wrapped for distributed training.
@@ -114,6 +149,8 @@ def evaluate(
         autocast_dtype: such as torch.bfloat16; None computes in the dtype of the model.
         accelerator: with several processes each classifies its share, and all get the whole report.
         progress: called with the number of clips done and to do by this process, after every batch.
+        time_check: classify every clip three times more, with its frames shuffled, reversed, and one repeated; it
+            is read once. Clips of one frame have no order, and no time check.
 
     Raises:
         SettingsError: a batch size below 1, or fewer than 0 workers.
@@ -125,42 +162,56 @@ def evaluate(
             raise SettingsError(f"{name} {value}: expected at least {least}")
     dataset = VideoDataset(manifest, clip_config, labels=model.labels)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    share = Subset(dataset, range(rank, len(dataset), world))
     with _eval_mode(model):
         rows, failures = _classify(
             model,
-            share,
+            dataset,
+            range(rank, len(dataset), world),
             batch_size=batch_size,
             num_workers=num_workers,
             autocast_dtype=autocast_dtype,
+            orders=CHANGED_ORDERS if time_check and clip_config.num_frames > 1 else (),
             progress=progress,
         )
     if accelerator is not None:
         from accelerate.utils.operations import gather_object
 
-        rows, failures = gather_object(rows), gather_object(failures)
+        rows, failures = [Row(*row) for row in gather_object(rows)], gather_object(failures)
     return _report(dataset, model.labels, rows, failures)
 
 
 def tables(report: Report) -> Group:
-    """The summary, the table by class and the confusion matrix, to be printed with rich."""
-    return Group(summary_table(report), class_table(report), confusion_table(report))
+    """The summary, the time check, the table by class and the confusion matrix, to be printed with rich."""
+    check = [time_table(report.time_check)] if report.time_check is not None else []
+    return Group(summary_table(report), *check, class_table(report), confusion_table(report))
 
 
 def summary_table(report: Report) -> Table:
     """The figures over all clips, and the first clips that could not be read."""
-    table = Table(title="Evaluation", title_justify="left", show_header=False)
-    table.add_column(justify="left")
-    table.add_column(justify="right")
+    table = Table(title="Evaluation", title_justify="left")
+    table.add_column("")
+    table.add_column("value", justify="right")
+    table.add_column(f"{report.confidence:.0%} interval", justify="right")
     table.add_row("clips", str(report.num_clips))
-    table.add_row("top-1", percent(report.top1))
-    table.add_row(f"top-{min(5, len(report.labels))}", percent(report.top5))
-    table.add_row("mean class accuracy", percent(report.mean_class_accuracy))
+    for name, value, interval in headline_figures(report):
+        table.add_row(name, percent(value), interval_text(interval))
     table.add_row("loss", f"{report.loss:.4f}")
+    table.add_row("calibration error", percent(report.calibration_error))
     table.add_row("clips that could not be read", str(len(report.failures)))
     for name, message in report.failures[:5]:
         table.add_row("", Text(message if name in message else f"{name}: {message}"))
     return table
+
+
+def time_table(check: TimeCheck) -> Group:
+    """The accuracies with the frames in order and not, and the sentence that says what they mean."""
+    table = Table(title="Does time matter?", title_justify="left")
+    table.add_column("frames")
+    for header in ("accuracy", f"{CONFIDENCE:.0%} interval"):
+        table.add_column(header, justify="right")
+    for order, name in ORDER_NAMES.items():
+        table.add_row(name, percent(getattr(check, order)), interval_text(check.intervals[order]))
+    return Group(table, Text(check.verdict()))
 
 
 def class_table(report: Report) -> Table:
@@ -197,14 +248,19 @@ def confusion_table(report: Report) -> Table:
     return table
 
 
-def _error_table(report: Report) -> Table:
+def largest_errors(report: Report) -> list[tuple[int, str, str]]:
+    """Every pair of classes that were taken for each other: number of clips, true class, named class; most first."""
     errors = [
         (count, report.labels[true], report.labels[predicted])
         for true, row in enumerate(report.confusion)
         for predicted, count in enumerate(row)
         if count and true != predicted
     ]
-    errors.sort(key=lambda error: (-error[0], error[1], error[2]))
+    return sorted(errors, key=lambda error: (-error[0], error[1], error[2]))
+
+
+def _error_table(report: Report) -> Table:
+    errors = largest_errors(report)
     shown = errors[:_MAX_MATRIX_CLASSES]
     table = Table(title=f"Largest errors, {len(shown)} of {len(errors)}", title_justify="left")
     table.add_column("true")
@@ -213,6 +269,20 @@ def _error_table(report: Report) -> Table:
     for count, true, predicted in shown:
         table.add_row(Text(true), Text(predicted), str(count))
     return table
+
+
+def headline_figures(report: Report) -> list[tuple[str, float, Interval]]:
+    """The accuracies over all clips: name, share of 1, interval."""
+    return [
+        ("top-1", report.top1, report.top1_interval),
+        (f"top-{min(5, len(report.labels))}", report.top5, report.top5_interval),
+        ("mean class accuracy", report.mean_class_accuracy, report.mean_class_accuracy_interval),
+    ]
+
+
+def interval_text(interval: Interval) -> str:
+    """An interval of shares of 1, as people read it."""
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %"
 
 
 def percent(fraction: float | None) -> str:
@@ -235,16 +305,22 @@ def _eval_mode(model: ClipClassifier) -> Iterator[None]:
 
 def _classify(
     model: ClipClassifier,
-    share: "Subset[Sample]",
+    dataset: VideoDataset,
+    share: range,
     *,
     batch_size: int,
     num_workers: int,
     autocast_dtype: torch.dtype | None,
+    orders: Sequence[Order],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Row], list[Failure]]:
-    """The scores of the readable clips among `share`, and the failures of the others."""
+    """What the model says of the readable clips among `share`, and the failures of the others."""
+
+    def scored(clips: Tensor) -> Tensor:
+        return view_scores(model, clips, autocast_dtype=autocast_dtype, views_at_once=batch_size)
+
     loader = DataLoader(
-        share,
+        Subset(dataset, share),
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=collate,
@@ -255,8 +331,12 @@ def _classify(
     for batch in loader:
         failures += batch["failures"]
         if len(batch["indices"]):
-            scores = view_scores(model, batch["clips"], autocast_dtype=autocast_dtype, views_at_once=batch_size)
-            rows += zip(batch["indices"].tolist(), scores.tolist(), strict=True)
+            indices = batch["indices"].tolist()
+            names = [dataset.entries[index].name for index in indices]
+            scores = scored(batch["clips"])  # (B, C)
+            changed = [scored(reorder(batch["clips"], order, names)).argmax(-1).tolist() for order in orders]
+            reordered = zip(*changed, strict=True) if orders else [()] * len(indices)
+            rows += map(Row, indices, scores.tolist(), reordered)
         if progress is not None:
             progress(len(rows) + len(failures), len(share))
     return rows, failures
@@ -268,43 +348,82 @@ def _report(
     rows: Sequence[Row],
     failures: Sequence[Failure],
 ) -> Report:
-    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_calibration_error,
+        multiclass_confusion_matrix,
+    )
 
     if not rows:
         name, message = failures[0] if failures else ("no clip", "the data is empty")
         raise DataError(f"none of {len(dataset)} clips could be read, first {name}: {message}")
     rows = sorted(rows)
-    entries = [dataset.entries[index] for index, _ in rows]
-    targets = torch.tensor([dataset.targets[index] for index, _ in rows])  # (B,)
-    scores = torch.tensor([row for _, row in rows])  # (B, C)
-    check_finite_scores(scores, [entry.name for entry in entries])
-    best = scores.max(-1)
+    targets = torch.tensor([dataset.targets[row.position] for row in rows])  # (B,)
+    scores = torch.tensor([row.scores for row in rows])  # (B, C)
+    check_finite_scores(scores, [dataset.entries[row.position].name for row in rows])
+    best, num_best = scores.max(-1), min(5, len(labels))
+    hits = scores.topk(num_best).indices == targets[:, None]  # (B, 5)
     confusion = multiclass_confusion_matrix(best.indices, targets, num_classes=len(labels))  # rows true
     per_class = _per_class(labels, confusion)
+    predictions = _predictions(dataset, labels, rows, best.indices.tolist())
     accuracies = [result.accuracy for result in per_class if result.accuracy is not None]
 
     def top(k: int) -> float:
         return float(multiclass_accuracy(scores, targets, num_classes=len(labels), average="micro", top_k=k))
 
     true_scores = scores.gather(1, targets[:, None]).clamp_min(torch.finfo(scores.dtype).tiny)
-    predictions = [
-        ClipPrediction(entry.name, entry.start_seconds, entry.end_seconds, labels[target], labels[predicted], score)
-        for entry, target, predicted, score in zip(
-            entries, targets.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
-        )
-    ]
+    # An average of softmaxes may come out a hair above 1, which torchmetrics would take for logits.
+    calibration_error = multiclass_calibration_error(
+        scores.clamp(0, 1), targets, num_classes=len(labels), n_bins=CALIBRATION_BINS
+    )
     return Report(
         labels=tuple(labels),
         num_clips=len(rows),
         top1=top(1),
-        top5=top(min(5, len(labels))),
+        top1_interval=bootstrap_interval((best.indices == targets).numpy()),
+        top5=top(num_best),
+        top5_interval=bootstrap_interval(hits.any(-1).numpy()),
         mean_class_accuracy=sum(accuracies) / len(accuracies),
+        mean_class_accuracy_interval=bootstrap_interval((best.indices == targets).numpy(), groups=targets.numpy()),
         loss=float(-true_scores.log().mean()),
+        calibration_error=float(calibration_error),
+        mean_score=float(best.values.mean()),
         per_class=per_class,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
-        predictions=tuple(predictions),
+        predictions=predictions,
         failures=tuple(sorted(failures)),
+        time_check=_time_check(labels, rows, predictions),
     )
+
+
+def _predictions(
+    dataset: VideoDataset, labels: Sequence[str], rows: Sequence[Row], named: Sequence[int]
+) -> tuple[ClipPrediction, ...]:
+    predictions = []
+    for row, best in zip(rows, named, strict=True):
+        entry, target = dataset.entries[row.position], dataset.targets[row.position]
+        predictions.append(
+            ClipPrediction(
+                name=entry.name,
+                start_seconds=entry.start_seconds,
+                end_seconds=entry.end_seconds,
+                label=labels[target],
+                predicted=labels[best],
+                score=row.scores[best],
+                true_score=row.scores[target],
+                is_correct=best == target,
+            )
+        )
+    return tuple(predictions)
+
+
+def _time_check(labels: Sequence[str], rows: Sequence[Row], predictions: Sequence[ClipPrediction]) -> TimeCheck | None:
+    if not rows[0].reordered:
+        return None
+    predicted: dict[Order, list[str]] = {"as_is": [prediction.predicted for prediction in predictions]}
+    for place, order in enumerate(CHANGED_ORDERS):
+        predicted[order] = [labels[row.reordered[place]] for row in rows]
+    return make_time_check([prediction.label for prediction in predictions], predicted)
 
 
 def _per_class(labels: Sequence[str], confusion: Tensor) -> tuple[ClassResult, ...]:

@@ -1,0 +1,149 @@
+"""Does time matter? The same clips with their frames in other orders, and what the accuracies then say."""
+
+# B batch, V views, T frames
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stadapter.errors import counted
+from stadapter.uncertainty import Difference, Interval, bootstrap_interval, paired_difference
+
+Order: TypeAlias = Literal["as_is", "shuffled", "reversed", "single_frame"]
+CHANGED_ORDERS: tuple[Order, ...] = ("shuffled", "reversed", "single_frame")
+ORDER_NAMES: dict[Order, str] = {
+    "as_is": "as they are",
+    "shuffled": "frames shuffled",
+    "reversed": "played backwards",
+    "single_frame": "one frame repeated",
+}
+"""The orders in words, as in "clips named right …"."""
+_LITTLE = 0.05
+"""A difference in accuracy within this is called little."""
+
+
+@dataclass(frozen=True)
+class TimeCheck:
+    """Accuracies on the same clips with their frames in order, and not. Each clip was decoded once."""
+
+    num_clips: int
+    as_is: float
+    """Fraction of the clips named right with their frames in order, 0 to 1."""
+    shuffled: float
+    """The same with the frames in a random order, another for every clip, never the true one."""
+    reversed: float
+    """The same played backwards."""
+    single_frame: float
+    """The same with the middle frame repeated: no motion at all."""
+    most_common: float
+    """Share of the most common class: what always naming that one would reach."""
+    intervals: dict[Order, Interval]
+    """Of the four accuracies."""
+    differences: dict[Order, Difference]
+    """By how much the accuracy as is lies above that in each of the other orders, clip by clip."""
+    predicted: dict[Order, tuple[str, ...]]
+    """The class named for every clip, in the order of the report's predictions."""
+
+    def sentence(self) -> str:
+        """What the four accuracies say, in words; "cannot tell" where the clips are too few to say it."""
+        return f"{self.verdict()} {self._figures()}"
+
+    def verdict(self) -> str:
+        """The same without the four accuracies."""
+        clips, single = counted(self.num_clips, "clip"), self.differences["single_frame"]
+        shuffled = f"with the frames shuffled accuracy {_change(self.differences['shuffled'])}"
+        if self.intervals["as_is"].low <= self.most_common:
+            return (
+                f"Cannot tell whether time matters: on {clips} the classifier is not clearly better than always naming "
+                f"the most common class ({_percent(self.most_common)})."
+            )
+        if self.differences["shuffled"].interval.low > 0:
+            return f"Time matters: {shuffled}."
+        if self.differences["reversed"].interval.low > 0:
+            return f"Time matters: played backwards accuracy {_change(self.differences['reversed'])}."
+        if single.interval.low > 0:
+            return (
+                f"Several frames matter: with one frame repeated accuracy {_change(single)}. That their order matters "
+                f"{clips} do not show: {shuffled}."
+            )
+        ends = [end for change in self.differences.values() for end in (change.interval.low, change.interval.high)]
+        if (furthest := max(map(abs, ends))) <= _LITTLE:
+            return f"Time matters little: no change of the frames moves accuracy by more than {_hundredths(furthest)}."
+        return f"Cannot tell with {clips} whether time matters: {shuffled}."
+
+    def _figures(self) -> str:
+        named = ", ".join(f"{name} {_percent(getattr(self, order))}" for order, name in ORDER_NAMES.items())
+        return f"Named right: {named}."
+
+
+def make_time_check(labels: Sequence[str], predicted: Mapping[Order, Sequence[str]]) -> TimeCheck:
+    """The check from the true class of every clip, and the class named for it in each of the four orders.
+
+    Both are in the order of the clips, of which there is at least one.
+    """
+    right = {
+        order: np.array([name == label for name, label in zip(predicted[order], labels, strict=True)])
+        for order in ORDER_NAMES
+    }
+    accuracies = {order: float(right[order].mean()) for order in ORDER_NAMES}
+    return TimeCheck(
+        num_clips=len(labels),
+        as_is=accuracies["as_is"],
+        shuffled=accuracies["shuffled"],
+        reversed=accuracies["reversed"],
+        single_frame=accuracies["single_frame"],
+        most_common=Counter(labels).most_common(1)[0][1] / len(labels),
+        intervals={order: bootstrap_interval(right[order]) for order in ORDER_NAMES},
+        differences={order: paired_difference(right["as_is"], right[order]) for order in CHANGED_ORDERS},
+        predicted={order: tuple(predicted[order]) for order in ORDER_NAMES},
+    )
+
+
+def reorder(clips: Tensor, order: Order, names: Sequence[str], *, seed: int = 0) -> Tensor:
+    """Clips (B, V, T, 3, H, W) with the frames of every view in another order; `names` are those of the B clips.
+
+    A shuffled order is a pure function of (seed, name, T), the same in all views of a clip.
+    """
+    frames = list(range(clips.shape[2]))
+    if order == "shuffled":
+        places = [shuffled_order(len(frames), name, seed=seed) for name in names]
+    else:
+        kept = {"as_is": frames, "reversed": frames[::-1], "single_frame": [len(frames) // 2] * len(frames)}[order]
+        places = [kept] * len(names)
+    return torch.stack([clip[:, place] for clip, place in zip(clips, places, strict=True)])
+
+
+def shuffled_order(num_frames: int, name: str, *, seed: int = 0) -> list[int]:
+    """A random permutation of the frames of one clip, never the order they have.
+
+    >>> shuffled_order(2, "a.mp4"), shuffled_order(1, "a.mp4")
+    ([1, 0], [0])
+    """
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+    generator = np.random.default_rng((seed, *digest))
+    in_order = list(range(num_frames))
+    places = in_order
+    while places == in_order and num_frames > 1:
+        places = [int(place) for place in generator.permutation(num_frames)]
+    return places
+
+
+def _change(difference: Difference) -> str:
+    low, high = difference.interval.low, difference.interval.high
+    if difference.mean < 0:
+        return f"rises by {_hundredths(-difference.mean)} (95 % interval {100 * -high:.0f} to {100 * -low:.0f})"
+    return f"falls by {_hundredths(difference.mean)} (95 % interval {100 * low:.0f} to {100 * high:.0f})"
+
+
+def _hundredths(share: float) -> str:
+    return counted(round(100 * share), "point")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,131 @@
+"""How far a figure from few clips can be trusted: bootstrap intervals, and differences on the same clips."""
+
+# n clips, r resamples, g groups
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stadapter.errors import SettingsError
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 2000
+_DRAWS_AT_ONCE = 1 << 22
+
+Values = Sequence[float] | Sequence[bool] | npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a figure probably lies, were it measured on all clips of this kind."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much one mean is above another that was measured on the same clips."""
+
+    mean: float
+    """First minus second."""
+    interval: Interval
+
+
+def bootstrap_interval(
+    values: Values,
+    *,
+    groups: Sequence[int] | npt.NDArray[np.int64] | None = None,
+    lowest: float = 0.0,
+    highest: float = 1.0,
+    confidence: float = CONFIDENCE,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """The percentile bootstrap interval of a mean (Efron & Tibshirani 1993, chapter 13): clips drawn with replacement.
+
+    Where all values are the same, drawing them again says nothing. Then the interval allows for the largest share
+    of other clips that could well have gone unseen, 1 - ((1 - confidence) / 2) ** (1 / n): the exact binomial bound.
+
+    Args:
+        values: one for each of n clips, such as whether it was named right.
+        groups: the group of each clip from 0 on, such as its class: the figure is then the mean of the groups'
+            means, over the groups that a resample holds.
+        lowest: the lowest value there can be.
+        highest: the highest value there can be.
+        confidence: share of such intervals that hold the true figure, above 0 and below 1.
+        num_resamples: how often n clips are drawn.
+        seed: of the draws; the same seed gives the same interval.
+
+    Raises:
+        SettingsError: no values, as many groups as values are not there, or a confidence or number of no meaning.
+
+    >>> bootstrap_interval([1, 1, 1, 0])
+    Interval(low=0.25, high=1.0)
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    members = None if groups is None else np.asarray(groups, dtype=np.int64)
+    if sample.ndim != 1 or not len(sample) or (members is not None and members.shape != sample.shape):
+        found = f"values {sample.shape}" + (f", groups {members.shape}" if members is not None else "")
+        raise SettingsError(f"{found}: expected one value, and one group if any, for each of at least one clip")
+    if not 0 < confidence < 1 or num_resamples < 1:
+        raise SettingsError(
+            f"confidence {confidence}, num_resamples {num_resamples}: expected above 0 and below 1, and at least 1"
+        )
+    tail = (1 - confidence) / 2
+    first = float(sample[0])
+    if (sample == first).all():
+        unseen = 1 - tail ** (1 / len(sample))
+        return Interval(first - unseen * (first - lowest), first + unseen * (highest - first))
+    means = np.concatenate([_means(sample, members, draw) for draw in _draws(len(sample), num_resamples, seed)])
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def paired_difference(
+    first: Values, second: Values, *, confidence: float = CONFIDENCE, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> Difference:
+    """The difference of two means of values from 0 to 1 on the same clips, in the same order, with its interval.
+
+    Clips that are hard for both do not widen it, as they would if the two intervals were compared.
+
+    Raises:
+        SettingsError: not as many of the first as of the second, or none.
+
+    >>> paired_difference([1, 1, 1, 1], [0, 0, 1, 0])
+    Difference(mean=0.75, interval=Interval(low=0.25, high=1.0))
+    """
+    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if one.shape != other.shape:
+        raise SettingsError(f"values {one.shape} and {other.shape}: expected both of the same clips")
+    interval = bootstrap_interval(
+        one - other, lowest=-1.0, confidence=confidence, num_resamples=num_resamples, seed=seed
+    )
+    return Difference(float((one - other).mean()), interval)
+
+
+def _draws(num_clips: int, num_resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Positions (r, n) of drawn clips, as many resamples at a time as memory comfortably holds."""
+    generator = np.random.default_rng(seed)
+    at_once = max(1, _DRAWS_AT_ONCE // num_clips)
+    for start in range(0, num_resamples, at_once):
+        yield generator.integers(num_clips, size=(min(at_once, num_resamples - start), num_clips))
+
+
+def _means(
+    sample: npt.NDArray[np.float64], members: npt.NDArray[np.int64] | None, drawn: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """The figure (r,) of every resample (r, n)."""
+    values = sample[drawn]  # (r, n)
+    if members is None:
+        return np.asarray(values.mean(1))
+    num_resamples, num_groups = len(drawn), int(members.max()) + 1
+    cells = (members[drawn] + num_groups * np.arange(num_resamples)[:, None]).ravel()
+    size = num_resamples * num_groups
+    counts = np.bincount(cells, minlength=size).reshape(num_resamples, num_groups)
+    sums = np.bincount(cells, weights=values.ravel(), minlength=size).reshape(num_resamples, num_groups)
+    means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+    return np.asarray(means.sum(1) / (counts > 0).sum(1))
