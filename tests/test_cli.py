@@ -324,6 +324,14 @@ def test_evaluate_shows_tables_and_writes_the_report(
     assert f"{100 * report['top1']:.1f} %" in shown
 
 
+def test_evaluate_asks_whether_time_matters_unless_told_not_to(
+    run: Path, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, shown in (([], 1), (["--no-time-check"], 0)):
+        assert main(["evaluate", str(run), "--data", str(clips), "--num-workers", "0", *flags]) == 0
+        assert capsys.readouterr().out.count("Does time matter?") == shown
+
+
 def test_evaluate_puts_json_alone_on_standard_output(
     run: Path, clips: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

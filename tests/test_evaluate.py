@@ -1,5 +1,6 @@
 """Evaluation counts every readable clip once, names the others, and keeps rows (true) and columns (predicted) apart."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 
 from stadapter.clips import ClipConfig, load_clip
 from stadapter.errors import DataError, SettingsError, STAdapterError
-from stadapter.evaluate import confusion_table, evaluate, tables
+from stadapter.evaluate import confusion_table, evaluate, headline_figures, tables
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.synthetic import write_clips
+from stadapter.uncertainty import bootstrap_interval
 
 CONFIG = ClipConfig(num_frames=4, size=16)
 
@@ -106,6 +108,90 @@ def test_every_clip_has_its_prediction_in_the_order_of_the_data(manifest: Manife
     ]
     assert [p.predicted for p in report.predictions] == ["down", "up", "left", "left", "up", "left"]
     assert report.predictions[0].score == pytest.approx(math.exp(4) / (math.exp(4) + 3))
+
+
+def test_every_clip_says_whether_it_was_right_and_the_score_of_its_class(manifest: Manifest) -> None:
+    report = evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG)
+    assert [prediction.is_correct for prediction in report.predictions] == [True, False, True, True, True, False]
+    first, second = report.predictions[:2]
+    assert first.true_score == first.score
+    assert second.true_score == pytest.approx(1 / (math.exp(4) + 3))
+
+
+def test_intervals_hold_their_figures_and_are_the_same_every_time(manifest: Manifest) -> None:
+    report = evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG)
+    for _, value, interval in headline_figures(report):
+        assert 0 <= interval.low <= value <= interval.high <= 1
+    assert report.top1_interval == bootstrap_interval([1, 0, 1, 1, 1, 0])
+    assert report.mean_class_accuracy_interval == bootstrap_interval([1, 0, 1, 1, 1, 0], groups=[0, 0, 1, 1, 3, 3])
+    assert report.top5_interval.high == 1
+    assert report.top5_interval.low == pytest.approx(0.025 ** (1 / 6))  # all are right: not certainty
+
+
+def test_calibration_error_is_the_gap_between_score_and_accuracy(manifest: Manifest) -> None:
+    """All six have the same score, so they are in one bin: the gap is |score - 4/6|."""
+    report = evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG)
+    score = math.exp(4) / (math.exp(4) + 3)
+    assert report.calibration_error == pytest.approx(score - 4 / 6, abs=1e-6)
+    assert report.mean_score == pytest.approx(score)
+
+
+class SeesOrder(nn.Module):
+    """Names up a clip whose brightest half comes late, down otherwise, and is sure of it."""
+
+    labels = ("down", "up")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(100.0))
+        self.seen: list[Tensor] = []
+
+    def normalise(self, clips: Tensor) -> Tensor:
+        return clips.float() / 255
+
+    def forward(self, clips: Tensor) -> Tensor:
+        self.seen.append(clips)
+        top = clips[..., :8, :].mean((2, 3, 4))  # (B, T): the square is there at the start of down and the end of up
+        rise = (top[:, -1] - top[:, 0]) * self.scale
+        return torch.stack([-rise, rise], 1)
+
+
+@pytest.fixture
+def up_and_down(tmp_path: Path) -> Manifest:
+    write_clips(tmp_path / "vertical", classes=("up", "down"), clips_per_class=6, size=32, num_frames=8)
+    return read_manifest(tmp_path / "vertical")
+
+
+def test_the_time_check_reads_the_same_clips_in_four_orders(up_and_down: Manifest) -> None:
+    model = SeesOrder()
+    config = ClipConfig(num_frames=4, size=16, num_temporal_views=2)
+    report = evaluate(model, up_and_down, config, batch_size=12, time_check=True)
+    check = report.time_check
+    assert check is not None
+    assert (check.num_clips, report.top1) == (12, 1.0)
+    assert (check.as_is, check.reversed) == (1.0, 0.0)
+    assert check.predicted["as_is"] == tuple(prediction.predicted for prediction in report.predictions)
+    assert check.single_frame == 0.5  # no rise at all: always down
+    assert check.verdict().startswith("Time matters: ")
+    views = model.seen[0], model.seen[2], model.seen[4], model.seen[6]
+    assert len(model.seen) == 8
+    as_is, shuffled, backwards, single = views
+    assert torch.equal(backwards, as_is.flip(1))
+    assert torch.equal(single, as_is[:, [2, 2, 2, 2]])
+    assert torch.equal(shuffled.sort(1).values, as_is.sort(1).values)
+    assert not any(torch.equal(one, other) for one, other in zip(shuffled, as_is, strict=True))
+
+
+def test_clips_of_one_frame_have_no_time_check(manifest: Manifest) -> None:
+    config = ClipConfig(num_frames=1, size=16)
+    keys = [load_clip(entry.path, config).float().div(255).mean().item() for entry in manifest.entries]
+    model = ByLookup(LABELS, dict(zip(keys, ANSWERS, strict=True)))
+    assert evaluate(model, manifest, config, time_check=True).time_check is None
+
+
+def test_the_time_check_changes_no_other_figure(up_and_down: Manifest) -> None:
+    with_check = evaluate(SeesOrder(), up_and_down, CONFIG, time_check=True)
+    assert dataclasses.replace(with_check, time_check=None) == evaluate(SeesOrder(), up_and_down, CONFIG)
 
 
 def test_top_5_looks_at_five_classes_only(manifest: Manifest) -> None:
@@ -225,11 +311,24 @@ def test_progress_counts_every_clip(manifest: Manifest) -> None:
 def test_the_report_survives_json(manifest: Manifest) -> None:
     model = knowing(manifest, LABELS, ANSWERS)
     manifest.entries[0].path.write_bytes(b"this is no video")
-    report = evaluate(model, manifest, CONFIG).to_json()
+    report = evaluate(model, manifest, CONFIG, time_check=True).to_json()
     assert json.loads(json.dumps(report)) == report
     assert report["confusion"][0] == [0, 0, 0, 1]
     assert report["per_class"][2]["accuracy"] is None
     assert report["failures"][0]["name"] == "down/down_00.mp4"
+    assert report["top1_interval"].keys() == {"low", "high"}
+    assert (report["confidence"], report["num_resamples"], report["num_calibration_bins"]) == (0.95, 2000, 15)
+    assert set(report["time_check"]) >= {"as_is", "shuffled", "reversed", "single_frame", "num_clips", "sentence"}
+    assert len(report["time_check"]["predicted"]["shuffled"]) == report["num_clips"]
+
+
+def test_tables_show_the_time_check_and_its_verdict(up_and_down: Manifest) -> None:
+    text = shown(tables(evaluate(SeesOrder(), up_and_down, CONFIG, time_check=True)))
+    assert "Does time matter?" in text
+    assert "Time matters: " in text
+    rows = [line.split("│") for line in text.splitlines() if "played backwards " in line]
+    assert [row[2].strip() for row in rows if len(row) > 3] == ["0.0 %"]
+    assert "Does time matter?" not in shown(tables(evaluate(SeesOrder(), up_and_down, CONFIG)))
 
 
 def test_tables_show_the_figures_with_rows_true(manifest: Manifest) -> None:
@@ -281,7 +380,7 @@ class Mean(torch.nn.Module):
 
 shared = Accelerator(cpu=True) if sys.argv[2] == "shared" else None
 config = ClipConfig(num_frames=4, size=16)
-report = evaluate(Mean(), read_manifest(sys.argv[1]), config, batch_size=2, accelerator=shared)
+report = evaluate(Mean(), read_manifest(sys.argv[1]), config, batch_size=2, accelerator=shared, time_check=True)
 if shared is None or shared.process_index == 1:
     assert shared is None or shared.num_processes == 2
     print("REPORT" + json.dumps(report.to_json()))

@@ -3,6 +3,7 @@
 # B batch, V views, T frames
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,8 +74,9 @@ class TimeCheck:
                 f"{clips} do not show: {shuffled}."
             )
         ends = [end for change in self.differences.values() for end in (change.interval.low, change.interval.high)]
-        if (furthest := max(map(abs, ends))) <= _LITTLE:
-            return f"Time matters little: no change of the frames moves accuracy by more than {_hundredths(furthest)}."
+        if max(map(abs, ends)) <= _LITTLE:
+            most = counted(math.ceil(100 * max(map(abs, ends))), "point")
+            return f"Time matters little: no change of the frames moves accuracy by more than {most}."
         return f"Cannot tell with {clips} whether time matters: {shuffled}."
 
     def _figures(self) -> str:

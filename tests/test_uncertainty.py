@@ -1,0 +1,97 @@
+"""Intervals hold the truth as often as they say, and do not claim what the clips cannot show."""
+
+import numpy as np
+import pytest
+
+from stadapter.errors import SettingsError
+from stadapter.uncertainty import Interval, bootstrap_interval, paired_difference
+
+
+def test_an_interval_agrees_with_the_normal_one_for_many_clips() -> None:
+    values = np.arange(1000) < 800  # 80 % right
+    half = 1.96 * (0.8 * 0.2 / 1000) ** 0.5
+    interval = bootstrap_interval(values)
+    assert interval.low == pytest.approx(0.8 - half, abs=0.003)
+    assert interval.high == pytest.approx(0.8 + half, abs=0.003)
+
+
+def test_95_percent_of_the_intervals_hold_the_truth() -> None:
+    generator = np.random.default_rng(0)
+    samples = generator.random((300, 60)) < 0.7
+    intervals = [bootstrap_interval(sample, num_resamples=500, seed=seed) for seed, sample in enumerate(samples)]
+    assert 0.91 <= np.mean([interval.low <= 0.7 <= interval.high for interval in intervals]) <= 0.98
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    values = [1, 0, 1, 1, 0, 1, 1, 0.5]
+    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
+    assert bootstrap_interval(values, seed=3) != bootstrap_interval(np.array(values) * 0.9, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 1, 1, 1], Interval(0.025 ** (1 / 4), 1.0)),
+        ([0, 0, 0, 0], Interval(0.0, 1 - 0.025 ** (1 / 4))),
+        ([1], Interval(0.025, 1.0)),
+    ],
+)
+def test_values_that_are_all_the_same_are_not_taken_for_certainty(values: list[float], expected: Interval) -> None:
+    """The exact binomial (Clopper-Pearson) bound for n of n and 0 of n."""
+    interval = bootstrap_interval(values)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_mean_over_groups_weighs_every_group_the_same() -> None:
+    values, groups = [1.0] * 90 + [0.0] * 10, [0] * 90 + [1] * 10
+    plain, grouped = bootstrap_interval(values), bootstrap_interval(values, groups=groups)
+    assert plain.low < 0.9 < plain.high
+    assert (grouped.low, grouped.high) == (0.5, 0.5)  # group 0 always 1, group 1 always 0
+
+
+def test_an_empty_group_number_counts_for_nothing() -> None:
+    values = [1, 0, 1, 1, 0, 1]
+    assert bootstrap_interval(values, groups=[0, 0, 1, 1, 1, 0]) == bootstrap_interval(
+        values, groups=[0, 0, 7, 7, 7, 0]
+    )
+
+
+def test_many_clips_are_drawn_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random(50) < 0.4
+    whole = bootstrap_interval(values)
+    monkeypatch.setattr("stadapter.uncertainty._DRAWS_AT_ONCE", 170)
+    assert bootstrap_interval(values) == whole
+
+
+def test_a_paired_difference_is_narrower_than_the_two_intervals_suggest() -> None:
+    first = np.arange(100) < 60
+    second = np.arange(100) < 50  # right on 50 of the same 60 clips
+    difference = paired_difference(first, second)
+    assert difference.mean == pytest.approx(0.1)
+    assert 0 < difference.interval.low < 0.1 < difference.interval.high < 0.2
+    assert bootstrap_interval(first).low < bootstrap_interval(second).high
+
+
+def test_no_difference_on_few_clips_may_still_be_one() -> None:
+    difference = paired_difference([1, 0, 1, 1], [1, 0, 1, 1])
+    bound = 1 - 0.025 ** (1 / 4)
+    assert (difference.interval.low, difference.interval.high) == pytest.approx((-bound, bound))
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "message"),
+    [
+        ([], {}, "at least one clip"),
+        ([1, 0], {"groups": [0]}, r"groups \(1,\)"),
+        ([1, 0], {"confidence": 1.0}, "confidence 1.0"),
+        ([1, 0], {"num_resamples": 0}, "num_resamples 0"),
+    ],
+)
+def test_what_has_no_interval_is_refused(values: list[float], settings: dict[str, float], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        bootstrap_interval(values, **settings)  # type: ignore[arg-type]
+
+
+def test_a_difference_of_other_clips_is_refused() -> None:
+    with pytest.raises(SettingsError, match="same clips"):
+        paired_difference([1, 0, 1], [1, 0])
