@@ -370,7 +370,53 @@ def test_an_empty_path_is_not_the_working_directory() -> None:
 
 def test_probe_tells_size_rate_and_length(tmp_path: Path) -> None:
     info = probe(write_video(tmp_path / "clip.mp4", 50))
-    assert info == video.VideoInfo(50, 2.0, 64, 48, "h264", 25.0)
+    assert info == video.VideoInfo(50, 2.0, 64, 48, "h264", 25.0, announced_frames=50)
+
+
+CUT_SHORT = {
+    "index_first.mp4": ("libx264", {"movflags": "faststart"}),
+    "fragments.mp4": ("libx264", {"movflags": "frag_keyframe+empty_moov"}),
+    "h264.mkv": ("libx264", {}),
+    "vp8.webm": ("libvpx", {}),
+    "mpeg4.avi": ("mpeg4", {}),
+}
+
+
+@pytest.mark.parametrize("name", CUT_SHORT)
+def test_a_file_that_holds_less_than_it_announces_is_told_without_decoding_it_all(name: str, tmp_path: Path) -> None:
+    codec, container_options = CUT_SHORT[name]
+    path = write_video(tmp_path / name, codec=codec, options={"g": "12"}, container_options=container_options)
+    assert not probe(path).is_truncated
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    info = probe(path)
+    assert info.is_truncated
+    assert 1 <= info.num_frames < 50
+
+
+def test_awkward_real_files_are_told_for_what_they_are(shared: Path) -> None:
+    infos = {path.name: probe(path) for path in (shared / "videos/odd").iterdir() if path.name != "trunc.mp4"}
+    assert not [name for name, info in infos.items() if info.is_truncated]
+    assert [name for name, info in infos.items() if info.has_variable_rate] == ["vfr.mp4"]
+    assert {name: info.rotation_degrees for name, info in infos.items() if info.rotation_degrees} == {"rot.mp4": 90}
+    assert infos["av1.mp4"].codec == "av1"  # the codec, not the library that decodes it
+
+
+def test_decoding_everything_counts_frames_and_damage(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mkv")
+    with VideoReader(path) as reader:
+        assert reader.decode_all() == (50, 0)
+    content = bytearray(path.read_bytes())
+    for position in np.random.default_rng(0).integers(len(content) // 5, len(content) * 4 // 5, 20):
+        content[position] ^= 0xFF
+    path.write_bytes(content)
+    with VideoReader(path) as reader:
+        num_decoded, num_damaged = reader.decode_all()
+    assert num_decoded < 50 or num_damaged > 0
+    write_images(tmp_path / "frames", ".png", range(3))
+    (tmp_path / "frames" / "frame_1.png").write_bytes(b"broken")
+    with VideoReader(tmp_path / "frames") as reader:
+        assert reader.decode_all() == (2, 0)
 
 
 def test_videos_are_told_by_suffix_or_by_numbered_images(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -49,6 +49,9 @@ _CONTAINERS_THAT_SEEK = frozenset({"mov", "matroska", "mpegts"})
 _SECOND_TRY_SECONDS = 10.0
 # 2.2 s at 25 frames per second is frame 55, not 55.00000000000001.
 _TICK_DIGITS = 6
+# How much shorter than announced a whole video may be (the last frame, dropped frames), and how unequal its frames.
+_DURATION_SLACK, _DURATION_SLACK_SECONDS = 0.02, 0.5
+_RATE_SLACK = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,17 @@ class VideoInfo:
     height: int
     """Pixels, after rotation."""
     codec: str
-    """FFmpeg's name of the decoder, or the images' suffix."""
+    """FFmpeg's name of the codec, or the images' suffix."""
     frames_per_second: float | None
     """Mean rate; None for a folder of images."""
+    announced_frames: int | None = None
+    """Frames that the container says it holds, shown or not; None where it does not say."""
+    is_truncated: bool = False
+    """Whether the file holds less than its container announces, or a frame that is cut off."""
+    has_variable_rate: bool = False
+    """Whether frames are shown for unequal times."""
+    rotation_degrees: int = 0
+    """How far frames are turned anticlockwise to be upright."""
 
 
 class VideoReader:
@@ -134,9 +145,13 @@ class VideoReader:
 
     def info(self) -> VideoInfo:
         """Size, rate, length and codec. Decodes the first frame, for the size it is shown at."""
-        _, _, height, width = self.read([0]).shape
-        duration, codec, rate = self._source.facts()
-        return VideoInfo(self.num_frames, duration, width, height, codec, rate)
+        with _decoder_errors_named(self.path):
+            return self._source.info()
+
+    def decode_all(self) -> tuple[int, int]:
+        """Decode every frame: how many come, and how many of these the decoder calls damaged."""
+        with _decoder_errors_named(self.path):
+            return self._source.decode_all()
 
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
@@ -209,8 +224,17 @@ class _ImageFolder:
     def read(self, wanted: set[int]) -> dict[int, Pixels]:
         return _same_size({index: self._load(self._files[index]) for index in sorted(wanted)})
 
-    def facts(self) -> tuple[float | None, str, float | None]:
-        return None, self._files[0].suffix.lower().lstrip("."), None
+    def info(self) -> VideoInfo:
+        height, width, _ = self._load(self._files[0]).shape
+        return VideoInfo(self.num_frames, None, width, height, self._files[0].suffix.lower().lstrip("."), None)
+
+    def decode_all(self) -> tuple[int, int]:
+        num_decoded = 0
+        for file in self._files:
+            with suppress(VideoError):
+                self._load(file)
+                num_decoded += 1
+        return num_decoded, 0
 
     def close(self) -> None:
         pass
@@ -275,15 +299,58 @@ class _VideoFile:
             found = self._read_by_counting(wanted)
         return _same_size(found)
 
-    def facts(self) -> tuple[float | None, str, float | None]:
+    def info(self) -> VideoInfo:
+        frame = next(self._segment_frames(), None)
+        if frame is None:
+            raise VideoError(_nothing(self._path, 0, None, None))
+        height, width, _ = _pixels(frame).shape
         rate = float(self._stream.average_rate) if self._stream.average_rate else None
+        return VideoInfo(
+            self.num_frames,
+            self._duration_seconds(rate),
+            width,
+            height,
+            self._stream.codec_context.codec.canonical_name,
+            rate,
+            announced_frames=self._stream.frames or None,
+            is_truncated=self._is_truncated(),
+            has_variable_rate=self._has_variable_rate(),
+            rotation_degrees=round(frame.rotation / 90) % 4 * 90,
+        )
+
+    def decode_all(self) -> tuple[int, int]:
+        num_decoded = num_damaged = 0
+        for frame in self._segment_frames():
+            num_decoded += 1
+            num_damaged += frame.is_corrupt
+        return num_decoded, num_damaged
+
+    def _duration_seconds(self, rate: float | None) -> float | None:
         if self._stream.duration is not None and self._stream.time_base is not None:
-            duration: float | None = float(self._stream.duration * self._stream.time_base)
-        elif self._container.duration is not None:
-            duration = self._container.duration / av.time_base
-        else:
-            duration = self.num_frames / rate if rate else None
-        return duration, self._stream.codec_context.name, rate
+            return float(self._stream.duration * self._stream.time_base)
+        if self._container.duration is not None:
+            return self._container.duration / av.time_base
+        return self.num_frames / rate if rate else None
+
+    def _is_truncated(self) -> bool:
+        """Told from the packets of a whole file, without decoding."""
+        if any(entry.is_corrupt for entry in self._entries):
+            return True
+        if self._is_format("mov"):
+            # Edit lists leave samples out, so their number proves nothing; where the last one ends does.
+            ends = (sample.pos + sample.size for sample in self._stream.index_entries)
+            return max(ends, default=0) > self._path.stat().st_size
+        if announced := _announced_seconds(self._container, self._stream):
+            times = [entry.pts for entry in self._entries if entry.pts is not None]
+            end = float(max(times, default=0) * (self._stream.time_base or 0))
+            return end < announced - max(_DURATION_SLACK_SECONDS, _DURATION_SLACK * announced)
+        return len(self._entries) < (1 - _DURATION_SLACK) * self._stream.frames
+
+    def _has_variable_rate(self) -> bool:
+        times = [self._entries[position].pts or 0 for position in self._order or ()]
+        steps = sorted(after - before for before, after in pairwise(times))
+        # Clocks that tick in milliseconds show 33 and 34 for 30 frames per second.
+        return bool(steps) and steps[-1] - steps[0] > 2 + _RATE_SLACK * steps[len(steps) // 2]
 
     def close(self) -> None:
         self._held = None
@@ -471,6 +538,17 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
         raise VideoError(f"{path.name}: the file holds no video stream")
     streams[0].codec_context.thread_count = 1
     return container, streams[0]
+
+
+def _announced_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    """Where Matroska says that the pictures end; what other containers say was worked out from the file's end."""
+    if "matroska" not in container.format.name:
+        return None
+    if match := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "").strip()):
+        hours, minutes, seconds = (float(part) for part in match.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    is_alone = len(container.streams) == 1  # else it may be the length of the sound
+    return container.duration / av.time_base if is_alone and container.duration is not None else None
 
 
 def _entry(packet: Packet, codec: str) -> _Entry:
