@@ -1,5 +1,6 @@
 """Folders and lists of labelled clips. No video is opened, so empty files stand for videos."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def test_a_csv_that_cannot_be_understood_says_where_and_why(tmp_path: Path, text
 
 def test_a_header_without_clips_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "clips.csv", "path,label\n\n")
-    with pytest.raises(DataError, match=r"clips\.csv has a header and no clips"):
+    with pytest.raises(DataError, match=r"clips\.csv holds no clips; expected a line path,label"):
         read_manifest(path)
 
 
@@ -397,3 +398,94 @@ def test_the_gestures_are_read(shared: Path) -> None:
     assert val is not None
     assert min(val.counts().values()) >= 2
     assert len(train.entries) + len(val.entries) == 149
+
+
+def test_every_problem_of_a_list_can_be_told_and_the_good_lines_are_kept(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    lines = ["path,label", "a.mp4,up", "b.mp4", 'c.mp4,"do"wn', "c.mp4,down", ",up", "b.mp4,up", "b.mp4,down"]
+    problems: list[str] = []
+    manifest = read_manifest(write(tmp_path / "clips.csv", "\n".join(lines)), on_problem=problems.append)
+    assert names(manifest) == ["a.mp4", "c.mp4", "b.mp4", "b.mp4"]
+    told = ["line 3: found 1 fields", "line 4: not a CSV row", "line 6: the path is empty", "b.mp4 is listed as 'up'"]
+    assert [part for part, problem in zip(told, problems, strict=True) if part not in problem] == []
+
+
+@pytest.mark.parametrize(
+    ("files", "told", "kept"),
+    [
+        (["a.mp4", "notes.txt"], ["1 video in it without a class folder"], []),
+        (["up/a.mp4", "up/b.mp4", "down/x.txt"], ["1 class folder without a video", "one class only"], ["up/"] * 2),
+        (["val/up/a.mp4", "test/up/a.mp4"], ["and no train/ with class folders"], ["val/up/"]),
+        (
+            ["train/up/a.mp4", "train/down/a.mp4", "val/left/a.mp4"],
+            ["1 validation class not"],
+            ["train/"] * 2 + ["val"],
+        ),
+        (["up/a.mp4", "down/a.mp4", "down/b.mp4"], ["1 class with one video only: up"], ["down/", "up/", "down/"]),
+    ],
+)
+def test_every_problem_of_a_folder_can_be_told_and_what_is_left_is_read(
+    files: list[str], told: list[str], kept: list[str], tmp_path: Path
+) -> None:
+    problems: list[str] = []
+    train, val = read_splits(touch(tmp_path / "data", *files), on_problem=problems.append)
+    assert [part for part, problem in zip(told, problems, strict=True) if part not in problem] == []
+    found = [*names(train), *(names(val) if val is not None else [])]
+    assert [name for name, start in zip(found, kept, strict=True) if not name.startswith(start)] == []
+
+
+@pytest.mark.parametrize("bad", ["no such folder", "folder", "empty.csv", "clip.mp4", "bytes.csv"])
+def test_data_that_cannot_be_read_at_all_is_told_once_and_gives_nothing(bad: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    touch(tmp_path, "empty.csv", "clip.mp4")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00a")
+    problems: list[str] = []
+    assert read_splits(tmp_path / bad, on_problem=problems.append) == (Manifest((), ()), None)
+    assert len(problems) == 1
+
+
+def test_one_video_is_no_list(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"clip\.mp4 is one video; expected a folder"):
+        read_manifest(touch(tmp_path, "clip.mp4") / "clip.mp4")
+
+
+def test_validation_clips_without_a_label_are_refused_before_training(tmp_path: Path) -> None:
+    make_gestures(tmp_path / "train", per_class=2)
+    touch(tmp_path, "a.mp4", "b.mp4")
+    listed = write(tmp_path / "val.csv", "path\na.mp4\nb.mp4\n")
+    with pytest.raises(DataError, match=r"val\.csv: 2 clips without a label"):
+        read_splits(tmp_path / "train", val_data=listed)
+
+
+def test_names_with_bytes_that_are_no_text_can_be_held_out(tmp_path: Path) -> None:
+    try:
+        touch(tmp_path, *(f"{label}/caf\udce9_{i}.mp4" for label in ("up", "down") for i in range(3)))
+    except OSError:
+        pytest.skip("this file system takes text only")
+    train, val = read_splits(tmp_path)
+    assert val is not None
+    assert (len(train.entries), len(val.entries)) == (4, 2)
+
+
+def test_a_listed_name_longer_than_a_file_system_takes_is_missing(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    manifest = read_manifest(write(tmp_path / "clips.csv", f"a.mp4,up\nb.mp4,down\n{'x' * 5000}.mp4,up\n"))
+    assert manifest.missing == ("x" * 5000 + ".mp4",)
+
+
+def test_a_folder_that_may_not_be_listed_is_told(tmp_path: Path) -> None:
+    make_gestures(tmp_path, per_class=2)
+    (tmp_path / "left").chmod(0)
+    problems: list[str] = []
+    try:
+        if os.access(tmp_path / "left", os.R_OK):
+            pytest.skip("this user may list every folder")
+        with pytest.raises(DataError, match=r"left cannot be listed \(Permission denied\)"):
+            read_manifest(tmp_path)
+        assert names(read_manifest(tmp_path, on_problem=problems.append)) == [
+            "right/right_00.mp4",
+            "right/right_01.mp4",
+        ]
+    finally:
+        (tmp_path / "left").chmod(0o755)
+    assert "left cannot be listed (Permission denied)" in problems[0]

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,9 @@ _COLUMNS = {
     "end_seconds": "end",
 }
 _RELEASED_LINE = re.compile(r"(?P<path>\S.*?)\s+(?P<label>\d+)\s*")
+
+OnProblem = Callable[[str], None]
+"""What is done with a sentence on what is wrong; where it returns, reading goes on with what is left."""
 
 
 @dataclass(frozen=True)
@@ -97,27 +100,40 @@ class Manifest:
         return notes
 
 
-def read_manifest(data: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Manifest:
+def refuse(problem: str) -> None:
+    """Do not go on.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(problem)
+
+
+def read_manifest(
+    data: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None, on_problem: OnProblem = refuse
+) -> Manifest:
     """Read the videos and labels of a folder per class, a CSV or a released list.
 
-    The paths in a list are relative to `root`, by default the folder of the list.
+    The paths in a list are relative to `root`, by default the folder of the list. Everything that is wrong is
+    told to `on_problem`; where that does not raise, what is left is returned.
 
     Raises:
         DataError: nothing there, no videos, a class folder without videos, a list that cannot be understood
             or whose files do not exist, or a folder of splits (name one of them, or use `read_splits`).
     """
     source = _absolute(data)
-    if not source.exists():
-        raise DataError(f"{data}: no such file or folder; expected a folder of class folders, a CSV or a list")
+    if not os.path.exists(source):
+        on_problem(f"{data}: no such file or folder; expected a folder of class folders, a CSV or a list")
+        return _NOTHING
     if source.is_file():
-        return _read_list(source, _absolute(root) if root is not None else source.parent)
-    splits = _split_folders(source)
+        return _read_list(source, _absolute(root) if root is not None else source.parent, on_problem)
+    splits = _split_folders(source, on_problem)
     if len(splits) > 1:
-        found = ", ".join(f"{name}/" for name in splits)
-        raise DataError(f"{data} holds the splits {found}; expected one of them: name {source / next(iter(splits))}")
+        found, first = ", ".join(f"{name}/" for name in splits), source / next(iter(splits))
+        on_problem(f"{data} holds the splits {found}; expected one of them: name {first}")
     for folder in splits.values():
-        return _read_class_folders(folder, source)
-    return _read_class_folders(source, source)
+        return _read_class_folders(folder, source, on_problem)
+    return _read_class_folders(source, source, on_problem)
 
 
 def read_splits(
@@ -126,52 +142,59 @@ def read_splits(
     val_fraction: float = 0.2,
     val_data: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
+    on_problem: OnProblem = refuse,
 ) -> tuple[Manifest, Manifest | None]:
     """Read a data set to train on, and the clips to validate on.
 
     Validation clips are, in this order: `val_data` where given; the folder val/, validation/ or test/ beside
     train/; else about `val_fraction` of the videos of a class, at least one, chosen by a hash of the name.
     All segments cut from one file stay on one side within a class. With `val_fraction` 0 and no folders there
-    are none (None).
+    are none (None). Everything that is wrong is told to `on_problem`; where that does not raise, what is left is
+    returned.
 
     Raises:
         SettingsError: `val_fraction` is not in [0, 1).
         DataError: as `read_manifest`; one class only; clips without a label; a class with one video where one
-            is to be held out; validation labels that training lacks.
+            is to be held out; validation clips without a label or with one that training lacks.
     """
     if not 0 <= val_fraction < 1:
         raise SettingsError(f"val_fraction is {val_fraction}; expected at least 0 and less than 1")
     source = _absolute(data)
-    splits = _split_folders(source) if source.is_dir() else {}
-    train = _read_train_folder(source, splits) if splits else read_manifest(data, root=root)
-    _check_trainable(train, data)
+    splits = _split_folders(source, on_problem) if source.is_dir() else {}
+    if splits:
+        train = _read_train_folder(source, splits, on_problem)
+    else:
+        train = read_manifest(data, root=root, on_problem=on_problem)
+    _check_trainable(train, data, on_problem)
     if val_data is not None:
-        val = read_manifest(val_data, root=root)
+        val = read_manifest(val_data, root=root, on_problem=on_problem)
     elif held_out := [name for name in VALIDATION_FOLDERS if name in splits]:
-        val = _read_class_folders(splits[held_out[0]], source)
-    elif val_fraction == 0:
+        val = _read_class_folders(splits[held_out[0]], source, on_problem)
+    elif val_fraction == 0 or not train.labels:
         return train, None
     else:
-        return _hold_out(train, val_fraction)
-    if unknown := sorted(set(val.labels) - set(train.labels)):
-        raise DataError(
+        return _hold_out(train, val_fraction, on_problem)
+    _check_labelled(val, val_data or data, on_problem)
+    if train.labels and (unknown := sorted(set(val.labels) - set(train.labels))):
+        on_problem(
             f"{counted(len(unknown), 'validation class')} not in the training data: {listed(unknown)}; "
             f"training has {listed(train.labels)}"
         )
     return train, val
 
 
-def find_videos(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
+def find_videos(folder: str | os.PathLike[str], *, on_problem: OnProblem = refuse) -> tuple[list[Path], list[Path]]:
     """All videos below a folder, sorted, and the files that are none; hidden ones are passed over.
 
-    A folder of numbered images is one video. A link back to a parent folder is not followed.
+    A folder of numbered images is one video. A link back to a parent folder is not followed. A folder that
+    cannot be listed is told to `on_problem`.
 
     Raises:
         DataError: the folder cannot be listed.
     """
     videos: list[Path] = []
     others: list[Path] = []
-    for path, video in _walk(_absolute(folder)):
+    for path, video in _walk(_absolute(folder), on_problem):
         (videos if video else others).append(path)
     return videos, others
 
@@ -186,6 +209,9 @@ def sort_labels(labels: Sequence[str]) -> tuple[str, ...]:
     if all(re.fullmatch(r"[0-9]+", label) for label in distinct):
         return tuple(sorted(distinct, key=lambda label: (int(label), label)))
     return tuple(sorted(distinct))
+
+
+_NOTHING = Manifest((), ())
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
@@ -208,83 +234,95 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _listed(folder: Path) -> list[Path]:
+def _listed(folder: Path, on_problem: OnProblem) -> list[Path]:
     try:
         return sorted(item for item in folder.iterdir() if not _hidden(item.name))
     except OSError as error:
-        raise DataError(f"{folder} cannot be listed ({error.strerror}); expected a readable folder") from error
+        on_problem(f"{folder} cannot be listed ({error.strerror}); expected a readable folder")
+        return []
 
 
-def _walk(folder: Path, parents: tuple[str, ...] = ()) -> Iterator[tuple[Path, bool]]:
+def _looks_like_video(path: Path) -> bool:
+    try:
+        return is_video(path)
+    except OSError:  # a folder that cannot be listed; listing it says so
+        return False
+
+
+def _walk(folder: Path, on_problem: OnProblem, parents: tuple[str, ...] = ()) -> Iterator[tuple[Path, bool]]:
     """Every file or folder of images below `folder`, sorted, each with whether it is a video."""
     here = os.path.realpath(folder)
     if here in parents:
         return
-    for path in _listed(folder):
-        if is_video(path):
+    for path in _listed(folder, on_problem):
+        if _looks_like_video(path):
             yield path, True
-        elif path.is_dir():
-            yield from _walk(path, (*parents, here))
+        elif os.path.isdir(path):
+            yield from _walk(path, on_problem, (*parents, here))
         else:
             yield path, False
 
 
-def _holds_videos(folder: Path) -> bool:
-    return any(video for _, video in _walk(folder))
+def _holds_videos(folder: Path, on_problem: OnProblem) -> bool:
+    return any(video for _, video in _walk(folder, on_problem))
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def _split_folders(root: Path, on_problem: OnProblem) -> dict[str, Path]:
     """The split folders of `root` by name, or nothing where "train" or "test" is just the name of a class.
 
     A split folder holds class folders. One alone is a split only when nothing beside it holds videos.
     """
-    folders = [path for path in _listed(root) if path.is_dir()]
+    folders = [path for path in _listed(root, on_problem) if os.path.isdir(path)]
     found = {
         path.name: path
         for path in folders
         if path.name in SPLIT_FOLDERS
-        and any(inner.is_dir() and not is_video(inner) and _holds_videos(inner) for inner in _listed(path))
+        and any(
+            os.path.isdir(inner) and not _looks_like_video(inner) and _holds_videos(inner, on_problem)
+            for inner in _listed(path, on_problem)
+        )
     }
-    if len(found) == 1 and any(path not in found.values() and _holds_videos(path) for path in folders):
+    if len(found) == 1 and any(path not in found.values() and _holds_videos(path, on_problem) for path in folders):
         return {}
     return dict(sorted(found.items(), key=lambda item: SPLIT_FOLDERS.index(item[0])))
 
 
-def _read_train_folder(source: Path, splits: dict[str, Path]) -> Manifest:
+def _read_train_folder(source: Path, splits: dict[str, Path], on_problem: OnProblem) -> Manifest:
     if TRAIN_FOLDER not in splits:
-        raise DataError(
+        on_problem(
             f"{source} holds {', '.join(f'{name}/' for name in splits)} and no {TRAIN_FOLDER}/ with class "
             f"folders; add one, or name the folder to train on"
         )
+        return _NOTHING
     for name in VALIDATION_FOLDERS:
         if name not in splits and (source / name).is_dir():
-            raise DataError(
+            on_problem(
                 f"{source / name} holds no class folders with videos, and {TRAIN_FOLDER}/ beside it does; "
                 f"fill it or remove it"
             )
-    return _read_class_folders(splits[TRAIN_FOLDER], source)
+    return _read_class_folders(splits[TRAIN_FOLDER], source, on_problem)
 
 
-def _read_class_folders(folder: Path, root: Path) -> Manifest:
+def _read_class_folders(folder: Path, root: Path, on_problem: OnProblem) -> Manifest:
     entries: list[Entry] = []
     ignored: list[str] = []
     loose: list[str] = []
     empty: list[str] = []
-    for path in _listed(folder):
-        if is_video(path):
+    for path in _listed(folder, on_problem):
+        if _looks_like_video(path):
             loose.append(path.relative_to(root).as_posix())
-        elif not path.is_dir():
+        elif not os.path.isdir(path):
             ignored.append(path.relative_to(root).as_posix())
         else:
-            videos, others = find_videos(path)
+            videos, others = find_videos(path, on_problem=on_problem)
             entries += [Entry(video, video.relative_to(root).as_posix(), path.name) for video in videos]
             ignored += [other.relative_to(root).as_posix() for other in others]
             if not videos:
                 empty.append(f"{path.name}/")
     if not entries:
-        raise DataError(_nothing_found(folder, loose, ignored))
-    if empty:
-        raise DataError(
+        on_problem(_nothing_found(folder, loose, ignored))
+    elif empty:
+        on_problem(
             f"{folder}: {counted(len(empty), 'class folder')} without a video: {listed(empty)}; "
             "add videos or move them elsewhere"
         )
@@ -303,24 +341,25 @@ def _nothing_found(folder: Path, loose: Sequence[str], ignored: Sequence[str]) -
     return f"{folder}: found {found}; {expected}"
 
 
-def _read_list(source: Path, root: Path) -> Manifest:
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; expected the folder that the paths in {source.name} start from")
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source} cannot be read as a UTF-8 text list: {error}") from error
-    if not text.strip():
-        raise DataError(f"{source} is empty; expected lines of path,label or of <path> <class number>")
+def _read_list(source: Path, root: Path, on_problem: OnProblem) -> Manifest:
+    if _looks_like_video(source):
+        on_problem(f"{source} is one video; expected a folder with one sub-folder of videos per class, or a list")
+        return _NOTHING
+    text = _read_text(source, root, on_problem)
+    if text is None:
+        return _NOTHING
     released = _is_released(source, text)
-    rows = list(_released_rows(text, root) if released else _csv_rows(source, text, root))
+    rows = list(_released_rows(text, root) if released else _csv_rows(source, text, root, on_problem))
     if not rows:
-        raise DataError(f"{source} has a header and no clips; expected a line path,label for each clip below it")
-    _check_one_label(source, rows)
-    present = [entry.path.exists() for entry in rows]
+        on_problem(
+            f"{source} holds no clips; expected a line path,label for each clip, below the header if there is one"
+        )
+        return _NOTHING
+    _check_one_label(source, rows, on_problem)
+    present = [os.path.exists(entry.path) for entry in rows]
     if not any(present):
         form = "<path> <class number>" if released else "path,label"
-        raise DataError(
+        on_problem(
             f"{source}: read as {form}, none of its {counted(len(rows), 'file')} exists, first {rows[0].path}; "
             f"expected paths relative to {root}: give another root if they start elsewhere"
         )
@@ -328,6 +367,22 @@ def _read_list(source: Path, root: Path) -> Manifest:
     missing = tuple(entry.name for entry, exists in zip(rows, present, strict=True) if not exists)
     labels = sort_labels([entry.label for entry in entries if entry.label is not None])
     return Manifest(entries, labels, missing=missing)
+
+
+def _read_text(source: Path, root: Path, on_problem: OnProblem) -> str | None:
+    """What a list holds; None, with the reason noted, where it cannot be read or is empty."""
+    try:
+        if not root.is_dir():
+            raise DataError(f"{root}: no such folder; expected the folder that the paths in {source.name} start from")
+        text = source.read_text(encoding="utf-8-sig")
+        if not text.strip():
+            raise DataError(f"{source} is empty; expected lines of path,label or of <path> <class number>")
+        return text
+    except (OSError, UnicodeDecodeError) as error:
+        on_problem(f"{source} cannot be read as a UTF-8 text list: {error}")
+    except DataError as error:
+        on_problem(str(error))
+    return None
 
 
 def _is_released(source: Path, text: str) -> bool:
@@ -345,26 +400,38 @@ def _released_rows(text: str, root: Path) -> Iterator[Entry]:
             yield _listed_entry(match["path"], root, str(int(match["label"])))
 
 
-def _csv_rows(source: Path, text: str, root: Path) -> Iterator[Entry]:
-    reader = csv.reader(io.StringIO(text), skipinitialspace=True, strict=True)
+def _csv_rows(source: Path, text: str, root: Path, on_problem: OnProblem) -> Iterator[Entry]:
     columns: list[str] | None = None
-    try:
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            if not any(cells):
-                continue
+    for line, cells in _csv_cells(source, text, on_problem):
+        try:
             if columns is None:
                 columns, header = _columns(source, cells, root)
                 if header:
                     continue
             if len(cells) != len(columns):
                 raise DataError(
-                    f"{source}, line {reader.line_num}: found {len(cells)} fields, expected {len(columns)} "
+                    f"{source}, line {line}: found {len(cells)} fields, expected {len(columns)} "
                     f"({','.join(columns)}); put a path that holds a comma in double quotes"
                 )
-            yield _csv_entry(dict(zip(columns, cells, strict=True)), root, f"{source}, line {reader.line_num}")
-    except csv.Error as error:
-        raise DataError(f"{source}, line {reader.line_num}: not a CSV row ({error}); check its quotes") from error
+            yield _csv_entry(dict(zip(columns, cells, strict=True)), root, f"{source}, line {line}")
+        except DataError as error:
+            on_problem(str(error))
+            if columns is None:
+                return
+
+
+def _csv_cells(source: Path, text: str, on_problem: OnProblem) -> Iterator[tuple[int, list[str]]]:
+    """The rows that hold something, each with its line number."""
+    reader = csv.reader(io.StringIO(text), skipinitialspace=True, strict=True)
+    while True:
+        try:
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if any(cells):
+                    yield reader.line_num, cells
+            return
+        except csv.Error as error:
+            on_problem(f"{source}, line {reader.line_num}: not a CSV row ({error}); check its quotes")
 
 
 def _columns(source: Path, first: Sequence[str], root: Path) -> tuple[list[str], bool]:
@@ -414,41 +481,46 @@ def _listed_entry(
     return Entry(path, name.as_posix(), label, start, end)
 
 
-def _check_one_label(source: Path, entries: Sequence[Entry]) -> None:
+def _check_one_label(source: Path, entries: Sequence[Entry], on_problem: OnProblem) -> None:
     labels: dict[tuple[Path, float | None, float | None], str | None] = {}
     for entry in entries:
         known = labels.setdefault((entry.path, entry.start_seconds, entry.end_seconds), entry.label)
         if known != entry.label:
-            raise DataError(
+            on_problem(
                 f"{source}: {entry.name} is listed as {known!r} and as {entry.label!r}; expected one label a clip"
             )
 
 
-def _check_trainable(manifest: Manifest, data: str | os.PathLike[str]) -> None:
+def _check_trainable(manifest: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
+    _check_labelled(manifest, data, on_problem)
+    if len(manifest.labels) == 1:
+        on_problem(f"{data}: found one class only, {manifest.labels[0]!r}; expected at least two to tell apart")
+
+
+def _check_labelled(manifest: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
     unlabelled = [entry.name for entry in manifest.entries if entry.label is None]
     if unlabelled:
-        raise DataError(
-            f"{data}: {counted(len(unlabelled), 'clip')} without a label ({listed(unlabelled, 3)}); add a label column"
-        )
-    if len(manifest.labels) < 2:
-        raise DataError(f"{data}: found one class only, {manifest.labels[0]!r}; expected at least two to tell apart")
+        found = f"{counted(len(unlabelled), 'clip')} without a label ({listed(unlabelled, 3)})"
+        on_problem(f"{data}: {found}; add a label column")
 
 
-def _hold_out(manifest: Manifest, fraction: float) -> tuple[Manifest, Manifest]:
+def _hold_out(manifest: Manifest, fraction: float, on_problem: OnProblem) -> tuple[Manifest, Manifest]:
     names: dict[str, list[str]] = {label: [] for label in manifest.labels}
     for entry in manifest.entries:
-        assert entry.label is not None
-        names[entry.label].append(entry.name)
+        if entry.label is not None:
+            names[entry.label].append(entry.name)
     held: set[tuple[str, str]] = set()
     alone = []
     for label, of_class in names.items():
-        ordered = sorted(set(of_class), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        ordered = sorted(
+            set(of_class), key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+        )
         if len(ordered) < 2:
             alone.append(label)
         num_held = min(max(1, round(fraction * len(ordered))), len(ordered) - 1)
         held.update((label, name) for name in ordered[:num_held])
     if alone:
-        raise DataError(
+        on_problem(
             f"{counted(len(alone), 'class')} with one video only: {listed(alone)}; expected two or more to hold "
             f"one out for validation: add videos, give validation data, or train on everything with --val-fraction 0"
         )
