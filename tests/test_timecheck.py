@@ -62,7 +62,7 @@ def test_the_verdict_says_what_the_clips_can_show(num_clips: int, right: tuple[i
 def test_the_sentence_has_all_four_accuracies() -> None:
     sentence = checked(40, as_is=38, shuffled=20, reversed=2, single_frame=18).sentence()
     assert sentence.endswith(
-        "Named right: as they are 95 %, frames shuffled 50 %, played backwards 5 %, one frame repeated 45 %."
+        "Correct: as they are 95 %, frames shuffled 50 %, played backwards 5 %, one frame repeated 45 %."
     )
 
 

@@ -59,7 +59,7 @@ def test_an_empty_group_number_counts_for_nothing() -> None:
 def test_many_clips_are_drawn_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).random(50) < 0.4
     whole = bootstrap_interval(values)
-    monkeypatch.setattr("stadapter.uncertainty._DRAWS_AT_ONCE", 170)
+    monkeypatch.setattr("stadapter.uncertainty._DRAWS_AT_ONCE", 300)
     assert bootstrap_interval(values) == whole
 
 
@@ -95,3 +95,16 @@ def test_what_has_no_interval_is_refused(values: list[float], settings: dict[str
 def test_a_difference_of_other_clips_is_refused() -> None:
     with pytest.raises(SettingsError, match="same clips"):
         paired_difference([1, 0, 1], [1, 0])
+
+
+def test_drawing_kinds_of_clips_is_drawing_clips() -> None:
+    """Against the plain way: n clips with replacement, then the mean of the means of the classes."""
+    generator = np.random.default_rng(1)
+    values, groups = generator.random(60) < 0.6, generator.integers(4, size=60)
+    drawn = generator.integers(60, size=(20000, 60))
+    per_group = [
+        (values[drawn] * (groups[drawn] == group)).sum(1) / (groups[drawn] == group).sum(1) for group in range(4)
+    ]
+    low, high = np.quantile(np.mean(per_group, axis=0), [0.025, 0.975])
+    interval = bootstrap_interval(values, groups=groups, num_resamples=20000)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.01)

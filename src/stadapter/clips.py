@@ -88,6 +88,22 @@ def load_clip(
     )
 
 
+def load_frames(
+    path: str | os.PathLike[str],
+    config: ClipConfig,
+    *,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+) -> torch.Tensor:
+    """The frames that the first test view of a video is made of, whole: uint8 (T, 3, H, W), for people to look at.
+
+    Raises VideoError as `load_clip` does.
+    """
+    with VideoReader(path, start_seconds, end_seconds) as reader:
+        positions, frames = _read_views(reader, config, None)
+    return frames[positions[0]]
+
+
 def load_random_views(
     path: str | os.PathLike[str],
     config: ClipConfig,

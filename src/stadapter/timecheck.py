@@ -24,7 +24,7 @@ ORDER_NAMES: dict[Order, str] = {
     "reversed": "played backwards",
     "single_frame": "one frame repeated",
 }
-"""The orders in words, as in "clips named right …"."""
+"""The orders in words."""
 _LITTLE = 0.05
 """A difference in accuracy within this is called little."""
 
@@ -81,7 +81,7 @@ class TimeCheck:
 
     def _figures(self) -> str:
         named = ", ".join(f"{name} {_percent(getattr(self, order))}" for order, name in ORDER_NAMES.items())
-        return f"Named right: {named}."
+        return f"Correct: {named}."
 
 
 def make_time_check(labels: Sequence[str], predicted: Mapping[Order, Sequence[str]]) -> TimeCheck:

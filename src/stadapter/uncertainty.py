@@ -1,8 +1,8 @@
 """How far a figure from few clips can be trusted: bootstrap intervals, and differences on the same clips."""
 
-# n clips, r resamples, g groups
+# n clips, r resamples, g groups, k kinds of clips
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +80,8 @@ def bootstrap_interval(
     if (sample == first).all():
         unseen = 1 - tail ** (1 / len(sample))
         return Interval(first - unseen * (first - lowest), first + unseen * (highest - first))
-    means = np.concatenate([_means(sample, members, draw) for draw in _draws(len(sample), num_resamples, seed)])
-    low, high = np.quantile(means, [tail, 1 - tail])
+    groups_from_0 = np.zeros(len(sample), np.int64) if members is None else np.unique(members, return_inverse=True)[1]
+    low, high = np.quantile(_resampled(sample, groups_from_0, num_resamples, seed), [tail, 1 - tail])
     return Interval(float(low), float(high))
 
 
@@ -107,25 +107,21 @@ def paired_difference(
     return Difference(float((one - other).mean()), interval)
 
 
-def _draws(num_clips: int, num_resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Positions (r, n) of drawn clips, as many resamples at a time as memory comfortably holds."""
-    generator = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // num_clips)
-    for start in range(0, num_resamples, at_once):
-        yield generator.integers(num_clips, size=(min(at_once, num_resamples - start), num_clips))
-
-
-def _means(
-    sample: npt.NDArray[np.float64], members: npt.NDArray[np.int64] | None, drawn: npt.NDArray[np.int64]
+def _resampled(
+    sample: npt.NDArray[np.float64], groups: npt.NDArray[np.int64], num_resamples: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    """The figure (r,) of every resample (r, n)."""
-    values = sample[drawn]  # (r, n)
-    if members is None:
-        return np.asarray(values.mean(1))
-    num_resamples, num_groups = len(drawn), int(members.max()) + 1
-    cells = (members[drawn] + num_groups * np.arange(num_resamples)[:, None]).ravel()
-    size = num_resamples * num_groups
-    counts = np.bincount(cells, minlength=size).reshape(num_resamples, num_groups)
-    sums = np.bincount(cells, weights=values.ravel(), minlength=size).reshape(num_resamples, num_groups)
-    means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
-    return np.asarray(means.sum(1) / (counts > 0).sum(1))
+    """The figure (r,) of every resample.
+
+    Clips of the same group and value are alike: it is enough to draw how many of them a resample holds.
+    """
+    kinds, numbers = np.unique(np.stack([groups, sample], 1), axis=0, return_counts=True)  # (k, 2), (k,)
+    members = np.eye(groups.max() + 1)[kinds[:, 0].astype(np.int64)]  # (k, g)
+    generator = np.random.default_rng(seed)
+    figures, at_once = [], max(1, _DRAWS_AT_ONCE // len(kinds))
+    for start in range(0, num_resamples, at_once):
+        size = min(at_once, num_resamples - start)
+        drawn = generator.multinomial(len(sample), numbers / len(sample), size=size).astype(np.float64)  # (r, k)
+        counts, sums = drawn @ members, (drawn * kinds[:, 1]) @ members  # (r, g)
+        means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+        figures.append(means.sum(1) / (counts > 0).sum(1))
+    return np.concatenate(figures)

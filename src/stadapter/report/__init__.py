@@ -1,0 +1,215 @@
+"""report.html: a run and its evaluation as one page that needs no network and runs no script."""
+
+import datetime
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME, read_spec, write_whole
+from stadapter.clips import ClipConfig
+from stadapter.errors import counted
+from stadapter.evaluate import Report, headline_figures, largest_errors
+from stadapter.manifest import Manifest
+from stadapter.progress import METRICS_NAME
+from stadapter.report.charts import Bar, HeatMap, class_bars, heat_map, time_bars
+from stadapter.report.curves import read_curves
+from stadapter.report.filmstrips import Filmstrip, make_filmstrips
+
+REPORT_NAME = "report.html"
+_NUM_FILMSTRIPS = 6
+_NUM_ERRORS = 20
+
+Line = tuple[str, str]
+"""What is told, and what it is."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All of the page that comes from an evaluation."""
+
+    report: Report
+    headlines: Sequence[tuple[str, float, Any]]
+    num_right: int
+    calibration: str
+    bars: Sequence[Bar]
+    heat_map: HeatMap
+    errors: Sequence[tuple[int, str, str]]
+    num_errors: int
+    time_bars: Sequence[Bar]
+    hits: Sequence[Filmstrip]
+    misses: Sequence[Filmstrip]
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    report: Report | None,
+    *,
+    run: str | os.PathLike[str],
+    manifest: Manifest | None = None,
+    clip_config: ClipConfig | None = None,
+    command: str | None = None,
+) -> Path:
+    """Write a page that shows how a run was trained and what its evaluation gave; whole or not at all.
+
+    Pictures, style and figures are in the one file. It holds frames of the evaluated clips where `manifest` is given.
+
+    Args:
+        path: the file to write; what it held is replaced.
+        report: the evaluation; None leaves the training curves and the receipt.
+        run: the run folder, for its receipt and its metrics.jsonl.
+        manifest: the evaluated clips, for filmstrips of some; one that has gone since is named instead of shown.
+        clip_config: which of their frames were looked at; default those the run is served with.
+        command: what was typed for the evaluation, where that was not the training command.
+
+    Raises:
+        ArtefactError: `run` is not a run folder, or the file cannot be written.
+    """
+    path, folder = Path(path).expanduser(), Path(run).expanduser()
+    spec = read_spec(folder)
+    config = clip_config if clip_config is not None else _clip_config(spec)
+    page = _template().render(
+        title=folder.resolve().name,
+        written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        spec=spec,
+        figures=_figures(report, manifest, config) if report is not None else None,
+        curves=read_curves(folder / METRICS_NAME),
+        unreadable=_unreadable(spec, report),
+        notes=manifest.notes() if manifest is not None else [],
+        receipt=_receipt(folder, spec),
+        evaluation=_evaluation(report, manifest, config, command) if report is not None else [],
+        settings=json.dumps(spec.get("receipt", {}).get("settings", {}), indent=1, ensure_ascii=False),
+    )
+    write_whole(path, page.encode(errors="backslashreplace"))
+    return path
+
+
+def shown(value: object) -> object:
+    """What the page prints for a value: bytes of names that are no text, and control characters, are made visible.
+
+    >>> shown("a\\nb\\udce9")
+    'a␊b\\\\xe9'
+    """
+    if type(value) is not str:  # Markup is a string that has been through here
+        return value
+    try:
+        text = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        text = value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.translate(_VISIBLE)
+
+
+_VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {127: "␡"}
+
+
+def _template() -> Any:
+    """The page with its filters; everything that is filled in is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("stadapter.report", "."),
+        autoescape=True,
+        finalize=shown,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+    environment.filters["between"] = lambda interval: f"{100 * interval.low:.0f} to {100 * interval.high:.0f}\N{NO-BREAK SPACE}%"
+    environment.filters["prose"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
+    environment.filters["counted"] = counted
+    return environment.get_template("page.html")
+
+
+def _clip_config(spec: Mapping[str, Any]) -> ClipConfig:
+    known = {field.name for field in fields(ClipConfig)}
+    return ClipConfig(**{name: value for name, value in spec.get("clip", {}).items() if name in known})
+
+
+def _figures(report: Report, manifest: Manifest | None, config: ClipConfig) -> Figures:
+    hits, misses = make_filmstrips(report, manifest, config, limit=_NUM_FILMSTRIPS)
+    errors = largest_errors(report)
+    return Figures(
+        report=report,
+        headlines=headline_figures(report),
+        num_right=sum(prediction.is_correct for prediction in report.predictions),
+        calibration=_calibration(report),
+        bars=class_bars(report),
+        heat_map=heat_map(report),
+        errors=errors[:_NUM_ERRORS],
+        num_errors=len(errors),
+        time_bars=time_bars(report.time_check) if report.time_check is not None else (),
+        hits=hits,
+        misses=misses,
+    )
+
+
+def _calibration(report: Report) -> str:
+    """What the scores are worth, in words."""
+    low, high = report.top1_interval.low, report.top1_interval.high
+    meaning = "as far as these clips can tell, they mean what they say"
+    if report.mean_score > high:
+        meaning = "they claim too much"
+    elif report.mean_score < low:
+        meaning = "they claim too little"
+    return (
+        f"The score of the class it names is {100 * report.mean_score:.0f} % on average, and it is right on "
+        f"{100 * report.top1:.0f} % of the clips. Taken as probabilities the scores are off by "
+        f"{100 * report.calibration_error:.0f} points (expected calibration error, {report.num_calibration_bins} "
+        f"bins): {meaning}."
+    )
+
+
+def _unreadable(spec: Mapping[str, Any], report: Report | None) -> list[tuple[str, str, str]]:
+    """(where it was met, name, reason) of every clip that could not be read."""
+    trained = spec.get("receipt", {}).get("unreadable", {}).items()
+    evaluated = report.failures if report is not None else ()
+    return [("evaluation", *failure) for failure in evaluated] + [("training", *failure) for failure in trained]
+
+
+def _receipt(folder: Path, spec: Mapping[str, Any]) -> list[Line]:
+    """How the classifier came to be, as far as its run folder tells."""
+    receipt, backbone = spec.get("receipt", {}), spec.get("backbone", {})
+    settings = receipt.get("settings", {})
+    sizes = [item.stat().st_size for name in (WEIGHTS_NAME, SPEC_NAME) if (item := folder / name).is_file()]
+    versions = ", ".join(f"{name} {version}" for name, version in receipt.get("versions", {}).items())
+    lines = {
+        "command": receipt.get("command"),
+        "trained parameters": spec.get("parameters", {}).get("summary"),
+        "strategy": json.dumps(spec.get("tuning", {})),
+        "trunk": backbone.get("name"),
+        "trunk revision": backbone.get("revision"),
+        "trunk sha256": backbone.get("sha256"),
+        "data": settings.get("data"),
+        "data sha256": receipt.get("data_sha256"),
+        "clips trained on": receipt.get("num_train_clips"),
+        "seed": settings.get("seed"),
+        "optimizer steps": receipt.get("steps"),
+        "precision": receipt.get("precision"),
+        "processes": receipt.get("num_processes"),
+        "hardware": receipt.get("hardware"),
+        "time": _duration(receipt["seconds"]) if "seconds" in receipt else None,
+        "versions": versions or None,
+        "run folder": f"{sum(sizes) / 1e6:.1f} MB, the trunk not included" if sizes else None,
+    }
+    return [(name, str(value)) for name, value in lines.items() if value is not None]
+
+
+def _evaluation(report: Report, manifest: Manifest | None, config: ClipConfig, command: str | None) -> list[Line]:
+    views = counted(config.num_temporal_views * config.num_spatial_views, "view")
+    lines = {
+        "command": command,
+        "data sha256": manifest.hash() if manifest is not None else None,
+        "clips": f"{report.num_clips} classified, {len(report.failures)} could not be read",
+        "a clip": f"{config.num_frames} frames of {config.size} x {config.size} pixels, {views}",
+        "intervals": f"{report.confidence:.0%}, percentile bootstrap over clips, {report.num_resamples:,} resamples",
+    }
+    return [(name, value) for name, value in lines.items() if value is not None]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,155 @@
+"""The course of training as the page's curves, from metrics.jsonl."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_MOST_POINTS = 300
+_SMOOTHED_FROM = 40
+_SMOOTHING = 0.06
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A number on an axis."""
+
+    at: float
+    """Percent of the way from the left or from the top."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A held-out figure on a curve."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve in a field of 100 x 100, y downwards."""
+
+    title: str
+    path: str
+    """As it was logged."""
+    smooth: str
+    """Averaged over neighbouring points; empty where they are few."""
+    marks: tuple[Mark, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    summary: str
+
+
+def read_curves(metrics: Path) -> list[Curve]:
+    """Loss, accuracy and learning rate over the steps; empty where there is no file, or nothing in it.
+
+    What a resumed run did again counts once. Lines that are no JSON, such as one cut off by a crash, are passed over.
+    """
+    training: dict[float, dict[str, float]] = {}
+    held_out: dict[float, dict[str, float]] = {}
+    for record in _records(metrics):
+        step = record.get("step", math.nan)
+        if not _is_number(step):
+            continue
+        if record["kind"] == "start":
+            training = {done: values for done, values in training.items() if done <= step}
+            held_out = {done: values for done, values in held_out.items() if done <= step}
+        elif record["kind"] in ("train", "validation"):
+            (training if record["kind"] == "train" else held_out)[step] = record
+    named = (("loss", "Loss", "loss"), ("accuracy", "Accuracy", "top1"), ("lr", "Learning rate", ""))
+    curves = [_curve(title, _points(training, key), _points(held_out, held)) for key, title, held in named]
+    return [curve for curve in curves if curve is not None]
+
+
+def _records(metrics: Path) -> list[dict[str, Any]]:
+    try:
+        lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("kind"), str):
+            records.append(record)
+    return records
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _points(records: dict[float, dict[str, float]], key: str) -> Points:
+    return [(step, values[key]) for step, values in sorted(records.items()) if _is_number(values.get(key))]
+
+
+def _curve(title: str, points: Points, held_out: Points) -> Curve | None:
+    if not points:
+        return None
+    highest = max(value for _, value in [*points, *held_out])
+    y_values = [0.0, 0.25, 0.5, 0.75, 1.0] if title == "Accuracy" else round_numbers(highest)
+    x_values = round_numbers(points[-1][0])
+    width, height = max(points[-1][0], 1e-9), max(y_values[-1], 1e-9)
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        return 100 * step / width, 100 - 100 * min(value, height) / height
+
+    marks = tuple(Mark(*place(min(step, width), value), _number(title, value)) for step, value in held_out)
+    return Curve(
+        title=title,
+        path=_path([place(*point) for point in _thinned(points)]),
+        smooth=_path([place(*point) for point in _thinned(_smoothed(points))]) if len(points) >= _SMOOTHED_FROM else "",
+        marks=marks,
+        x_ticks=tuple(Tick(place(value, 0)[0], f"{value:,g}") for value in x_values if value <= width),
+        y_ticks=tuple(Tick(place(0, value)[1], _number(title, value)) for value in y_values),
+        summary=f"{title} over {points[-1][0]:g} steps, from {_number(title, points[0][1])} to "
+        f"{_number(title, points[-1][1])}" + "".join(f"; held out {mark.text}" for mark in marks),
+    )
+
+
+def round_numbers(highest: float) -> list[float]:
+    """Three to six round numbers from 0 up to the first that is not below `highest`.
+
+    >>> round_numbers(2.3), round_numbers(420)
+    ([0.0, 0.5, 1.0, 1.5, 2.0, 2.5], [0.0, 100.0, 200.0, 300.0, 400.0, 500.0])
+    """
+    if highest <= 0:
+        return [0.0, 1.0]
+    rough = highest / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    step = step / 2 if highest / step <= 2 else step
+    return [round(step * number, 12) for number in range(math.ceil(highest / step * 0.999) + 1)]
+
+
+def _number(title: str, value: float) -> str:
+    return f"{100 * value:.0f} %" if title == "Accuracy" else f"{value:.3g}"
+
+
+def _path(places: Points) -> str:
+    return "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in places) + ("h0" if len(places) == 1 else "")
+
+
+def _smoothed(points: Points) -> Points:
+    """Every value as the mean of those around it."""
+    reach = max(1, round(len(points) * _SMOOTHING))
+    windows = [points[max(0, place - reach) : place + reach + 1] for place in range(len(points))]
+    return [
+        (step, sum(value for _, value in window) / len(window))
+        for (step, _), window in zip(points, windows, strict=True)
+    ]
+
+
+def _thinned(points: Points) -> Points:
+    """At most so many points as can be told apart, the last among them."""
+    stride = math.ceil(len(points) / _MOST_POINTS)
+    return [*points[:-1:stride], points[-1]]
