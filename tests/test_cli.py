@@ -332,6 +332,23 @@ def test_evaluate_asks_whether_time_matters_unless_told_not_to(
         assert capsys.readouterr().out.count("Does time matter?") == shown
 
 
+def test_evaluate_writes_a_page_only_where_it_is_told_to(
+    run: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_training = (run / "report.html").read_bytes()
+    evaluate = ["evaluate", str(run), "--data", str(clips), "--num-workers", "0"]
+    assert main(evaluate) == 0
+    assert main([*evaluate, "--report", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"stadapter evaluate {run} --data {clips}" in page
+    assert page.count("data:image/jpeg") >= 4
+    assert (run / "report.html").read_bytes() == of_training
+    assert f"wrote {tmp_path / 'page.html'}" in capsys.readouterr().err
+    code, message = refused(capsys, *evaluate, "--report", tmp_path / "no such folder" / "page.html")
+    assert code == 2
+    assert "expected --report to name a file in an existing, writable folder" in message
+
+
 def test_evaluate_puts_json_alone_on_standard_output(
     run: Path, clips: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

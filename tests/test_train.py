@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from stadapter.artefact import load_artefact
 from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.clips import load_clip
-from stadapter.errors import DataError, SettingsError, TrainingError
+from stadapter.errors import ArtefactError, DataError, SettingsError, TrainingError
 from stadapter.progress import Meter
 from stadapter.synthetic import write_clips
 from stadapter.train import Loop, TrainConfig, prepare, train
@@ -80,6 +80,43 @@ def records(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_leaves_a_report_of_its_training_and_its_held_out_clips(config: TrainConfig) -> None:
+    result = train(dataclasses.replace(config, val_fraction=0.3))
+    page = (result.folder / "report.html").read_text(encoding="utf-8")
+    assert "Does time matter?" in page
+    assert "data:image/jpeg" in page
+    assert "Learning rate" in page
+
+
+def test_a_run_without_held_out_clips_leaves_a_report_of_its_training(config: TrainConfig) -> None:
+    page = (train(config).folder / "report.html").read_text(encoding="utf-8")
+    assert "No clips were held out" in page
+    assert "Learning rate" in page
+    assert "data:image/jpeg" not in page
+
+
+def test_a_validation_that_fails_leaves_a_report_of_the_training(config: TrainConfig, tmp_path: Path) -> None:
+    write_clips(tmp_path / "val", classes=("left", "right"), clips_per_class=1, size=32, num_frames=8)
+    for path in (tmp_path / "val").rglob("*.mp4"):
+        path.write_bytes(b"this is no video")
+    with pytest.raises(DataError, match="none of 2 clips could be read"):
+        train(dataclasses.replace(config, val_data=str(tmp_path / "val")))
+    assert "have not been evaluated yet" in (Path(config.out) / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_that_cannot_be_written_does_not_end_the_run(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any, **named: Any) -> None:
+        raise ArtefactError("cannot write report.html: No space left on device")
+
+    monkeypatch.setattr(train_module, "write_report", refuse)
+    output = io.StringIO()
+    result = train(config, console=Console(file=output, width=200))
+    assert load_artefact(result.folder).model.labels == ("left", "right")
+    assert "no report.html: cannot write report.html: No space left on device" in output.getvalue()
 
 
 def test_a_run_leaves_an_artefact_that_rebuilds_its_model(config: TrainConfig, data: Path) -> None:

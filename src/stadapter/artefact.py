@@ -89,7 +89,7 @@ def load_artefact(
         ArtefactError: not a run folder, a newer format, damaged, incomplete, or made for another trunk.
         BackboneError: the trunk cannot be found or loaded.
     """
-    folder = _locate(run)
+    folder = find_run(run)
     spec = read_spec(folder)
     try:
         info = BackboneInfo(**{**spec["backbone"], **_tuples(spec["backbone"], "mean", "std")})
@@ -115,6 +115,24 @@ def load_artefact(
     except ArtefactError as error:
         raise ArtefactError(f"{folder / WEIGHTS_NAME}: {error}") from error
     return Artefact(folder=folder, model=model.eval(), clip_config=clip_config, receipt=receipt)
+
+
+def find_run(run: str | os.PathLike[str]) -> Path:
+    """The folder of a run: the one given, or the snapshot of a Hub repository.
+
+    Raises:
+        ArtefactError: it is not a folder, and no Hub id that can be fetched.
+    """
+    name = str(run)
+    path = Path(run).expanduser()
+    if name and path.is_dir():
+        return path
+    if path.exists() or not is_hub_id(name):
+        raise ArtefactError(f"{name!r} is not a folder; expected a run folder with {SPEC_NAME}, or a Hub id")
+    try:
+        return fetch_snapshot(name, lambda _: [SPEC_NAME, WEIGHTS_NAME, CARD_NAME], needed=(SPEC_NAME, WEIGHTS_NAME))
+    except BackboneError as error:
+        raise ArtefactError(str(error)) from error
 
 
 def read_spec(folder: Path) -> dict[str, Any]:
@@ -228,20 +246,6 @@ def _findable(name: str) -> str:
     """A trunk's name that means the same in every working directory: a folder's absolute path, or the Hub id."""
     folder = Path(name).expanduser()
     return str(folder.absolute()) if folder.is_dir() else name
-
-
-def _locate(run: str | os.PathLike[str]) -> Path:
-    """The folder of a run: the one given, or the snapshot of a Hub repository."""
-    name = str(run)
-    path = Path(run).expanduser()
-    if name and path.is_dir():
-        return path
-    if path.exists() or not is_hub_id(name):
-        raise ArtefactError(f"{name!r} is not a folder; expected a run folder with {SPEC_NAME}, or a Hub id")
-    try:
-        return fetch_snapshot(name, lambda _: [SPEC_NAME, WEIGHTS_NAME, CARD_NAME], needed=(SPEC_NAME, WEIGHTS_NAME))
-    except BackboneError as error:
-        raise ArtefactError(str(error)) from error
 
 
 def _matching_trunk(folder: Path, info: BackboneInfo, backbone: ImageViT | str | os.PathLike[str] | None) -> ImageViT:

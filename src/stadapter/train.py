@@ -27,7 +27,7 @@ from stadapter.backbones import load_backbone
 from stadapter.checkpoint import CHECKPOINT_NAME, Progress, load_checkpoint, read_progress, save_checkpoint
 from stadapter.clips import ClipConfig
 from stadapter.dataset import Batch, VideoDataset, ViewStore, collate
-from stadapter.errors import TrainingError
+from stadapter.errors import STAdapterError, TrainingError
 from stadapter.evaluate import Report, evaluate
 from stadapter.machine import (
     choose_device,
@@ -40,6 +40,7 @@ from stadapter.manifest import Manifest, read_splits
 from stadapter.model import VideoClassifier, build_model
 from stadapter.processes import interruption, quiet_worker, stop_workers
 from stadapter.progress import METRICS_NAME, Meter, RunDisplay
+from stadapter.report import REPORT_NAME, write_report
 from stadapter.run_folder import make_folder, refuse_folder
 from stadapter.schedule import EpochBatches, Plan, learning_rate_share, make_optimizer, make_plan, seed_dropout
 from stadapter.settings import RESUMABLE_CHANGES, TrainConfig, settings_to_json
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 CPU_SIZE_PIXELS = 112
 LOG_EVERY_STEPS = 10
+TIME_CHECK_CLIPS = 1000
+"""With more clips held out, whether time matters is left to the evaluate verb: asking takes four times as long."""
 CHECKPOINT_PAUSE_SECONDS = 10.0
 """Epochs shorter than this do not each get a checkpoint."""
 
@@ -85,9 +88,12 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     with readable_memory_errors():
         loop.fit()
         loop.save(metrics={})  # before validation, which may fail
+        loop.write_report(None)
         report = loop.validate() if run.val_set is not None else None
     metrics = headline(report) if report is not None else {}
     loop.save(metrics=metrics)
+    if report is not None:
+        loop.write_report(report)
     loop.close()
     return TrainResult(folder=run.folder, steps=run.plan.total_steps, report=report, metrics=metrics)
 
@@ -250,6 +256,7 @@ class Loop:
                     autocast_dtype=self.run.autocast_dtype,
                     accelerator=self.accelerator if self.accelerator.num_processes > 1 else None,
                     progress=lambda done, total: display.advance(done),
+                    time_check=len(self.run.val_set.entries) <= TIME_CHECK_CLIPS,
                 )
             except BaseException:
                 folder = shlex.quote(str(self.run.folder))
@@ -269,6 +276,18 @@ class Loop:
             check_weights(self.run.model.trained_tensors(), self.step)
             save_artefact(self.run.folder, self.run.model, self.run.clip_config, receipt=self.receipt(metrics))
             (self.run.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+
+    def write_report(self, report: Report | None) -> None:
+        """Leave the page to look at; that it cannot be written is said, and ends nothing: all else is on disk."""
+        if self.accelerator.is_main_process:
+            folder, val_set = self.run.folder, self.run.val_set
+            try:
+                write_report(
+                    folder / REPORT_NAME, report, run=folder, manifest=val_set, clip_config=self.run.clip_config
+                )
+            except STAdapterError as error:
+                with self._display("reporting") as display:
+                    display.say(f"no {REPORT_NAME}: {error}")
 
     def receipt(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         """What an artefact tells of its training: settings, data, versions, hardware, outcome."""

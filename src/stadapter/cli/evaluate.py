@@ -1,6 +1,7 @@
 """stadapter evaluate: figures on labelled clips, as tables and as JSON."""
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ class EvaluateFlags:
     """Labelled clips: a folder with one sub-folder of videos per class, or a list (CSV or "<path> <class number>")."""
     json: str | None = None
     """File to write the whole report to, as JSON; - for standard output."""
+    report: str | None = None
+    """File to write the report to as a page to look at, such as report.html; it holds frames of some of the clips."""
     time_check: bool = True
     """Classify every clip also with its frames shuffled, reversed, and one repeated: does time matter? Takes four times
     the arithmetic; clips are still read once."""
@@ -45,15 +48,19 @@ class EvaluateFlags:
 def run(arguments: Sequence[str]) -> int:
     """stadapter evaluate"""
     flags = tyro.cli(EvaluateFlags, prog="stadapter evaluate", args=arguments)
+    from stadapter.artefact import find_run
     from stadapter.evaluate import evaluate, tables
     from stadapter.machine import default_workers
     from stadapter.manifest import read_manifest
 
-    if flags.json is not None:
-        check_writable(flags.json)
+    if flags.json not in (None, "-"):
+        check_writable(flags.json, "--json")
+    if flags.report is not None:
+        check_writable(flags.report, "--report")
     manifest = read_manifest(flags.data)
     say(manifest.notes())
-    classifier = load_classifier(flags.run, backbone=flags.backbone, precision=flags.precision, device=flags.device)
+    folder = find_run(flags.run)
+    classifier = load_classifier(str(folder), backbone=flags.backbone, precision=flags.precision, device=flags.device)
     views = {name: getattr(flags, name) for name in ("num_temporal_views", "num_spatial_views")}
     clip_config = dataclasses.replace(
         classifier.clip_config, **{name: count for name, count in views.items() if count is not None}
@@ -72,4 +79,12 @@ def run(arguments: Sequence[str]) -> int:
     output_console(sys.stderr if flags.json == "-" else sys.stdout).print(tables(report))
     if flags.json is not None:
         write_json(flags.json, report.to_json())
+    if flags.report is not None:
+        from stadapter.report import write_report
+
+        command = shlex.join(["stadapter", "evaluate", *arguments])
+        written = write_report(
+            flags.report, report, run=folder, manifest=manifest, clip_config=clip_config, command=command
+        )
+        say(f"wrote {written}")
     return 0

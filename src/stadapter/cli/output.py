@@ -41,17 +41,17 @@ def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[int, i
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def check_writable(target: str) -> None:
-    """Refuse a file that `write_json` could not write, before there is anything to lose.
+def check_writable(target: str, flag: str) -> None:
+    """Refuse a file that could not be written, given with `flag`, before there is anything to lose.
 
     Raises:
         SettingsError: its folder is not there or cannot be written to, or it is a folder itself.
     """
     path = Path(target).expanduser()
-    if target == "-" or (os.access(path, os.W_OK) and not path.is_dir()):
+    if os.access(path, os.W_OK) and not path.is_dir():
         return
     if path.exists() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise SettingsError(f"cannot write {target}; expected --json to name a file in an existing, writable folder")
+        raise SettingsError(f"cannot write {target}; expected {flag} to name a file in an existing, writable folder")
 
 
 def write_json(target: str, content: dict[str, Any]) -> None:

@@ -117,7 +117,9 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
-    environment.filters["between"] = lambda interval: f"{100 * interval.low:.0f} to {100 * interval.high:.0f}\N{NO-BREAK SPACE}%"
+    environment.filters["between"] = lambda interval: (
+        f"{100 * interval.low:.0f} to {100 * interval.high:.0f}\N{NO-BREAK SPACE}%"
+    )
     environment.filters["prose"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     environment.filters["counted"] = counted
     return environment.get_template("page.html")

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,11 @@ def _path(places: Points) -> str:
 def _smoothed(points: Points) -> Points:
     """Every value as the mean of those around it."""
     reach = max(1, round(len(points) * _SMOOTHING))
-    windows = [points[max(0, place - reach) : place + reach + 1] for place in range(len(points))]
+    sums = [0.0, *accumulate(value for _, value in points)]
+    ends = [(max(0, place - reach), min(len(points), place + reach + 1)) for place in range(len(points))]
     return [
-        (step, sum(value for _, value in window) / len(window))
-        for (step, _), window in zip(points, windows, strict=True)
+        (step, (sums[stop] - sums[start]) / (stop - start))
+        for (step, _), (start, stop) in zip(points, ends, strict=True)
     ]
 
 
