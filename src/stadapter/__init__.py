@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stadapter.backbones import load_backbone as load_backbone
+    from stadapter.check import DataReport as DataReport
+    from stadapter.check import check_data as check_data
     from stadapter.clips import ClipConfig as ClipConfig
     from stadapter.clips import load_clip as load_clip
     from stadapter.convert import convert_released as convert_released
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "backbones": ("load_backbone",),
+    "check": ("DataReport", "check_data"),
     "clips": ("ClipConfig", "load_clip"),
     "convert": ("convert_released",),
     "errors": (

@@ -16,6 +16,7 @@ VERBS = {
     "train": "train a video classifier on a folder of labelled clips",
     "evaluate": "measure a trained classifier on labelled clips",
     "predict": "name what videos show",
+    "check": "say what is wrong with a data set, before training on it",
     "convert": "turn a checkpoint of the released ST-Adapter code into a run folder",
 }
 """The verbs, and what they are for in one line."""

@@ -72,7 +72,7 @@ class Manifest:
 
         Another machine with the same files gets the same hash; no video is opened.
         """
-        sizes = {path: _size(path) for path in {entry.path for entry in self.entries}}
+        sizes = {path: size_bytes(path) for path in {entry.path for entry in self.entries}}
         rows = sorted(
             json.dumps([entry.name, entry.label, entry.start_seconds, entry.end_seconds, sizes[entry.path]])
             for entry in self.entries
@@ -220,7 +220,7 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
-def _size(path: Path) -> int:
+def size_bytes(path: Path) -> int:
     """Bytes of a file, or of the files in a folder of images; -1 if it has gone since it was listed."""
     try:
         if path.is_dir():
@@ -314,9 +314,10 @@ def _read_class_folders(folder: Path, root: Path, on_problem: OnProblem) -> Mani
         elif not os.path.isdir(path):
             ignored.append(path.relative_to(root).as_posix())
         else:
-            videos, others = find_videos(path, on_problem=on_problem)
+            found = list(_walk(path, on_problem, (os.path.realpath(folder),)))
+            videos = [inner for inner, video in found if video]
             entries += [Entry(video, video.relative_to(root).as_posix(), path.name) for video in videos]
-            ignored += [other.relative_to(root).as_posix() for other in others]
+            ignored += [inner.relative_to(root).as_posix() for inner, video in found if not video]
             if not videos:
                 empty.append(f"{path.name}/")
     if not entries:

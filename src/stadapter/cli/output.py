@@ -61,7 +61,11 @@ def write_json(target: str, content: dict[str, Any]) -> None:
         print(text)
         return
     try:
-        Path(target).expanduser().write_text(text + "\n", encoding="utf-8")
+        Path(target).expanduser().write_text(
+            text + "\n",
+            encoding="utf-8",
+            errors="backslashreplace",  # bytes of a file name that are no text: \udce9 is JSON too
+        )
     except OSError as error:
         raise STAdapterError(f"cannot write {target}: {error.strerror}; choose another --json file") from error
 

@@ -1,0 +1,61 @@
+"""stadapter check: what is wrong with a data set, before anything is trained on it."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from stadapter.cli.output import check_writable, output_console, progress_bar, say, write_json
+
+
+@dataclass(frozen=True)
+class CheckFlags:
+    """Look at every clip of a data set as training would, and say what is wrong with it. The exit code is 0 when
+    training could start, 1 when it could not."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """Labelled clips: a folder with one sub-folder of videos per class, or a list (CSV or "<path> <class number>")."""
+    val_data: str | None = None
+    """Clips to validate on, in any of the same layouts; default val/ or test/ beside train/, else held-out clips."""
+    val_fraction: float = 0.2
+    """Share of each class that is held out where there are no validation clips; 0 trains on everything."""
+    deep: bool = False
+    """Decode every frame: finds damage inside files, and takes much longer."""
+    json: str | None = None
+    """File to write the whole report to, as JSON; - for standard output."""
+    num_frames: int = 8
+    """Frames of a training clip; videos with fewer are pointed out."""
+    max_bad_fraction: float = 0.1
+    """Share of unreadable clips above which a training run stops, 0 to 1."""
+    num_workers: int | None = None
+    """Threads that read videos; default half the cores, at most 8."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """stadapter check"""
+    flags = tyro.cli(CheckFlags, prog="stadapter check", args=arguments)
+    from stadapter.check import check_data, tables
+    from stadapter.machine import default_workers
+
+    if flags.json is not None:
+        check_writable(flags.json)
+    with progress_bar("checking") as progress:
+        report = check_data(
+            flags.data,
+            val_data=flags.val_data,
+            val_fraction=flags.val_fraction,
+            num_frames=flags.num_frames,
+            max_bad_fraction=flags.max_bad_fraction,
+            deep=flags.deep,
+            num_workers=flags.num_workers if flags.num_workers is not None else default_workers(),
+            progress=progress,
+        )
+    output_console(sys.stderr if flags.json == "-" else sys.stdout).print(tables(report))
+    if flags.json is not None:
+        write_json(flags.json, report.to_json())
+    if report.could_train:
+        say(f"next: stadapter train --data {shlex.quote(flags.data)} --out runs/first")
+    return 0 if report.could_train else 1

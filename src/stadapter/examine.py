@@ -1,0 +1,212 @@
+"""The videos of a data set, opened as training would open them: what each one is, or why it cannot be read."""
+
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from stadapter.errors import VideoError
+from stadapter.manifest import Entry, size_bytes
+from stadapter.video import VideoInfo, VideoReader
+
+Fault = Literal["missing", "forbidden", "empty", "cut", "unreadable"]
+Segment = tuple[float | None, float | None]
+"""Start and end in seconds; None for the start and the end of the video."""
+WHOLE: Segment = (None, None)
+
+
+@dataclass(frozen=True)
+class Video:
+    """One file, or one folder of numbered images."""
+
+    path: Path
+    size_bytes: int
+    """Of the file, or of all files in the folder; -1 where it is gone."""
+    info: VideoInfo | None
+    """None where it cannot be read."""
+    fault: Fault | None
+    """Why not: gone, no permission, without a byte, cut off before its index, or anything else."""
+    error: str | None
+    """The same as a sentence."""
+    segments: dict[Segment, int | str]
+    """Frames of every segment asked for, or why it cannot be read."""
+    num_decoded: int | None = None
+    """Frames that came when all were decoded; None where that was not asked for, or it cannot be read."""
+    num_damaged: int = 0
+    """How many of these the decoder calls damaged."""
+    content: str | None = None
+    """sha256 hex of what it holds, where that was asked for."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One labelled clip of a data set, with its video."""
+
+    name: str
+    """Path relative to the data folder."""
+    label: str | None
+    held_out: bool
+    start_seconds: float | None
+    end_seconds: float | None
+    video: Video
+
+    @property
+    def segment(self) -> Segment:
+        """Which part of the video it is."""
+        return self.start_seconds, self.end_seconds
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that can be read; 0 where none can."""
+        found = self.video.segments[self.segment]
+        return found if isinstance(found, int) else 0
+
+    @property
+    def error(self) -> str | None:
+        """Why it cannot be read, None where it can."""
+        found = self.video.segments[self.segment]
+        return found if isinstance(found, str) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it is; None where that cannot be told, as for images."""
+        info = self.video.info
+        if info is None or self.error is not None:
+            return None
+        return self.num_frames / info.frames_per_second if info.frames_per_second else info.duration_seconds
+
+    @property
+    def where(self) -> str:
+        """Its name, and its segment where it is one."""
+        if self.segment == WHOLE:
+            return self.name
+        end = "end" if self.end_seconds is None else f"{self.end_seconds:g} s"
+        return f"{self.name} [{self.start_seconds or 0:g} to {end}]"
+
+
+def examine_all(
+    entries: Sequence[tuple[Entry, bool]],
+    *,
+    deep: bool,
+    num_workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Clip, ...]:
+    """Open the videos of these (entry, is held out), each once.
+
+    Contents are hashed only where another video is of the same size. With `deep` every frame is decoded.
+    """
+    segments: dict[Path, set[Segment]] = {}
+    for entry, _ in entries:
+        segments.setdefault(entry.path, set()).add((entry.start_seconds, entry.end_seconds))
+    sizes = {path: size_bytes(path) for path in segments}
+    alike: dict[int, int] = {}
+    for size in sizes.values():
+        alike[size] = alike.get(size, 0) + 1
+    examine_one = partial(_examine_job, deep=deep)
+    jobs = [(path, sorted(wanted, key=_order), alike[sizes[path]] > 1) for path, wanted in segments.items()]
+    videos: dict[Path, Video] = {}
+    with closing(_mapped(examine_one, jobs, num_workers)) as results:
+        for done, video in enumerate(results, start=1):
+            videos[video.path] = video
+            if progress is not None:
+                progress(done, len(jobs))
+    return tuple(
+        Clip(entry.name, entry.label, held_out, entry.start_seconds, entry.end_seconds, videos[entry.path])
+        for entry, held_out in entries
+    )
+
+
+def examine(path: Path, segments: Sequence[Segment] = (WHOLE,), *, deep: bool = False, hashed: bool = False) -> Video:
+    """Open one video and each of the segments; never raises for what is wrong with it."""
+    size = size_bytes(path)
+    num_decoded, num_damaged = None, 0
+    try:
+        with VideoReader(path) as reader:
+            info = reader.info()
+            if deep:
+                num_decoded, num_damaged = reader.decode_all()
+    except (VideoError, OSError) as error:
+        return Video(path, size, None, _fault(path, size), str(error), {segment: str(error) for segment in segments})
+    found = {segment: info.num_frames if segment == WHOLE else _num_frames(path, segment) for segment in segments}
+    content = content_hash(path) if hashed else None
+    return Video(path, size, info, None, None, found, num_decoded, num_damaged, content)
+
+
+def content_hash(path: Path) -> str | None:
+    """sha256 hex of a file, or of the hashes of the files in a folder by name; None where it cannot be read."""
+    try:
+        if path.is_dir():
+            files = sorted(item for item in path.iterdir() if not item.name.startswith("."))
+            return hashlib.sha256("".join(_file_hash(file) for file in files).encode()).hexdigest()
+        return _file_hash(path)
+    except OSError:
+        return None
+
+
+def _file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _examine_job(job: tuple[Path, list[Segment], bool], *, deep: bool) -> Video:
+    path, segments, hashed = job
+    return examine(path, segments, deep=deep, hashed=hashed)
+
+
+def _mapped(
+    function: Callable[[tuple[Path, list[Segment], bool]], Video],
+    jobs: Iterable[tuple[Path, list[Segment], bool]],
+    num_workers: int,
+) -> Generator[Video, None, None]:
+    """The results in order. FFmpeg runs without Python's lock, so threads share the work."""
+    if num_workers <= 1:
+        yield from map(function, jobs)
+        return
+    with ThreadPoolExecutor(num_workers) as pool:
+        yield from pool.map(function, jobs)
+
+
+def _order(segment: Segment) -> tuple[float, float]:
+    return segment[0] or 0.0, segment[1] or 0.0
+
+
+def _num_frames(path: Path, segment: Segment) -> int | str:
+    try:
+        with VideoReader(path, *segment) as reader:
+            return reader.num_frames
+    except (VideoError, OSError) as error:
+        return str(error)
+
+
+def _fault(path: Path, size: int) -> Fault:
+    if not os.path.exists(path):
+        return "missing"
+    if size == 0:
+        return "empty"
+    if not os.access(path, os.R_OK):
+        return "forbidden"
+    return "cut" if _is_cut(path) else "unreadable"
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether an MP4 or MOV ends before its index, the box moov, does: boxes are a size, a name and a content."""
+    names = set()
+    try:
+        with open(path, "rb") as file:
+            position, end = 0, os.fstat(file.fileno()).st_size
+            while position + 8 <= end:
+                file.seek(position)
+                size, name = struct.unpack(">I4s", file.read(8))
+                if size == 1:
+                    size = int.from_bytes(file.read(8), "big")
+                names.add(name)
+                position = position + size if size >= 8 else end  # 0: up to the end of the file
+    except (OSError, struct.error):
+        return False
+    return b"ftyp" in names and (b"moov" not in names or position > end)

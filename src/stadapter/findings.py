@@ -1,0 +1,327 @@
+"""What may be wrong with a data set, told from its examined clips: every rule gives what it found and what to do."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal, TypeVar
+
+from stadapter.errors import counted
+from stadapter.examine import Clip, Fault
+
+Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+Item = TypeVar("Item")
+
+FEW_CLIPS = 5
+"""A class with fewer readable training clips is pointed out."""
+IMBALANCE = 10
+"""How many times as many training clips as the smallest class the largest may have unmentioned."""
+_SEGMENT_SLACK_SECONDS = 0.5
+_SIDES = {
+    "left": ("side", 0),
+    "right": ("side", 1),
+    "clockwise": ("turn", 0),
+    "cw": ("turn", 0),
+    "anticlockwise": ("turn", 1),
+    "counterclockwise": ("turn", 1),
+    "ccw": ("turn", 1),
+    "acw": ("turn", 1),
+}
+"""Words that a mirror turns into another: what they tell, and which of the two."""
+_SIDE = re.compile("|".join([*sorted(_SIDES, key=len, reverse=True), "^[lr]$"]))
+_SIDE_WORD = re.compile(r"(left|right)(?:wards?|ward|hand|handed|most)?")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was noticed."""
+
+    kind: str
+    """A word or two that stay the same, for programs."""
+    level: Level
+    """error: training could not start, or would stop; warning: its result would suffer; note: good to know."""
+    found: str
+    """What was found, in a sentence."""
+    advice: str
+    """What to do about it."""
+    items: tuple[str, ...] = ()
+    """Which clips or classes, all of them."""
+
+
+def find_all(clips: Sequence[Clip], *, num_frames: int, max_bad_fraction: float) -> Iterator[Finding]:
+    """Everything the rules have to say."""
+    rules: list[Callable[[Sequence[Clip]], Iterator[Finding]]] = [
+        lambda clips: find_too_many_unreadable(clips, max_bad_fraction),
+        find_unreadable,
+        find_incomplete,
+        lambda clips: find_short(clips, num_frames),
+        find_copies,
+        find_shared_recordings,
+        find_thin_classes,
+        find_alike_names,
+        find_sides,
+    ]
+    for rule in rules:
+        yield from rule(clips)
+
+
+def find_too_many_unreadable(clips: Sequence[Clip], max_bad_fraction: float) -> Iterator[Finding]:
+    """What a training run stops for: the same count as there."""
+    for held_out, title in ((False, "training"), (True, "held-out")):
+        part = [clip for clip in clips if clip.held_out == held_out]
+        bad = [clip for clip in part if clip.error is not None]
+        names = {clip.name for clip in bad}
+        if part and len(bad) == len(part):
+            found = f"not one of {counted(len(part), f'{title} clip')} can be read"
+            yield Finding("none readable", "error", found, "give videos that FFmpeg decodes")
+        elif not held_out and len(names) > 1 and len(names) > max_bad_fraction * len(part):
+            yield Finding(
+                "too many unreadable",
+                "error",
+                f"{len(names)} of {len(part)} training clips cannot be read, more than {max_bad_fraction:.0%}: "
+                "a training run would stop",
+                "repair or remove them, or raise --max-bad-fraction here and in training",
+            )
+
+
+_FAULTS: dict[Fault, tuple[str, str]] = {
+    "missing": ("gone since the data was listed", "is the disk still mounted?"),
+    "forbidden": ("that may not be read", "give yourself permission, such as with chmod u+r"),
+    "empty": ("without content (0 bytes)", "copy them again, or remove them"),
+    "cut": ("cut off before the index", "recording or copying broke off: copy them again, or remove them"),
+    "unreadable": ("unreadable", "training passes over them: convert, replace or remove them"),
+}
+
+
+def find_unreadable(clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Videos that cannot be opened, by the kind of fault, and segments that cannot be cut from readable ones."""
+    for fault, (what, advice) in _FAULTS.items():
+        bad = [clip for clip in clips if clip.video.fault == fault]
+        if bad:
+            which = _with_errors(bad) if fault == "unreadable" else tuple(clip.where for clip in bad)
+            yield Finding(fault, "warning", f"{counted(len(bad), 'clip')} {what}", advice, which)
+    lost = [clip for clip in clips if clip.video.fault is None and clip.error is not None]
+    if lost:
+        found = f"{counted(len(lost), 'segment')} without a frame in them"
+        yield Finding(
+            "no segment", "warning", found, "check their start and end, in seconds from the start", _with_errors(lost)
+        )
+
+
+def find_incomplete(clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Videos that hold less than they announce or decode to less, and segments that reach past the end."""
+    cut, damaged, beyond = [], [], []
+    for clip in _first_of_each_video(clips):
+        info, video = clip.video.info, clip.video
+        if info is None:
+            continue
+        if info.is_truncated:
+            announced = f" of {info.announced_frames}" if info.announced_frames else ""
+            cut.append(f"{clip.name}: {info.num_frames}{announced} frames")
+        elif video.num_decoded is not None and video.num_decoded < info.num_frames:
+            damaged.append(f"{clip.name}: {video.num_decoded} of {info.num_frames} frames can be decoded")
+        elif video.num_damaged:
+            damaged.append(f"{clip.name}: {video.num_damaged} of {counted(info.num_frames, 'frame')} damaged")
+    for clip in clips:
+        info = clip.video.info
+        if info is None or clip.error is not None or clip.end_seconds is None or info.duration_seconds is None:
+            continue
+        if clip.end_seconds > info.duration_seconds + _SEGMENT_SLACK_SECONDS:
+            beyond.append(f"{clip.where}: the video ends at {info.duration_seconds:.1f} s")
+    if cut:
+        found = f"{counted(len(cut), 'video')} cut off: the file holds less than it announces"
+        yield Finding("truncated", "warning", found, "training uses what is there; better copy them again", tuple(cut))
+    if damaged:
+        found = f"{counted(len(damaged), 'video')} damaged inside: decoding everything shows it"
+        yield Finding("damaged", "warning", found, "copy them again, or remove them", tuple(damaged))
+    if beyond:
+        found = f"{counted(len(beyond), 'segment')} reaching past the end of the video"
+        advice = "the clip ends with the video: check the seconds, and that it is the right video"
+        yield Finding("past the end", "warning", found, advice, tuple(beyond))
+
+
+def find_short(clips: Sequence[Clip], num_frames: int) -> Iterator[Finding]:
+    """Clips of a single frame, and clips of fewer frames than the network sees."""
+    single = [clip.where for clip in clips if clip.num_frames == 1]
+    short = [f"{clip.where}: {clip.num_frames} frames" for clip in clips if 1 < clip.num_frames < num_frames]
+    if single:
+        found = f"{counted(len(single), 'clip')} of a single frame: there is no motion to learn from"
+        yield Finding("single frame", "warning", found, "remove them, or give longer clips", tuple(single))
+    if short:
+        found = f"{counted(len(short), 'clip')} shorter than the {num_frames} frames of a training clip"
+        advice = "nothing: frames are repeated; or train with a smaller --num-frames"
+        yield Finding("short", "note", found, advice, tuple(short))
+
+
+def find_copies(clips: Sequence[Clip]) -> Iterator[Finding]:
+    """The same content, or the same stretch of it, in training and held out; under two labels; twice."""
+    leaks: list[str] = []
+    contradictions: list[str] = []
+    copies: list[str] = []
+    num_surplus = 0
+    for alike in _by_content(clips):
+        leaks += _leaks(alike)
+        for same in _groups(alike, lambda clip: (clip.start_seconds or 0.0, clip.end_seconds or math.inf)):
+            labels = {clip.label for clip in same}
+            if len(labels) > 1:
+                contradictions.append(" = ".join(f"{clip.where} ({clip.label})" for clip in same))
+            for side in _groups(same, lambda clip: (str(clip.label), clip.held_out)):
+                copies.append(" = ".join(clip.where for clip in side))
+                num_surplus += len(side) - 1
+    if leaks:
+        found = (
+            f"leak: {counted(len(leaks), 'held-out clip')} also in the training data: the accuracy measured there "
+            "comes out too high"
+        )
+        advice = "keep one copy of each, or keep all copies on one side: train/ and val/ folders, or --val-data"
+        yield Finding("leak", "warning", found, advice, tuple(leaks))
+    if contradictions:
+        found = f"the same content under two labels ({len(contradictions)} times): one must be wrong"
+        yield Finding("contradiction", "warning", found, "keep the right one of each", tuple(contradictions))
+    if copies:
+        found = f"{counted(num_surplus, 'repeated clip')}: the same content again in the same class"
+        yield Finding("copies", "note", found, "keep one of each", tuple(copies))
+
+
+def find_shared_recordings(clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Videos of which some segments are trained on and others held out."""
+    shared = [
+        alike[0].name
+        for alike in _by_content(clips)
+        if len({clip.held_out for clip in alike}) == 2 and not _leaks(alike)
+    ]
+    if shared:
+        found = f"{counted(len(shared), 'recording')} with segments both in training and held out"
+        advice = "fine if backgrounds do not matter; else split by recording: train/ and val/ lists, or --val-data"
+        yield Finding("shared recording", "note", found, advice, tuple(shared))
+
+
+def find_thin_classes(clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Classes that are not trained, not measured, or have far fewer clips than others."""
+    labels = sorted({clip.label for clip in clips if clip.label is not None})
+    train = dict.fromkeys(labels, 0)
+    held_out = dict.fromkeys(labels, 0)
+    for clip in clips:
+        if clip.label is not None and clip.error is None:
+            (held_out if clip.held_out else train)[clip.label] += 1
+    untrained = tuple(label for label in labels if not train[label])
+    unmeasured = tuple(label for label in labels if not held_out[label])
+    few = tuple(f"{label}: {train[label]}" for label in labels if 0 < train[label] < FEW_CLIPS)
+    if untrained and any(train.values()):
+        found = f"{counted(len(untrained), 'class')} without a readable training clip: never learned"
+        yield Finding("not in training", "warning", found, "add clips, or remove the class", untrained)
+    if unmeasured and any(held_out.values()):
+        found = f"{counted(len(unmeasured), 'class')} without a readable held-out clip: never measured"
+        yield Finding("not held out", "warning", found, "move some clips of each to the held-out side", unmeasured)
+    if few:
+        found = f"{counted(len(few), 'class')} with fewer than {FEW_CLIPS} training clips"
+        yield Finding("few clips", "note", found, "add clips: so few seldom suffice", few)
+    counts = [count for count in train.values() if count]
+    if counts and max(counts) >= IMBALANCE * min(counts):
+        largest, smallest = max(train, key=train.__getitem__), min(labels, key=lambda label: train[label] or math.inf)
+        found = f"classes of very unequal size: {largest} has {max(counts)} training clips, {smallest} {min(counts)}"
+        advice = "add clips of the rare ones, and judge by the mean class accuracy"
+        yield Finding("imbalance", "note", found, advice)
+
+
+def find_alike_names(clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Classes whose names differ only in case, spaces or punctuation."""
+    labels = sorted({clip.label for clip in clips if clip.label is not None})
+    alike = tuple(" = ".join(group) for group in _groups(labels, lambda label: " ".join(_words(label)) or label))
+    if alike:
+        found = "class names that differ only in case, spaces or punctuation"
+        yield Finding("alike names", "warning", found, "give them one name, if they are one class", alike)
+
+
+def find_sides(clips: Sequence[Clip]) -> Iterator[Finding]:
+    """A guess, from the names of the classes, that a mirror image is another class."""
+    pairs, alone = sided_labels({clip.label for clip in clips if clip.label is not None})
+    names = tuple(f"{left} / {right}" for left, right in pairs) + tuple(alone)
+    if names:
+        found = "flipping looks unsafe: class names tell a side, and a mirror image would be another class"
+        yield Finding("flip", "note", found, "leave --augmentation.flip off, as it is by default", names)
+
+
+def sided_labels(labels: Iterable[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Pairs of class names that a mirror turns into each other, and other names with a word that names a side.
+
+    >>> sided_labels(["turn left", "turn right", "TurnClockwise", "turn_anti-clockwise", "right hand up", "bright"])
+    ([('TurnClockwise', 'turn_anti-clockwise'), ('turn left', 'turn right')], ['right hand up'])
+    """
+    ordered = sorted(set(labels))
+    pairs = [
+        (one, other)
+        for alike in _groups(ordered, lambda label: " ".join(_SIDE.sub("*", word) for word in _words(label)))
+        for one, other in combinations(alike, 2)
+        if _are_mirrored(one, other)
+    ]
+    in_pairs = {label for pair in pairs for label in pair}
+    return pairs, [label for label in ordered if label not in in_pairs and _names_a_side(label)]
+
+
+def _are_mirrored(one: str, other: str) -> bool:
+    first, second = _words(one), _words(other)
+    if len(first) != len(second):
+        return False
+    differing = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
+    return bool(differing) and all(_is_opposite(a, b) for a, b in differing)
+
+
+def _is_opposite(one: str, other: str) -> bool:
+    if {one, other} == {"l", "r"}:
+        return True
+    for a, b in ((one, other), (other, one)):
+        if "left" in a and a.replace("left", "right") == b:  # swipeleft, leftwards
+            return True
+    first, second = _SIDES.get(one), _SIDES.get(other)
+    return first is not None and second is not None and first[0] == second[0] and first[1] != second[1]
+
+
+def _names_a_side(label: str) -> bool:
+    return any(word in _SIDES or _SIDE_WORD.fullmatch(word) for word in _words(label))
+
+
+def _words(label: str) -> list[str]:
+    """Lower-case words of a class name: TurnLeft, turn_left and "turn left" are the same two."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
+    joined = re.sub(r"(?i)\b(anti|counter)[\W_]*(?=clockwise)", r"\1", re.sub(r"[\W_]+", " ", spaced))
+    return joined.lower().split()
+
+
+def _with_errors(clips: Iterable[Clip]) -> tuple[str, ...]:
+    reasons = ((clip, (clip.error or "").removeprefix(f"{clip.video.path.name}: ")) for clip in clips)
+    return tuple(f"{clip.where}: {reason}" for clip, reason in reasons)
+
+
+def _first_of_each_video(clips: Sequence[Clip]) -> list[Clip]:
+    return list({clip.video.path: clip for clip in reversed(clips)}.values())[::-1]
+
+
+def _groups(items: Iterable[Item], key: Callable[[Item], object]) -> list[list[Item]]:
+    """Those with the same key together, where they are several."""
+    found: dict[object, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def _by_content(clips: Sequence[Clip]) -> list[list[Clip]]:
+    """Readable clips of the same content, where there are several."""
+    readable = [clip for clip in clips if clip.error is None]
+    return _groups(readable, lambda clip: clip.video.content or clip.video.path)
+
+
+def _leaks(alike: Sequence[Clip]) -> list[str]:
+    """The held-out ones among clips of the same content that overlap one trained on."""
+    trained = sorted(
+        (clip.start_seconds or 0.0, clip.end_seconds or math.inf, clip.where) for clip in alike if not clip.held_out
+    )
+    leaks = []
+    for clip in alike:
+        start, end = clip.start_seconds or 0.0, clip.end_seconds or math.inf
+        other = next((name for begin, stop, name in trained if begin < end and start < stop), None)
+        if clip.held_out and other is not None:
+            leaks.append(f"{clip.where} = {other} in training")
+    return leaks

@@ -1,0 +1,118 @@
+"""Videos opened as training would open them: what they are, why they cannot be read, which are the same."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stadapter.examine import WHOLE, Fault, content_hash, examine, examine_all
+from stadapter.manifest import Entry
+from stadapter.synthetic import draw_clip, write_video
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """16 frames at 10 frames per second."""
+    write_video(tmp_path / "clip.mp4", draw_clip("up", 0, size=32))
+    return tmp_path / "clip.mp4"
+
+
+def write_images(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for index in range(count):
+        Image.fromarray(np.full((8, 8, 3), 9 * index, np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+def test_a_good_video_has_facts_and_no_fault(clip: Path) -> None:
+    video = examine(clip)
+    assert video.info is not None
+    assert (video.info.num_frames, video.info.codec, video.size_bytes) == (16, "h264", clip.stat().st_size)
+    assert (video.fault, video.error, video.segments) == (None, None, {WHOLE: 16})
+    assert (video.num_decoded, video.content) == (None, None)
+
+
+def test_deep_decodes_every_frame(clip: Path, tmp_path: Path) -> None:
+    assert examine(clip, deep=True).num_decoded == 16
+    folder = write_images(tmp_path / "images", 4)
+    (folder / "2.png").write_bytes(b"no image")
+    assert examine(folder, deep=True).num_decoded == 3
+
+
+def break_as(fault: Fault, clip: Path) -> None:
+    """Spoil a good file in this manner."""
+    content = clip.read_bytes()
+    clip.unlink()
+    if fault == "empty":
+        clip.touch()
+    elif fault == "cut":
+        clip.write_bytes(content[: len(content) // 2])  # its index is at the end
+    elif fault == "unreadable":
+        clip.write_bytes(b"\0" * 500 + content)
+    elif fault == "forbidden":
+        clip.write_bytes(content)
+        clip.chmod(0)
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "cut", "unreadable", "forbidden"])
+def test_what_cannot_be_read_has_a_fault_and_a_reason(fault: Fault, clip: Path) -> None:
+    break_as(fault, clip)
+    if fault == "forbidden" and os.access(clip, os.R_OK):
+        pytest.skip("this user may read every file")
+    video = examine(clip, [WHOLE, (0.1, 0.5)], deep=True, hashed=True)
+    assert (video.info, video.fault) == (None, fault)
+    assert video.error is not None
+    assert video.segments == {WHOLE: video.error, (0.1, 0.5): video.error}
+
+
+def test_segments_are_counted_and_one_beyond_the_end_says_so(clip: Path) -> None:
+    video = examine(clip, [(0.5, 1.0), (1.0, None), (7.0, 8.0)])
+    counts = [video.segments[segment] for segment in ((0.5, 1.0), (1.0, None))]
+    assert counts == [5, 6]
+    assert "no frame between" in str(video.segments[7.0, 8.0])
+
+
+def test_the_same_content_has_the_same_hash_whatever_its_name(clip: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(clip, tmp_path / "other.mp4"))
+    assert content_hash(clip) == content_hash(copy)
+    images = [write_images(tmp_path / name, 3) for name in ("one", "two")]
+    assert content_hash(images[0]) == content_hash(images[1])
+    (images[1] / "3.png").write_bytes((images[1] / "0.png").read_bytes())
+    assert len({content_hash(path) for path in (clip, *images)}) == 3
+    assert content_hash(tmp_path / "gone.mp4") is None
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_all_videos_come_in_order_each_opened_once_and_hashed_where_sizes_agree(
+    num_workers: int, clip: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copy(clip, tmp_path / "copy.mp4"))
+    write_video(tmp_path / "other.mp4", draw_clip("up", 1, size=48))
+    paths = [copy, tmp_path / "other.mp4", clip, tmp_path / "gone.mp4", clip]
+    entries = [
+        (Entry(path, path.name, "up", start), False)
+        for path, start in zip(paths, [None, None, None, None, 1.0], strict=True)
+    ]
+    seen: list[tuple[int, int]] = []
+    clips = examine_all(
+        entries, deep=False, num_workers=num_workers, progress=lambda done, total: seen.append((done, total))
+    )
+    assert [item.video.path for item in clips] == paths
+    assert [item.num_frames for item in clips] == [16, 16, 16, 0, 6]
+    assert clips[2].video is clips[4].video
+    assert [item.video.content is not None for item in clips] == [True, False, True, False, True]
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_clip_tells_its_length_and_its_place(clip: Path) -> None:
+    whole, part = examine_all(
+        [(Entry(clip, "a.mp4", "up"), False), (Entry(clip, "a.mp4", "up", 0.5, 1.0), False)],
+        deep=False,
+        num_workers=0,
+        progress=None,
+    )
+    assert (whole.seconds, part.seconds) == (1.6, 0.5)
+    assert (whole.where, part.where) == ("a.mp4", "a.mp4 [0.5 to 1 s]")
