@@ -40,8 +40,8 @@ def run(arguments: Sequence[str]) -> int:
     from stadapter.check import check_data, tables
     from stadapter.machine import default_workers
 
-    if flags.json is not None:
-        check_writable(flags.json)
+    if flags.json is not None and flags.json != "-":
+        check_writable(flags.json, "--json")
     with progress_bar("checking") as progress:
         report = check_data(
             flags.data,
