@@ -1,6 +1,5 @@
 """Run folders: what is in them, that they give the same model back, and what is refused."""
 
-import errno
 import json
 import os
 import subprocess
@@ -20,7 +19,6 @@ from stadapter.artefact import (
     load_artefact,
     read_spec,
     save_artefact,
-    write_whole,
 )
 from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
@@ -275,20 +273,6 @@ def test_what_is_no_run_folder_is_an_error_at_once(name: str) -> None:
 def test_a_file_is_no_run_folder(run: Path) -> None:
     with pytest.raises(ArtefactError, match="is not a folder"):
         load_artefact(run / SPEC_NAME)
-
-
-def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_whole(path, b"old")
-
-    def fail(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(ArtefactError, match="No space left on device; make room"):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_every_clip_setting_survives(trunk_folder: Path, tmp_path: Path) -> None:

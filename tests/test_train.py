@@ -28,8 +28,6 @@ from stadapter.transforms import Augmentation
 from stadapter.tuning import LinearProbe, STAdapter
 from trunks import save_trunk
 
-train_module = sys.modules["stadapter.train"]  # the package's attribute of this name is the function
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -294,7 +292,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(config: TrainConfig) -> None:
 def test_weights_that_are_not_numbers_are_never_saved_over_good_ones(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, bad_step: int
 ) -> None:
-    monkeypatch.setattr(train_module, "CHECKPOINT_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("stadapter.checkpoint.EPOCH_PAUSE_SECONDS", 0.0)
     original = Loop._learn
 
     def learn(self: Loop, *args: Any) -> None:

@@ -7,6 +7,7 @@
 A folder rebuilds its own model. A trunk whose weights differ from those it was trained on is refused.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,13 +15,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from stadapter.backbones import fetch_snapshot, is_hub_id, load_backbone
 from stadapter.clips import ClipConfig
-from stadapter.errors import ArtefactError, BackboneError, SettingsError
+from stadapter.durable import write_whole
+from stadapter.errors import ArtefactError, BackboneError, SettingsError, first_line
 from stadapter.model import VideoClassifier, build_model
 from stadapter.tuning import tuning_from_json, tuning_to_json
 from stadapter.vit import BackboneInfo, ImageViT
@@ -31,6 +34,7 @@ WEIGHTS_NAME = "stadapter.safetensors"
 SPEC_NAME = "stadapter.json"
 CARD_NAME = "README.md"
 HEAD_NAME = "frame-average"
+DIGEST_KEY = "sha256"
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ def save_artefact(
         "parameters": {"trained": count.trained, "total": count.total, "summary": str(count)},
         "receipt": dict(receipt),
     }
-    tensors = {name: tensor.detach().to("cpu").float().contiguous() for name, tensor in model.trained_tensors().items()}
-    write_whole(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
+    tensors = {name: tensor.float() for name, tensor in model.trained_tensors().items()}
+    write_tensors(folder / WEIGHTS_NAME, tensors, {"format": "pt"})
     write_whole(folder / CARD_NAME, model_card(spec).encode())
     write_whole(folder / SPEC_NAME, (json.dumps(spec, indent=1, ensure_ascii=False) + "\n").encode())
     return folder
@@ -109,7 +113,7 @@ def load_artefact(
         model = build_model(backbone=trunk, labels=labels, tuning=tuning)
     except SettingsError as error:
         raise ArtefactError(f"{folder / SPEC_NAME} describes no model that can be built: {error}") from error
-    tensors = read_tensors(folder / WEIGHTS_NAME)
+    tensors, _ = read_tensors(folder / WEIGHTS_NAME)
     try:
         model.load_trained(tensors)
     except ArtefactError as error:
@@ -163,37 +167,47 @@ def read_spec(folder: Path) -> dict[str, Any]:
     return spec
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all, with a sha256 of everything in it.
 
     Raises:
-        ArtefactError: absent, truncated, or not a safetensors file.
+        ArtefactError: it cannot be written.
+    """
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    write_whole(path, save(plain, metadata={**metadata, DIGEST_KEY: digest(plain, metadata)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and its metadata. Files of before there was a sha256 in them are read too.
+
+    Raises:
+        ArtefactError: absent, truncated, damaged, not a safetensors file, or with numbers that are not finite.
     """
     if not path.is_file():
         raise ArtefactError(f"{path.parent} has no {path.name}; copy the whole run folder")
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ArtefactError(f"{path} is truncated or not a safetensors file: {error}") from error
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ArtefactError(f"{path} is truncated or not a safetensors file: {first_line(error)}") from error
+    if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != digest(tensors, metadata):
+        raise ArtefactError(f"{path} is damaged: its content has another sha256 than it says; copy the file again")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ArtefactError(f"{path} holds numbers that are not finite in {name}; it cannot be used")
+    return tensors, metadata
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash either the old content or the new is there, never a part.
-
-    Raises:
-        ArtefactError: the disk is full, or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ArtefactError(f"cannot write {path}: {error.strerror}; make room, or choose another folder") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """sha256 hex over the other metadata and, sorted by name, each tensor's name, dtype, shape and bytes."""
+    rest = sorted((key, value) for key, value in metadata.items() if key != DIGEST_KEY)
+    total = hashlib.sha256(json.dumps(rest).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def model_card(spec: Mapping[str, Any]) -> str:

@@ -1,38 +1,145 @@
 """Where a training run stands, in one safetensors file: what learns, the optimizer's moments, the step.
 
-Frozen weights are not in it, and nothing is pickled. It is written whole or not at all. There is no random state to
-keep: all that is random in a run is a pure function of the seed, the epoch and the position in it.
+Frozen weights are not in it, and nothing is pickled. It is written whole or not at all, with a sha256 of everything
+in it. There is no random state to keep: all that is random in a run is a pure function of the seed, the epoch and the
+position in it.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from stadapter.artefact import write_whole
-from stadapter.errors import ArtefactError
+from stadapter.artefact import DIGEST_KEY, read_tensors, write_tensors
+from stadapter.errors import ArtefactError, TrainingError, listed
+from stadapter.settings import FIXED_SETTINGS, FREE_SETTINGS
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
-_FORMAT = "stadapter-checkpoint-1"
+EPOCH_PAUSE_SECONDS = 10.0
+"""Epochs shorter than this do not each get a checkpoint."""
+_FORMAT = "stadapter-checkpoint-2"
+_FORMAT_WITHOUT_DIGEST = "stadapter-checkpoint-1"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+DIVERGED = (
+    "{what} at step {step}: the run stops, and nothing of this is saved. Start anew with a lower --lr, with "
+    "--gradient-clip above 0, or with --precision fp32"
+)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come, and the settings it was started with."""
+    """How far a run has come, and what it is made of."""
 
     step: int
     """Optimizer steps done."""
     settings: dict[str, Any]
     """The run's settings, as JSON values."""
+    identity: dict[str, Any]
+    """What it found at its start: hashes of data and trunk, labels, and the like."""
     failures: dict[str, str]
     """Clips that could not be read so far, and why."""
+    changes: tuple[str, ...] = ()
+    """Settings and data that were changed on the way: when, and from what to what."""
+
+
+class Checkpoints:
+    """The checkpoints of a run: written when they are due, read when it goes on."""
+
+    def __init__(
+        self,
+        folder: Path,
+        trained: Mapping[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        *,
+        steps_per_epoch: int,
+        seconds_between: float,
+    ) -> None:
+        self._folder, self._trained, self._optimizer = folder, trained, optimizer
+        self._steps_per_epoch, self._seconds_between = steps_per_epoch, seconds_between
+        self._last = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Whether an epoch is over, or enough time has gone by since the last one."""
+        seconds = time.monotonic() - self._last
+        epoch_over = step % self._steps_per_epoch == 0 and seconds >= EPOCH_PAUSE_SECONDS
+        return epoch_over or seconds >= self._seconds_between
+
+    def save(self, progress: Progress) -> None:
+        """Write the state.
+
+        Raises:
+            TrainingError: the weights are not finite numbers; the last good checkpoint stays then.
+            ArtefactError: it cannot be written; the last good checkpoint stays then too.
+        """
+        check_weights(self._trained, progress.step)
+        save_checkpoint(self._folder, self._trained, self._optimizer, progress)
+        self._last = time.monotonic()
+
+    def restore(
+        self, settings: Mapping[str, Any], identity: Mapping[str, Any], *, total_steps: int, accept_changes: bool
+    ) -> Progress:
+        """Put parameters and optimizer where the checkpoint stands.
+
+        Raises:
+            TrainingError: the run was started with other settings, data, labels or trunk, and that cannot be
+                accepted, or was not; or it has gone further than `total_steps`.
+            ArtefactError: there is none, or it is damaged or of another model.
+        """
+        progress, tensors = read_checkpoint(self._folder)
+        changes = accepted_changes(self._folder, progress, settings, identity, accept_changes=accept_changes)
+        if progress.step > total_steps:
+            raise TrainingError(
+                f"{self._folder} has done {progress.step} steps; with these settings there are {total_steps} in all: "
+                "ask for more --epochs, or start a new run folder"
+            )
+        put_back(self._folder / CHECKPOINT_NAME, tensors, self._trained, self._optimizer)
+        return Progress(
+            step=progress.step,
+            settings=dict(settings),
+            identity=dict(identity),
+            failures=progress.failures,
+            changes=(*progress.changes, *(f"after step {progress.step}: {change}" for change in changes)),
+        )
+
+
+def accepted_changes(
+    folder: Path, progress: Progress, settings: Mapping[str, Any], identity: Mapping[str, Any], *, accept_changes: bool
+) -> list[str]:
+    """What differs from how a run was started, as "lr was 0.002, is 0.1".
+
+    Raises:
+        TrainingError: something does, and changes are not accepted; or it is one that never fits.
+    """
+    now = {name: value for name, value in settings.items() if name not in FREE_SETTINGS} | dict(identity)
+    then = {**progress.settings, **progress.identity}
+    # A setting that the checkpoint does not know came with a newer version of this program.
+    changed = [name for name in now if name in then and then[name] != now[name]]
+    told = [f"{name} was {then[name]!r}, is {now[name]!r}" for name in changed]
+    found = f"{folder} was started otherwise: {'; '.join(told)}. "
+    if never := [name for name in changed if name in FIXED_SETTINGS]:
+        reasons = ", ".join(f"{name} ({FIXED_SETTINGS[name]})" for name in never)
+        raise TrainingError(f"{found}A run cannot go on with another {reasons}: start a new run folder")
+    if changed and not accept_changes:
+        raise TrainingError(
+            f"{found}Resume it as it was started, go on all the same with --accept-changes, or start a new run folder"
+        )
+    return told
+
+
+def check_weights(trained: Mapping[str, Tensor], step: int) -> None:
+    """Stop before weights that are not finite numbers are written over good ones.
+
+    Raises:
+        TrainingError: they are not.
+    """
+    for name, tensor in trained.items():
+        if not bool(tensor.detach().isfinite().all()):
+            raise TrainingError(DIVERGED.format(what=f"the weights of {name} are not finite numbers", step=step))
 
 
 def save_checkpoint(
@@ -41,23 +148,24 @@ def save_checkpoint(
     """Write `folder`/checkpoint.safetensors from the trained parameters (by name) and their AdamW optimizer."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
-        tensors[f"parameter/{name}"] = parameter.detach()
+        tensors[f"parameter/{name}"] = parameter
         for moment in _MOMENTS:
             if moment in optimizer.state[parameter]:
                 tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
     metadata = {
         "format": _FORMAT,
         "step": str(progress.step),
-        "settings": json.dumps(progress.settings),
+        "settings": json.dumps({"settings": progress.settings, "identity": progress.identity}),
         "failures": json.dumps(progress.failures),
+        "changes": json.dumps(progress.changes),
     }
     path = folder / CHECKPOINT_NAME
-    write_whole(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata))
+    write_tensors(path, tensors, metadata)
     return path
 
 
-def read_progress(folder: Path) -> Progress:
-    """What a checkpoint says of itself, without its tensors.
+def read_checkpoint(folder: Path) -> tuple[Progress, dict[str, Tensor]]:
+    """What `folder`/checkpoint.safetensors says of itself, and its tensors.
 
     Raises:
         ArtefactError: there is none, it is damaged, or it is not ours.
@@ -67,42 +175,55 @@ def read_progress(folder: Path) -> Progress:
         raise ArtefactError(
             f"{folder} has no {CHECKPOINT_NAME}: no unfinished training to resume; start without resume"
         )
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") not in (_FORMAT, _FORMAT_WITHOUT_DIGEST):
+        raise ArtefactError(f"{path} is not a checkpoint of this program")
+    if metadata["format"] == _FORMAT and DIGEST_KEY not in metadata:
+        raise _damaged(path, f"it has no {DIGEST_KEY}")
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        if metadata.get("format") != _FORMAT:
-            raise ArtefactError(f"{path} is not a checkpoint of this program")
-        return Progress(
-            step=int(metadata["step"]),
-            settings=json.loads(metadata["settings"]),
-            failures=json.loads(metadata["failures"]),
-        )
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ArtefactError(f"{path} is damaged: {error}") from error
+        step = int(metadata["step"])
+        settings, failures = json.loads(metadata["settings"]), json.loads(metadata["failures"])
+        changes = json.loads(metadata.get("changes", "[]"))
+        progress = Progress(step, dict(settings["settings"]), dict(settings["identity"]), dict(failures), (*changes,))
+    except (KeyError, ValueError, TypeError) as error:
+        raise _damaged(path, f"{type(error).__name__} {error}") from error
+    if step < 0:
+        raise _damaged(path, f"{step} steps done")
+    return progress, tensors
 
 
-def load_checkpoint(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    """Put the tensors of a checkpoint back: parameters and moments.
+def put_back(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Put the tensors of the checkpoint `path` back: parameters and moments. All of them must fit, or none is.
 
     Raises:
-        ArtefactError: damaged, or made by a model with other parameters.
+        ArtefactError: it was made by a model with other parameters.
     """
-    path = folder / CHECKPOINT_NAME
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError) as error:
-        raise ArtefactError(f"{path} is damaged: {error}") from error
+    expected = {f"parameter/{name}": parameter.shape for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
-        stored = tensors.get(f"parameter/{name}")
-        if stored is None or stored.shape != parameter.shape:
-            found = "nothing" if stored is None else f"shape {tuple(stored.shape)}"
-            raise ArtefactError(f"{path} holds {found} for {name}; the model expects {tuple(parameter.shape)}")
+        if any(f"{moment}/{name}" in tensors for moment in _MOMENTS):  # none before its first gradient
+            moments = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+            expected |= {f"{moment}/{name}": shape for moment, shape in moments.items()}
+    for name, shape in expected.items():
+        if name not in tensors or tensors[name].shape != shape or tensors[name].dtype != torch.float32:
+            found = f"{tuple(tensors[name].shape)} {tensors[name].dtype}" if name in tensors else "nothing"
+            raise ArtefactError(f"{path} holds {found} for {name}; the model expects {tuple(shape)} torch.float32")
+    if unknown := sorted(tensors.keys() - expected.keys()):
+        raise ArtefactError(f"{path} holds what the model does not have: {listed(unknown)}; it is of another model")
+    for name, parameter in parameters.items():
         with torch.no_grad():
-            parameter.copy_(stored)
-        state = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS if f"{moment}/{name}" in tensors}
-        if state:
+            parameter.copy_(tensors[f"parameter/{name}"])
+        if f"step/{name}" in tensors:
             # AdamW keeps its step count on the CPU and its moments beside the parameter.
             optimizer.state[parameter] = {
-                moment: value if moment == "step" else value.to(parameter.device) for moment, value in state.items()
+                moment: tensors[f"{moment}/{name}"].to("cpu" if moment == "step" else parameter.device, copy=True)
+                for moment in _MOMENTS
             }
+
+
+def _damaged(path: Path, reason: str) -> ArtefactError:
+    return ArtefactError(f"{path} is damaged or not ours: {reason}")

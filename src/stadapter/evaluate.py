@@ -20,6 +20,7 @@ from stadapter.dataset import Failure, VideoDataset, collate
 from stadapter.errors import DataError, SettingsError
 from stadapter.manifest import Manifest
 from stadapter.model import ClipClassifier, check_finite_scores, view_scores
+from stadapter.processes import quiet_worker, workers_of
 from stadapter.timecheck import CHANGED_ORDERS, ORDER_NAMES, Order, TimeCheck, make_time_check, reorder
 from stadapter.uncertainty import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_interval
 
@@ -325,20 +326,23 @@ def _classify(
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=next(model.parameters()).is_cuda,
+        persistent_workers=num_workers > 0,  # so that they can be ended
+        worker_init_fn=quiet_worker,
     )
     rows: list[Row] = []
     failures: list[Failure] = []
-    for batch in loader:
-        failures += batch["failures"]
-        if len(batch["indices"]):
-            indices = batch["indices"].tolist()
-            names = [dataset.entries[index].name for index in indices]
-            scores = scored(batch["clips"])  # (B, C)
-            changed = [scored(reorder(batch["clips"], order, names)).argmax(-1).tolist() for order in orders]
-            reordered = zip(*changed, strict=True) if orders else [()] * len(indices)
-            rows += map(Row, indices, scores.tolist(), reordered)
-        if progress is not None:
-            progress(len(rows) + len(failures), len(share))
+    with workers_of(loader):
+        for batch in loader:
+            failures += batch["failures"]
+            if len(batch["indices"]):
+                indices = batch["indices"].tolist()
+                names = [dataset.entries[index].name for index in indices]
+                scores = scored(batch["clips"])  # (B, C)
+                changed = [scored(reorder(batch["clips"], order, names)).argmax(-1).tolist() for order in orders]
+                reordered = zip(*changed, strict=True) if orders else [()] * len(indices)
+                rows += map(Row, indices, scores.tolist(), reordered)
+            if progress is not None:
+                progress(len(rows) + len(failures), len(share))
     return rows, failures
 
 

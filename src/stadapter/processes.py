@@ -1,6 +1,7 @@
 """Signals to a run, and the processes that decode for it."""
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,21 +11,80 @@ from typing import Any
 
 import torch
 
+from stadapter.errors import TrainingError
+
+_ADVICE = {
+    "Killed": "most likely the system ran out of memory: use fewer --num-workers, a smaller --batch-size or fewer "
+    "--num-frames, or end other programs",
+    "Bus error": "most likely shared memory is full: use --num-workers 0, or give the container more of it "
+    "(docker run --shm-size=1g)",
+    "Segmentation fault": "most likely a damaged video: --num-workers 0 decodes in the training process and shows "
+    "what went before",
+}
+"""The signal that ended a decoding process, and what to do."""
+
 
 def quiet_worker(worker: int) -> None:
-    """Set up a decoding process: one thread, low priority; signals are left to the training process."""
+    """Set up a decoding process: one thread; signals are left to the process it decodes for."""
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _stop_signals():
         signal.signal(number, signal.SIG_IGN)
+
+
+def yielding_worker(worker: int) -> None:
+    """Set up a decoding process of a training run: a quiet one of low priority."""
+    quiet_worker(worker)
     if hasattr(os, "nice"):
         os.nice(19)  # it reads ahead while the training threads wait; beside them it would hold up both
+
+
+@contextmanager
+def workers_of(loader: Any) -> Iterator[None]:
+    """Turn the death of a decoding process in the block into a sentence, and end them all after it.
+
+    Args:
+        loader: a DataLoader whose workers are persistent, where it has any.
+
+    Raises:
+        TrainingError: a decoding process ended by itself.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(_describe_death(str(error))) from error
+    finally:
+        stop_workers(loader)
 
 
 def stop_workers(loader: Any) -> None:
     """End the decoding processes of a loader now: as they ignore SIGTERM, Python would wait for them at its exit."""
     iterator = getattr(loader, "_iterator", None)
-    if iterator is not None:
-        iterator._shutdown_workers()
+    if iterator is None:
+        return
+    iterator._shutdown_workers()
+    for worker in getattr(iterator, "_workers", ()):
+        if worker.is_alive():  # it waits for something that a dead one held
+            worker.kill()
+
+
+def _describe_death(message: str) -> str:
+    """What to tell of torch's message about a worker."""
+    found = re.search(r"killed by signal: ([^.(]*[^.( ])", message)
+    how = f"was ended by a signal ({found[1]})" if found else "ended by itself"
+    return f"a process that decodes videos {how}; {_ADVICE.get(found[1] if found else '', _ADVICE['Killed'])}"
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let SIGTERM and the loss of the terminal end the block as Ctrl-C does, by KeyboardInterrupt."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handled_by(stop):
+        yield
 
 
 @contextmanager
@@ -37,12 +97,26 @@ def interruption() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled_by(note):
         yield lambda: bool(received)
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in _stop_signals()}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _stop_signals() -> list[int]:
+    """The signals that ask a run to stop; the loss of the terminal is not one under nohup."""
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers

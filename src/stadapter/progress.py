@@ -1,8 +1,17 @@
-"""What a person and a program see of a training run: a bar on a terminal, lines elsewhere, metrics.jsonl always."""
+"""What a person and a program see of a training run: a bar on a terminal, lines elsewhere, metrics.jsonl always.
 
+metrics.jsonl is part of what a run leaves: where it cannot be written, the run ends. Lines for people, and the curves
+for TensorBoard, are not: where they cannot be written, the run goes on.
+"""
+
+import importlib.util
+import io
 import json
+import os
+import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,16 +21,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from stadapter.durable import write_whole
+from stadapter.errors import TrainingError
+
 METRICS_NAME = "metrics.jsonl"
+CURVES_NAME = "tensorboard"
 LINES_EVERY_SECONDS = 15.0
 
 
 class RunDisplay:
     """Shows the steps of a run and appends every record to `folder`/metrics.jsonl."""
 
-    def __init__(self, folder: Path, *, title: str, total: int, console: Console | None) -> None:
+    def __init__(
+        self, folder: Path, *, title: str, total: int, console: Console | None, curves: "Curves | None" = None
+    ) -> None:
         """`console` None shows nothing and writes nothing: for all processes but the first."""
         self._console = console
+        self._curves = curves if console is not None else None
         self._metrics = folder / METRICS_NAME
         self._total = total
         self._started, self._first, self._last_line = time.monotonic(), 0, 0.0
@@ -46,10 +62,19 @@ class RunDisplay:
         self._bar.stop()
 
     def record(self, kind: str, **values: Any) -> None:
-        """Append one JSON line: its kind, the time, and the values."""
-        if self._console is not None:
+        """Append one JSON line: its kind, the time, and the values.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        if self._console is None:
+            return
+        line = json.dumps({"kind": kind, "time": round(time.time(), 3), **values}) + "\n"
+        try:
             with open(self._metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"kind": kind, "time": round(time.time(), 3), **values}) + "\n")
+                file.write(line)
+        except OSError as error:
+            raise TrainingError(f"cannot write {self._metrics}: {error.strerror}; make room, then resume") from error
 
     def advance(self, done: int) -> None:
         """Move the bar."""
@@ -59,6 +84,8 @@ class RunDisplay:
     def step(self, step: int, *, loss: float, accuracy: float, clips_per_second: float, **more: float) -> None:
         """Show and record the state after an optimizer step; loss and accuracy since the last call."""
         self.record("train", step=step, loss=loss, accuracy=accuracy, clips_per_second=clips_per_second, **more)
+        figures = {"loss": loss, "accuracy": accuracy, "clips_per_second": clips_per_second, **more}
+        self.draw(step, {f"train/{name}": value for name, value in figures.items()})
         if self._console is None:
             return
         text = f"loss {loss:.3f}  accuracy {accuracy:.0%}  {clips_per_second:.1f} clips/s"
@@ -67,13 +94,107 @@ class RunDisplay:
         if not self._console.is_terminal and (now - self._last_line > LINES_EVERY_SECONDS or step == self._total):
             self._last_line = now
             left = (now - self._started) / max(1, step - self._first) * (self._total - step)
-            self._console.print(f"step {step}/{self._total}  {text}  {left / 60:.1f} min left", highlight=False)
+            self.say(f"step {step}/{self._total}  {text}  {left / 60:.1f} min left")
+
+    def draw(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add to the curves; when they cannot be written, say so once and go on without."""
+        if self._curves is None:
+            return
+        try:
+            self._curves.add(step, figures)
+        except OSError as error:
+            self.say(f"no more curves for TensorBoard: {error.strerror}; the run goes on, {METRICS_NAME} has them too")
 
     def say(self, lines: str | Iterable[str]) -> None:
-        """Print above the bar."""
+        """Print above the bar, if there still is somewhere to print to."""
         if self._console is not None:
             for line in [lines] if isinstance(lines, str) else lines:
-                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+                with suppress(OSError):
+                    self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class LastingConsole(Console):
+    """A console that falls silent when whoever read it has gone, rather than end the run."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich when a pipe has no reader."""
+        self.quiet = True
+
+
+class Curves:
+    """An event file for TensorBoard, where that is installed.
+
+    It is written here and at once: TensorBoard's own writer does it in a thread, which a full disk ends with a
+    traceback.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Writes nothing before there is something to add."""
+        self._is_on = importlib.util.find_spec("tensorboard") is not None
+        self._path = folder / CURVES_NAME / f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}"
+
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add the value of each curve at a step.
+
+        Raises:
+            OSError: they cannot be written; what is added from then on is passed over.
+        """
+        if not self._is_on:
+            return
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        now = time.time()
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
+        events = [Event(wall_time=now, step=step, summary=Summary(value=values))]
+        if not self._path.exists():
+            # A start makes TensorBoard forget what an interrupted run wrote of this step and later ones.
+            start = Event(wall_time=now, step=step, session_log=SessionLog(status=SessionLog.START))
+            events = [Event(wall_time=now, file_version="brain.Event:2"), start, *events]
+        content = io.BytesIO()
+        for event in events:
+            RecordWriter(content).write(event.SerializeToString())
+        try:
+            self._path.parent.mkdir(exist_ok=True)
+            with open(self._path, "ab") as file:
+                file.write(content.getvalue())
+        except OSError:
+            self._is_on = False
+            raise
+
+
+def rewind(folder: Path, *, step: int, failures: Collection[str]) -> None:
+    """Drop from `folder`/metrics.jsonl what was recorded after a checkpoint, and a line that was cut off.
+
+    What a resumed run does again is then recorded once.
+
+    Args:
+        folder: the run folder.
+        step: optimizer steps done at the checkpoint.
+        failures: names of the clips that it knows to be unreadable.
+
+    Raises:
+        ArtefactError: it cannot be written.
+    """
+
+    def is_kept(record: Mapping[str, Any]) -> bool:
+        if record.get("kind") == "unreadable":
+            return record.get("name") in failures
+        return bool(record.get("step", 0) <= step)
+
+    path = folder / METRICS_NAME
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [json.dumps(record) for record in _records(lines) if is_kept(record)]
+    write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _records(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                yield record
 
 
 class Meter:

@@ -13,13 +13,21 @@ from stadapter.errors import SettingsError
 from stadapter.transforms import Augmentation
 from stadapter.tuning import STAdapter, Tuning, tuning_to_json
 
-RESUMABLE_CHANGES = frozenset(
+FREE_SETTINGS = frozenset(
     (
         *("data", "backbone", "size", "precision"),
-        *("out", "resume", "device", "num_workers", "checkpoint_minutes", "view_store_megabytes"),
+        *("out", "resume", "accept_changes", "device", "num_workers"),
+        *("checkpoint_minutes", "view_store_megabytes", "max_bad_fraction"),
     )
 )
-"""Settings that may differ when a run is resumed: they change nothing that is learned, or `Prepared.identity` tells."""
+"""May differ when a run is resumed: they change nothing that is learned, or the run's identity tells what they mean."""
+FIXED_SETTINGS = {
+    "tuning": "other weights would learn",
+    "labels": "the classifier is made for its classes",
+    "backbone_sha256": "what was learned is worth nothing on another trunk",
+    "val_fraction": "clips that were trained on would count as held out",
+}
+"""Settings and parts of a run's identity that can never change on the way, and why."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +95,13 @@ class TrainConfig:
     max_bad_fraction: float = 0.1
     """The run stops when more than this share of the videos cannot be read, 0 to 1."""
     checkpoint_minutes: float = 5.0
-    """Longest time between two checkpoints, minutes."""
+    """Longest time between two checkpoints, minutes; 0 writes one after every step. There is also one after every
+    epoch, though not within 10 seconds of the last, and on Ctrl-C, SIGTERM and a lost terminal."""
     resume: bool = False
-    """Go on with the unfinished run in the run folder."""
+    """Go on with the unfinished run in the run folder; refused when its settings or its data have changed."""
+    accept_changes: bool = False
+    """With resume: go on though settings or data have changed; the receipt then says so. Never accepted: another
+    tuning, other classes, another trunk, another val_fraction."""
 
     def __post_init__(self) -> None:
         for name in ("data", "out", "backbone", "val_data"):

@@ -2,15 +2,14 @@
 
 # B batch, T frames, C classes
 
-import importlib.util
 import math
 import os
 import platform
 import shlex
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from stadapter.artefact import save_artefact
 from stadapter.backbones import load_backbone
-from stadapter.checkpoint import CHECKPOINT_NAME, Progress, load_checkpoint, read_progress, save_checkpoint
+from stadapter.checkpoint import CHECKPOINT_NAME, DIVERGED, Checkpoints, Progress, check_weights
 from stadapter.clips import ClipConfig
 from stadapter.dataset import Batch, VideoDataset, ViewStore, collate
 from stadapter.errors import STAdapterError, TrainingError
@@ -38,12 +37,12 @@ from stadapter.machine import (
 )
 from stadapter.manifest import Manifest, read_splits
 from stadapter.model import VideoClassifier, build_model
-from stadapter.processes import interruption, quiet_worker, stop_workers
-from stadapter.progress import METRICS_NAME, Meter, RunDisplay
+from stadapter.processes import interruption, stopped_by_signals, workers_of, yielding_worker
+from stadapter.progress import METRICS_NAME, Curves, LastingConsole, Meter, RunDisplay, rewind
 from stadapter.report import REPORT_NAME, write_report
-from stadapter.run_folder import make_folder, refuse_folder
+from stadapter.run_folder import occupied, refuse_folder
 from stadapter.schedule import EpochBatches, Plan, learning_rate_share, make_optimizer, make_plan, seed_dropout
-from stadapter.settings import RESUMABLE_CHANGES, TrainConfig, settings_to_json
+from stadapter.settings import TrainConfig, settings_to_json
 from stadapter.vit import ImageViT, nearest_multiple
 
 if TYPE_CHECKING:
@@ -53,8 +52,6 @@ CPU_SIZE_PIXELS = 112
 LOG_EVERY_STEPS = 10
 TIME_CHECK_CLIPS = 1000
 """With more clips held out, whether time matters is left to the evaluate verb: asking takes four times as long."""
-CHECKPOINT_PAUSE_SECONDS = 10.0
-"""Epochs shorter than this do not each get a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +78,21 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     Raises:
         STAdapterError: a setting, the data, the trunk or the run folder is not usable, too many videos cannot be
             read, the loss is not a number, or memory does not suffice; the message says what to do.
-        KeyboardInterrupt: after a checkpoint has been written; resume goes on from there.
+        KeyboardInterrupt: asked to stop, by Ctrl-C, SIGTERM or the loss of the terminal. While it trains, a
+            checkpoint has been written then; resume goes on from there.
     """
     run = prepare(config)
-    loop = Loop(run, console or Console(stderr=True))
-    with readable_memory_errors():
+    with stopped_by_signals(), readable_memory_errors(), run.occupied():
+        loop = Loop(run, console or LastingConsole(stderr=True))
         loop.fit()
         loop.save(metrics={})  # before validation, which may fail
         loop.write_report(None)
         report = loop.validate() if run.val_set is not None else None
-    metrics = headline(report) if report is not None else {}
-    loop.save(metrics=metrics)
-    if report is not None:
-        loop.write_report(report)
-    loop.close()
+        metrics = headline(report) if report is not None else {}
+        loop.save(metrics=metrics)
+        if report is not None:
+            loop.write_report(report)
+        loop.close()
     return TrainResult(folder=run.folder, steps=run.plan.total_steps, report=report, metrics=metrics)
 
 
@@ -127,6 +125,13 @@ class Prepared:
             "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
             "num_processes": self.accelerator.num_processes,
         }
+
+    @contextmanager
+    def occupied(self) -> Iterator[None]:
+        """Make the run folder and keep other trainings out of it; the first of several processes does that."""
+        first = self.accelerator.is_main_process
+        with occupied(self.folder, resume=self.config.resume) if first else nullcontext():
+            yield
 
     def describe(self) -> list[str]:
         """The run in a few lines."""
@@ -187,28 +192,32 @@ class Loop:
         self.num_workers = given if given is not None else default_workers(self.accelerator.num_processes)
         self.step = 0
         self.failures: dict[str, str] = {}
+        self.changes: tuple[str, ...] = ()
+        self.saved_step: int | None = None
+        self.store: ViewStore | None = None
+        self.told_of_store = False
+        self.curves = Curves(run.folder)
         self.started = time.monotonic()
-        if self.accelerator.is_main_process:
-            make_folder(run.folder)
 
     def fit(self) -> None:
         """Train from the first step, or the one a checkpoint stands at, to the last.
 
         Raises:
-            TrainingError: the loss is not a number, or too many videos cannot be read.
+            TrainingError: the loss is not a number, too many videos cannot be read, or a decoding process died.
+            ArtefactError: a checkpoint is damaged, or cannot be written.
             KeyboardInterrupt: asked to stop (Ctrl-C, SIGTERM); the state has been saved.
         """
-        with (
-            tempfile.TemporaryDirectory(prefix="stadapter-views-") as scratch,
-            self._display() as display,
-            interruption() as interrupted,
-            torch.random.fork_rng(),
-        ):
-            loader, batches = self._loader(Path(scratch))
+        with self._display() as display, interruption() as interrupted, torch.random.fork_rng():
+            self.store = self._view_store()
+            loader, batches = self._loader()
             try:
-                self._fit(loader, batches, display, interrupted)
-            finally:
-                stop_workers(loader)
+                with workers_of(loader):
+                    self._fit(loader, batches, display, interrupted)
+            except STAdapterError:
+                if self.saved_step is not None:
+                    folder = shlex.quote(str(self.run.folder))
+                    display.say(f"the state after step {self.saved_step} is in {folder}; --resume goes on from there")
+                raise
 
     def _fit(self, loader: Any, batches: EpochBatches, display: RunDisplay, interrupted: Callable[[], bool]) -> None:
         config, plan = self.config, self.run.plan
@@ -216,9 +225,15 @@ class Loop:
         trained = {name: p for name, p in self.run.model.named_parameters() if p.requires_grad}
         optimizer = make_optimizer(trained, lr=config.lr, weight_decay=config.weight_decay)
         model, stepper = self.accelerator.prepare(self.run.model, optimizer)
-        saver = _Saver(self, trained, optimizer)
+        checkpoints = Checkpoints(
+            self.run.folder,
+            trained,
+            optimizer,
+            steps_per_epoch=plan.steps_per_epoch,
+            seconds_between=60 * config.checkpoint_minutes,
+        )
         if config.resume:
-            saver.restore()
+            self._go_on(checkpoints)
         self._announce(display)
         meter = Meter(self.accelerator.device)
         for epoch in range(self.step // plan.steps_per_epoch, plan.epochs):
@@ -227,6 +242,7 @@ class Loop:
             loader.set_epoch(epoch)  # reaches the dataset: accelerate would count epochs from 0 after resuming
             for number, batch in enumerate(loader, start=done):
                 self._note_failures(batch, display)
+                self._note_full_store(display)
                 seed_dropout(config.seed, epoch, number, self.accelerator.process_index)
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * learning_rate_share(self.step, plan.total_steps, config.warmup_fraction)
@@ -237,10 +253,30 @@ class Loop:
                 display.advance(self.step)
                 if self.step % LOG_EVERY_STEPS == 0 or self.step == plan.total_steps:
                     self._log(meter, optimizer, display)
-                if interrupted():
-                    saver.save()
+                stopped = interrupted()
+                if stopped or self.step == plan.total_steps or checkpoints.is_due(self.step):
+                    self._checkpoint(checkpoints)
+                if stopped:
                     raise KeyboardInterrupt
-                saver.save_if_due()
+
+    def _go_on(self, checkpoints: Checkpoints) -> None:
+        """Put the loop where its checkpoint stands."""
+        progress = checkpoints.restore(
+            settings_to_json(self.config),
+            self.run.identity,
+            total_steps=self.run.plan.total_steps,
+            accept_changes=self.config.accept_changes,
+        )
+        self.step, self.failures, self.changes = progress.step, dict(progress.failures), progress.changes
+        self.saved_step = self.step
+        if self.accelerator.is_main_process:
+            rewind(self.run.folder, step=self.step, failures=self.failures)
+
+    def _checkpoint(self, checkpoints: Checkpoints) -> None:
+        if self.accelerator.is_main_process:
+            settings = settings_to_json(self.config)
+            checkpoints.save(Progress(self.step, settings, self.run.identity, self.failures, self.changes))
+            self.saved_step = self.step
 
     def validate(self) -> Report:
         """Evaluate on the held-out clips and record the figures; what was learned is on disk already."""
@@ -260,22 +296,26 @@ class Loop:
                 )
             except BaseException:
                 folder = shlex.quote(str(self.run.folder))
-                display.say(f"trained, but not validated; use it, or measure it: stadapter evaluate {folder} --data …")
+                display.say(
+                    f"trained, but not validated: {folder} can be used as it is; --resume validates it, "
+                    f"or stadapter evaluate {folder} --data …"
+                )
                 raise
-            display.record("validation", step=self.step, **headline(report))
-        self.accelerator.log({f"validation/{name}": value for name, value in headline(report).items()}, step=self.step)
+            figures = headline(report)
+            display.record("validation", step=self.step, **figures)
+            display.draw(self.step, {f"validation/{name}": value for name, value in figures.items()})
         return report
 
     def save(self, *, metrics: Mapping[str, float]) -> None:
-        """Leave the artefact in the run folder; the checkpoint has done its work then.
+        """Leave the artefact in the run folder.
 
         Raises:
             TrainingError: the weights are not finite numbers; nothing is written then.
+            ArtefactError: it cannot be written.
         """
         if self.accelerator.is_main_process:
             check_weights(self.run.model.trained_tensors(), self.step)
             save_artefact(self.run.folder, self.run.model, self.run.clip_config, receipt=self.receipt(metrics))
-            (self.run.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
 
     def write_report(self, report: Report | None) -> None:
         """Leave the page to look at; that it cannot be written is said, and ends nothing: all else is on disk."""
@@ -304,6 +344,7 @@ class Loop:
             "seconds": round(time.monotonic() - self.started, 1),
             "metrics": dict(metrics),
             "unreadable": dict(sorted(self.failures.items())),
+            "changes": list(self.changes),
             "versions": {
                 "stadapter": __version__,
                 "python": platform.python_version(),
@@ -314,11 +355,13 @@ class Loop:
         }
 
     def close(self) -> None:
-        """Let the other processes and the trackers finish."""
+        """Let the other processes finish; the checkpoint has done its work."""
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+        if self.accelerator.is_main_process:
+            (self.run.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
 
-    def _loader(self, scratch: Path) -> tuple[Any, EpochBatches]:
+    def _loader(self) -> tuple[Any, EpochBatches]:
         """This process's share of the batches, and the object that chooses the epoch."""
         dataset = VideoDataset(
             self.run.train_set,
@@ -326,7 +369,7 @@ class Loop:
             labels=self.run.model.labels,
             augmentation=self.config.augmentation,
             seed=self.config.seed,
-            store=self._view_store(scratch),
+            store=self.store,
             num_epochs=self.run.plan.epochs,
         )
         batches = EpochBatches(len(dataset), batch_size=self.config.batch_size, seed=self.config.seed)
@@ -338,16 +381,15 @@ class Loop:
             pin_memory=self.accelerator.device.type == "cuda",
             persistent_workers=self.num_workers > 0,
             prefetch_factor=4 if self.num_workers else None,
-            worker_init_fn=quiet_worker,
+            worker_init_fn=yielding_worker,
         )
         return self.accelerator.prepare(loader), batches
 
-    def _view_store(self, scratch: Path) -> ViewStore | None:
+    def _view_store(self) -> ViewStore | None:
         clip = self.run.clip_config
         if clip.resize != "fast":
             return None  # its views are floats, four times as large
         return ViewStore(
-            scratch,
             num_clips=len(self.run.train_set.entries),
             view_shape=(clip.num_frames, 3, clip.size, clip.size),
             max_bytes=self.config.view_store_megabytes * 2**20,
@@ -379,7 +421,6 @@ class Loop:
             "lr": float(optimizer.param_groups[0]["lr"]),
         }
         display.step(self.step, epoch=(self.step - 1) // self.run.plan.steps_per_epoch, **figures)
-        self.accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=self.step)
 
     def _note_failures(self, batch: Batch, display: RunDisplay) -> None:
         """Name every unreadable clip once, and stop when they are too many. One alone never stops a run."""
@@ -389,11 +430,24 @@ class Loop:
                 display.say(f"skipped {name}: {reason}")
                 display.record("unreadable", name=name, reason=reason)
         total, bad = len(self.run.train_set.entries), len(self.failures)
-        if (bad > 1 and bad > self.config.max_bad_fraction * total) or not len(batch["labels"]):
-            raise TrainingError(
-                f"{bad} of {total} clips could not be read, more than the allowed share of "
-                f"{self.config.max_bad_fraction:.0%}: {', '.join(sorted(self.failures)[:5])}; "
-                f"all are named in {self.run.folder / METRICS_NAME}. Remove or repair them, or raise --max-bad-fraction"
+        if (bad <= 1 or bad <= self.config.max_bad_fraction * total) and len(batch["labels"]):
+            return
+        data = Path(self.config.data).expanduser()
+        if not data.exists():
+            raise TrainingError(f"{data} is not there any more; bring the data back, then resume")
+        raise TrainingError(
+            f"{bad} of {total} clips could not be read, more than the allowed share of "
+            f"{self.config.max_bad_fraction:.0%}: {', '.join(sorted(self.failures)[:5])}; "
+            f"all are named in {self.run.folder / METRICS_NAME}. Remove or repair them, or raise --max-bad-fraction"
+        )
+
+    def _note_full_store(self, display: RunDisplay) -> None:
+        """Say once that views are no longer kept."""
+        if self.store is not None and not self.told_of_store and (problem := self.store.problem()):
+            self.told_of_store = True
+            display.say(
+                f"no room for views drawn ahead ({problem}): every video is decoded in every epoch, which is slower. "
+                "TMPDIR chooses another disk, --view-store-megabytes less room"
             )
 
     def _announce(self, display: RunDisplay) -> None:
@@ -405,81 +459,10 @@ class Loop:
         display.record(
             "start", step=self.step, total_steps=run.plan.total_steps, trained=count.trained, total=count.total
         )
-        if self.accelerator.log_with:
-            self.accelerator.init_trackers("tensorboard")
 
     def _display(self, title: str = "training", total: int | None = None) -> RunDisplay:
         total = total if total is not None else self.run.plan.total_steps
-        return RunDisplay(self.run.folder, title=title, total=total, console=self.console)
-
-
-class _Saver:
-    """Writes checkpoints of a loop: when one is due, and when asked."""
-
-    def __init__(self, loop: Loop, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-        self._loop, self._trained, self._optimizer = loop, trained, optimizer
-        self._last = time.monotonic()
-
-    def save_if_due(self) -> None:
-        """Save at the end of an epoch or after `checkpoint_minutes`; the end of the run leaves an artefact instead."""
-        loop, plan = self._loop, self._loop.run.plan
-        seconds = time.monotonic() - self._last
-        epoch_over = loop.step % plan.steps_per_epoch == 0 and seconds >= CHECKPOINT_PAUSE_SECONDS
-        if loop.step < plan.total_steps and (epoch_over or seconds >= 60 * loop.config.checkpoint_minutes):
-            self.save()
-
-    def save(self) -> None:
-        """Write the state, from the main process.
-
-        Raises:
-            TrainingError: the weights are not finite numbers; the last good checkpoint stays then.
-        """
-        loop = self._loop
-        if loop.accelerator.is_main_process:
-            check_weights(self._trained, loop.step)
-            settings = {"settings": settings_to_json(loop.config), "identity": loop.run.identity}
-            progress = Progress(step=loop.step, settings=settings, failures=loop.failures)
-            save_checkpoint(loop.run.folder, self._trained, self._optimizer, progress)
-        self._last = time.monotonic()
-
-    def restore(self) -> None:
-        """Put the loop where its checkpoint stands.
-
-        Raises:
-            TrainingError: the run was started with other settings, data, labels or trunk.
-        """
-        loop = self._loop
-        progress = read_progress(loop.run.folder)
-        now = {**settings_to_json(loop.config), **loop.run.identity}
-        then = {**progress.settings.get("settings", {}), **progress.settings.get("identity", {})}
-        compared = [name for name in now if name in loop.run.identity or name not in RESUMABLE_CHANGES]
-        changed = [
-            f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in compared if then.get(name) != now[name]
-        ]
-        if changed:
-            raise TrainingError(
-                f"{loop.run.folder} was started otherwise: {'; '.join(changed)}. "
-                "Resume it as it was started, or start a new run folder"
-            )
-        load_checkpoint(loop.run.folder, self._trained, self._optimizer)
-        loop.step, loop.failures = progress.step, dict(progress.failures)
-
-
-DIVERGED = (
-    "{what} at step {step}: the run stops, and nothing of this is saved. Start anew with a lower --lr, with "
-    "--gradient-clip above 0, or with --precision fp32"
-)
-
-
-def check_weights(trained: Mapping[str, Tensor], step: int) -> None:
-    """Stop before weights that are not finite numbers are written over good ones.
-
-    Raises:
-        TrainingError: they are not.
-    """
-    for name, tensor in trained.items():
-        if not bool(tensor.detach().isfinite().all()):
-            raise TrainingError(DIVERGED.format(what=f"the weights of {name} are not finite numbers", step=step))
+        return RunDisplay(self.run.folder, title=title, total=total, console=self.console, curves=self.curves)
 
 
 def make_accelerator(config: TrainConfig) -> "Accelerator":
@@ -501,8 +484,6 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
         cpu=device.type == "cpu",
         mixed_precision="no",  # the loop's own autocast: the head's output then needs no conversion
         gradient_accumulation_steps=config.accumulation_steps,
-        log_with="tensorboard" if importlib.util.find_spec("tensorboard") is not None else None,
-        project_dir=Path(config.out).expanduser(),
     )
 
 
