@@ -110,7 +110,7 @@ def test_a_report_that_cannot_be_written_does_not_end_the_run(
     def refuse(*given: Any, **named: Any) -> None:
         raise ArtefactError("cannot write report.html: No space left on device")
 
-    monkeypatch.setattr(train_module, "write_report", refuse)
+    monkeypatch.setattr(sys.modules["stadapter.train"], "write_report", refuse)  # the package has the function
     output = io.StringIO()
     result = train(config, console=Console(file=output, width=200))
     assert load_artefact(result.folder).model.labels == ("left", "right")

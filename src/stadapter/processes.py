@@ -1,7 +1,6 @@
 """Signals to a run, and the processes that decode for it."""
 
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,12 +12,12 @@ import torch
 
 from stadapter.errors import TrainingError
 
-_ADVICE = {
-    "Killed": "most likely the system ran out of memory: use fewer --num-workers, a smaller --batch-size or fewer "
-    "--num-frames, or end other programs",
-    "Bus error": "most likely shared memory is full: use --num-workers 0, or give the container more of it "
+_ADVICE: dict[int, str] = {
+    signal.SIGKILL: "most likely the system ran out of memory: use fewer --num-workers, a smaller --batch-size or "
+    "fewer --num-frames, or end other programs",
+    signal.SIGBUS: "most likely shared memory is full: use --num-workers 0, or give the container more of it "
     "(docker run --shm-size=1g)",
-    "Segmentation fault": "most likely a damaged video: --num-workers 0 decodes in the training process and shows "
+    signal.SIGSEGV: "most likely a damaged video: --num-workers 0 decodes in the training process and shows "
     "what went before",
 }
 """The signal that ended a decoding process, and what to do."""
@@ -53,7 +52,7 @@ def workers_of(loader: Any) -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise TrainingError(_describe_death(str(error))) from error
+        raise TrainingError(_describe_death(loader)) from error
     finally:
         stop_workers(loader)
 
@@ -69,11 +68,13 @@ def stop_workers(loader: Any) -> None:
             worker.kill()
 
 
-def _describe_death(message: str) -> str:
-    """What to tell of torch's message about a worker."""
-    found = re.search(r"killed by signal: ([^.(]*[^.( ])", message)
-    how = f"was ended by a signal ({found[1]})" if found else "ended by itself"
-    return f"a process that decodes videos {how}; {_ADVICE.get(found[1] if found else '', _ADVICE['Killed'])}"
+def _describe_death(loader: Any) -> str:
+    """What to tell when a decoding process has ended: how, most likely why, and what to do."""
+    workers = getattr(getattr(loader, "_iterator", None), "_workers", ())
+    codes = [worker.exitcode for worker in workers]
+    number = next((-code for code in codes if code is not None and code < 0), None)
+    how = f"was ended by a signal ({signal.strsignal(number)})" if number is not None else "ended by itself"
+    return f"a process that decodes videos {how}; {_ADVICE.get(number or signal.SIGKILL, _ADVICE[signal.SIGKILL])}"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader
 
 from stadapter.artefact import save_artefact
 from stadapter.backbones import load_backbone
-from stadapter.checkpoint import CHECKPOINT_NAME, DIVERGED, Checkpoints, Progress, check_weights
+from stadapter.checkpoint import CHECKPOINT_NAME, DIVERGED, Checkpoints, Progress, check_weights, read_checkpoint
 from stadapter.clips import ClipConfig
 from stadapter.dataset import Batch, VideoDataset, ViewStore, collate
-from stadapter.errors import STAdapterError, TrainingError
+from stadapter.errors import ArtefactError, STAdapterError, TrainingError
 from stadapter.evaluate import Report, evaluate
 from stadapter.machine import (
     choose_device,
@@ -193,7 +193,6 @@ class Loop:
         self.step = 0
         self.failures: dict[str, str] = {}
         self.changes: tuple[str, ...] = ()
-        self.saved_step: int | None = None
         self.store: ViewStore | None = None
         self.told_of_store = False
         self.curves = Curves(run.folder)
@@ -214,9 +213,7 @@ class Loop:
                 with workers_of(loader):
                     self._fit(loader, batches, display, interrupted)
             except STAdapterError:
-                if self.saved_step is not None:
-                    folder = shlex.quote(str(self.run.folder))
-                    display.say(f"the state after step {self.saved_step} is in {folder}; --resume goes on from there")
+                self._say_where_it_stands(display)
                 raise
 
     def _fit(self, loader: Any, batches: EpochBatches, display: RunDisplay, interrupted: Callable[[], bool]) -> None:
@@ -268,7 +265,6 @@ class Loop:
             accept_changes=self.config.accept_changes,
         )
         self.step, self.failures, self.changes = progress.step, dict(progress.failures), progress.changes
-        self.saved_step = self.step
         if self.accelerator.is_main_process:
             rewind(self.run.folder, step=self.step, failures=self.failures)
 
@@ -276,7 +272,13 @@ class Loop:
         if self.accelerator.is_main_process:
             settings = settings_to_json(self.config)
             checkpoints.save(Progress(self.step, settings, self.run.identity, self.failures, self.changes))
-            self.saved_step = self.step
+
+    def _say_where_it_stands(self, display: RunDisplay) -> None:
+        """After an error: what is safe, if there is anything."""
+        with suppress(ArtefactError):
+            if self.step:
+                step, folder = read_checkpoint(self.run.folder)[0].step, shlex.quote(str(self.run.folder))
+                display.say(f"the state after step {step} is in {folder}; --resume goes on from there")
 
     def validate(self) -> Report:
         """Evaluate on the held-out clips and record the figures; what was learned is on disk already."""
