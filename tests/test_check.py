@@ -271,6 +271,20 @@ def test_a_file_that_vanishes_meanwhile_is_named(data: Path) -> None:
     assert report.could_train
 
 
+@pytest.mark.parametrize(("mode", "told"), [(0o000, "cannot be listed"), (0o444, "without a video: grow/")])
+def test_folders_that_may_not_be_looked_into_are_told(mode: int, told: str, data: Path) -> None:
+    (data / "grow").chmod(mode)
+    try:
+        if os.access(data / "grow", os.X_OK):
+            pytest.skip("this user may look into every folder")
+        report = check_data(data)
+        assert not report.could_train
+        assert told in errors(report)[0]
+        assert not check_data(data / "grow" / "grow_00.mp4", val_data=data / "grow" / "x").could_train
+    finally:
+        (data / "grow").chmod(0o755)
+
+
 def test_json_holds_every_clip_and_every_finding(data: Path) -> None:
     spoil(data)
     report = check_data(data)

@@ -394,6 +394,19 @@ def test_a_file_that_holds_less_than_it_announces_is_told_without_decoding_it_al
     assert 1 <= info.num_frames < 50
 
 
+@pytest.mark.parametrize(
+    ("name", "num_left"), [("index_first.mp4", 30), ("index_first.mp4", 49.5), ("mpeg4.avi", 30), ("mpeg4.avi", 49.5)]
+)
+def test_a_cut_is_told_between_two_frames_and_within_the_last(name: str, num_left: float, tmp_path: Path) -> None:
+    codec, container_options = CUT_SHORT[name]
+    path = write_video(tmp_path / name, codec=codec, options={"g": "12"}, container_options=container_options)
+    with av.open(str(path)) as container:
+        packets = sorted((packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size)
+    position, size = packets[int(num_left)]
+    path.write_bytes(path.read_bytes()[: position + round(size * (num_left % 1))])
+    assert probe(path).is_truncated
+
+
 def test_awkward_real_files_are_told_for_what_they_are(shared: Path) -> None:
     infos = {path.name: probe(path) for path in (shared / "videos/odd").iterdir() if path.name != "trunc.mp4"}
     assert not [name for name, info in infos.items() if info.is_truncated]

@@ -16,8 +16,8 @@ from rich.text import Text
 from stadapter.errors import DataError, SettingsError, counted
 from stadapter.examine import Clip, examine_all
 from stadapter.findings import LEVELS, Finding, find_all
-from stadapter.manifest import Entry, Manifest, find_videos, read_splits, sort_labels
-from stadapter.video import VIDEO_SUFFIXES, is_video
+from stadapter.manifest import Entry, Manifest, find_videos, looks_like_video, read_splits, sort_labels
+from stadapter.video import VIDEO_SUFFIXES
 
 SHOWN_ITEMS, SHOWN_PER_KIND, SHOWN_CLASSES, SHOWN_VALUES = 5, 5, 30, 4
 """How many clips of a finding, findings of a kind, classes, and sizes or codecs the tables show; JSON has all."""
@@ -127,8 +127,8 @@ def check_data(
     findings = [
         *(Finding("data", "error", problem, "") for problem in dict.fromkeys(problems)),
         *find_all(clips, num_frames=num_frames, max_bad_fraction=max_bad_fraction),
-        *_left_out(Path(data), train),
-        *(_left_out(Path(val_data or data), val) if val is not None else ()),
+        *_left_out(Path(data).expanduser(), train),
+        *(_left_out(Path(val_data or data).expanduser(), val) if val is not None else ()),
     ]
     return DataReport(
         os.fspath(data), deep, clips, tuple(sorted(findings, key=lambda found: LEVELS.index(found.level)))
@@ -257,20 +257,22 @@ def printable(text: str) -> str:
 
 def _unlabelled(data: str | os.PathLike[str]) -> list[Entry]:
     """The videos of a folder that has no classes, or the one video that was given."""
-    source = Path(os.path.abspath(Path(data).expanduser()))
     if not os.fspath(data):
         return []
-    found = [source] if source.is_file() and is_video(source) else []
-    if source.is_dir():
-        found, _ = find_videos(source, on_problem=lambda problem: None)
-    return [Entry(path, os.path.relpath(path, source if source.is_dir() else source.parent), None) for path in found]
+    source = Path(os.path.abspath(Path(data).expanduser()))
+    if looks_like_video(source):
+        return [Entry(source, source.name, None)]
+    if not os.path.isdir(source):
+        return []
+    videos, _ = find_videos(source, on_problem=lambda problem: None)
+    return [Entry(video, video.relative_to(source).as_posix(), None) for video in videos]
 
 
 def _named_from(val_data: str | os.PathLike[str] | None, entry: Entry) -> Entry:
     """A validation entry, named so that it cannot be taken for one to train on."""
     if val_data is None:
         return entry
-    folder = Path(val_data) if Path(val_data).is_dir() else Path(val_data).parent
+    folder = Path(val_data) if os.path.isdir(Path(val_data).expanduser()) else Path(val_data).parent
     return replace(entry, name=(folder / entry.name).as_posix())
 
 
@@ -280,7 +282,7 @@ def _left_out(root: Path, manifest: Manifest) -> Iterator[Finding]:
         total = len(manifest.entries) + len(manifest.missing)
         found = f"{len(manifest.missing)} of {counted(total, 'listed clip')} not there"
         yield Finding("not found", "warning", found, "training leaves them out: correct the list", manifest.missing)
-    loose = tuple(name for name in manifest.ignored if is_video(root / name))
+    loose = tuple(name for name in manifest.ignored if looks_like_video(root / name))
     named = {name for name in manifest.ignored if Path(name).suffix.lower() in VIDEO_SUFFIXES}
     broken = tuple(name for name in manifest.ignored if name in named and name not in loose)
     others = tuple(name for name in manifest.ignored if name not in {*loose, *broken})

@@ -185,7 +185,11 @@ def _num_frames(path: Path, segment: Segment) -> int | str:
 
 
 def _fault(path: Path, size: int) -> Fault:
-    if not os.path.exists(path):
+    try:
+        os.stat(path)
+    except PermissionError:
+        return "forbidden"
+    except OSError:
         return "missing"
     if size == 0:
         return "empty"

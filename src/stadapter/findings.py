@@ -51,13 +51,13 @@ class Finding:
 
 
 def find_all(clips: Sequence[Clip], *, num_frames: int, max_bad_fraction: float) -> Iterator[Finding]:
-    """Everything the rules have to say."""
+    """Everything the rules have to say, what harms most first."""
     rules: list[Callable[[Sequence[Clip]], Iterator[Finding]]] = [
         lambda clips: find_too_many_unreadable(clips, max_bad_fraction),
+        find_copies,
         find_unreadable,
         find_incomplete,
         lambda clips: find_short(clips, num_frames),
-        find_copies,
         find_shared_recordings,
         find_thin_classes,
         find_alike_names,

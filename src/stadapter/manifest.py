@@ -242,7 +242,8 @@ def _listed(folder: Path, on_problem: OnProblem) -> list[Path]:
         return []
 
 
-def _looks_like_video(path: Path) -> bool:
+def looks_like_video(path: Path) -> bool:
+    """Whether a path is a video by its name, as `is_video`; not so where nobody may look."""
     try:
         return is_video(path)
     except OSError:  # a folder that cannot be listed; listing it says so
@@ -255,7 +256,7 @@ def _walk(folder: Path, on_problem: OnProblem, parents: tuple[str, ...] = ()) ->
     if here in parents:
         return
     for path in _listed(folder, on_problem):
-        if _looks_like_video(path):
+        if looks_like_video(path):
             yield path, True
         elif os.path.isdir(path):
             yield from _walk(path, on_problem, (*parents, here))
@@ -278,7 +279,7 @@ def _split_folders(root: Path, on_problem: OnProblem) -> dict[str, Path]:
         for path in folders
         if path.name in SPLIT_FOLDERS
         and any(
-            os.path.isdir(inner) and not _looks_like_video(inner) and _holds_videos(inner, on_problem)
+            os.path.isdir(inner) and not looks_like_video(inner) and _holds_videos(inner, on_problem)
             for inner in _listed(path, on_problem)
         )
     }
@@ -309,7 +310,7 @@ def _read_class_folders(folder: Path, root: Path, on_problem: OnProblem) -> Mani
     loose: list[str] = []
     empty: list[str] = []
     for path in _listed(folder, on_problem):
-        if _looks_like_video(path):
+        if looks_like_video(path):
             loose.append(path.relative_to(root).as_posix())
         elif not os.path.isdir(path):
             ignored.append(path.relative_to(root).as_posix())
@@ -343,7 +344,7 @@ def _nothing_found(folder: Path, loose: Sequence[str], ignored: Sequence[str]) -
 
 
 def _read_list(source: Path, root: Path, on_problem: OnProblem) -> Manifest:
-    if _looks_like_video(source):
+    if looks_like_video(source):
         on_problem(f"{source} is one video; expected a folder with one sub-folder of videos per class, or a list")
         return _NOTHING
     text = _read_text(source, root, on_problem)
