@@ -103,7 +103,8 @@ class Browser:
         return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
     def pdf(self) -> bytes:
-        """The page as it is printed."""
+        """The page as it is printed from a screen like the last one, without backgrounds."""
+        self.call("Emulation.setEmulatedMedia", media="print")
         options = {"printBackground": False, "preferCSSPageSize": True}
         return base64.b64decode(self.call("Page.printToPDF", **options)["data"])
 

@@ -192,7 +192,7 @@ def summary_table(report: Report) -> Table:
     table = Table(title="Evaluation", title_justify="left")
     table.add_column("")
     table.add_column("value", justify="right")
-    table.add_column(f"{report.confidence:.0%} interval", justify="right")
+    table.add_column(f"{100 * report.confidence:.0f} % interval", justify="right")
     table.add_row("clips", str(report.num_clips))
     for name, value, interval in headline_figures(report):
         table.add_row(name, percent(value), interval_text(interval))
@@ -208,7 +208,7 @@ def time_table(check: TimeCheck) -> Group:
     """The accuracies with the frames in order and not, and the sentence that says what they mean."""
     table = Table(title="Does time matter?", title_justify="left")
     table.add_column("frames")
-    for header in ("accuracy", f"{CONFIDENCE:.0%} interval"):
+    for header in ("accuracy", f"{100 * CONFIDENCE:.0f} % interval"):
         table.add_column(header, justify="right")
     for order, name in ORDER_NAMES.items():
         table.add_row(name, percent(getattr(check, order)), interval_text(check.intervals[order]))

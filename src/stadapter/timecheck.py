@@ -25,6 +25,8 @@ ORDER_NAMES: dict[Order, str] = {
     "single_frame": "one frame repeated",
 }
 """The orders in words."""
+_CLEAR = 0.005
+"""A difference whose interval reaches below this, half a point, is not clear."""
 _LITTLE = 0.05
 """A difference in accuracy within this is called little."""
 
@@ -64,11 +66,11 @@ class TimeCheck:
                 f"Cannot tell whether time matters: on {clips} the classifier is not clearly better than always naming "
                 f"the most common class ({_percent(self.most_common)})."
             )
-        if self.differences["shuffled"].interval.low > 0:
+        if self.differences["shuffled"].interval.low > _CLEAR:
             return f"Time matters: {shuffled}."
-        if self.differences["reversed"].interval.low > 0:
+        if self.differences["reversed"].interval.low > _CLEAR:
             return f"Time matters: played backwards accuracy {_change(self.differences['reversed'])}."
-        if single.interval.low > 0:
+        if single.interval.low > _CLEAR:
             return (
                 f"Several frames matter: with one frame repeated accuracy {_change(single)}. That their order matters "
                 f"{clips} do not show: {shuffled}."

@@ -87,10 +87,10 @@ def write_report(
 
 
 def shown(value: object) -> object:
-    """What the page prints for a value: bytes of names that are no text, and control characters, are made visible.
+    """What the page prints for a value: bytes that are no text and control characters are made visible.
 
-    >>> shown("a\\nb\\udce9")
-    'a␊b\\\\xe9'
+    >>> print(shown("a\\nb\\udce9"))
+    a\\nb\\xe9
     """
     if type(value) is not str:  # Markup is a string that has been through here
         return value
@@ -101,7 +101,19 @@ def shown(value: object) -> object:
     return text.translate(_VISIBLE)
 
 
-_VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {127: "␡"}
+def brief(text: str, limit: int = 60) -> str:
+    """A text of at most `limit` characters: its start and its end, where it is longer.
+
+    >>> brief("a" * 50 + "b" * 50, 11)
+    'aaaaa…bbbbb'
+    """
+    kept = (limit - 1) // 2
+    return text if len(text) <= limit else f"{text[:kept]}…{text[-kept:]}"
+
+
+_CONTROLS = (*range(32), *range(127, 160), 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_VISIBLE = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
+"""Characters that end lines, or turn what follows around, as Python writes them."""
 
 
 def _template() -> Any:
@@ -120,6 +132,7 @@ def _template() -> Any:
     environment.filters["between"] = lambda interval: (
         f"{100 * interval.low:.0f} to {100 * interval.high:.0f}\N{NO-BREAK SPACE}%"
     )
+    environment.filters["brief"] = brief
     environment.filters["prose"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     environment.filters["counted"] = counted
     return environment.get_template("page.html")
@@ -151,16 +164,16 @@ def _figures(report: Report, manifest: Manifest | None, config: ClipConfig) -> F
 def _calibration(report: Report) -> str:
     """What the scores are worth, in words."""
     low, high = report.top1_interval.low, report.top1_interval.high
-    meaning = "as far as these clips can tell, they mean what they say"
+    meaning = "On the whole they claim neither too much nor too little, as far as these clips can tell."
     if report.mean_score > high:
-        meaning = "they claim too much"
+        meaning = "On the whole they claim too much."
     elif report.mean_score < low:
-        meaning = "they claim too little"
+        meaning = "On the whole they claim too little."
     return (
         f"The score of the class it names is {100 * report.mean_score:.0f} % on average, and it is right on "
-        f"{100 * report.top1:.0f} % of the clips. Taken as probabilities the scores are off by "
-        f"{100 * report.calibration_error:.0f} points (expected calibration error, {report.num_calibration_bins} "
-        f"bins): {meaning}."
+        f"{100 * report.top1:.0f} % of the clips. {meaning} Among clips of like score the two are "
+        f"{100 * report.calibration_error:.0f} points apart (expected calibration error, "
+        f"{report.num_calibration_bins} bins; with few clips much of that is chance)."
     )
 
 
@@ -194,7 +207,7 @@ def _receipt(folder: Path, spec: Mapping[str, Any]) -> list[Line]:
         "hardware": receipt.get("hardware"),
         "time": _duration(receipt["seconds"]) if "seconds" in receipt else None,
         "versions": versions or None,
-        "run folder": f"{sum(sizes) / 1e6:.1f} MB, the trunk not included" if sizes else None,
+        "run folder": f"{_megabytes(sum(sizes))}, the trunk not included" if sizes else None,
     }
     return [(name, str(value)) for name, value in lines.items() if value is not None]
 
@@ -206,7 +219,7 @@ def _evaluation(report: Report, manifest: Manifest | None, config: ClipConfig, c
         "data sha256": manifest.hash() if manifest is not None else None,
         "clips": f"{report.num_clips} classified, {len(report.failures)} could not be read",
         "a clip": f"{config.num_frames} frames of {config.size} x {config.size} pixels, {views}",
-        "intervals": f"{report.confidence:.0%}, percentile bootstrap over clips, {report.num_resamples:,} resamples",
+        "intervals": f"{100 * report.confidence:.0f} %, percentile bootstrap over clips, {report.num_resamples:,} resamples",
     }
     return [(name, value) for name, value in lines.items() if value is not None]
 
@@ -215,3 +228,7 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -10,8 +10,10 @@ from stadapter.uncertainty import Interval
 
 MAX_NUMBERED_CLASSES = 30
 _NUM_SHADES = 8
-_CELL, _SMALL_CELL, _LEGIBLE = 40.0, 4.0, 0.65
-_LETTER = 7.6
+_FEW_CLASSES = 12
+_LEGIBLE = 0.65
+_PICTURE_SIDE = 600.0
+_LETTER = 8.4
 _LONGEST_LABEL = 18
 
 
@@ -101,7 +103,7 @@ def time_bars(check: TimeCheck) -> list[Bar]:
 def heat_map(report: Report) -> HeatMap:
     """The confusion matrix, every row divided by its clips; with many classes small and without numbers."""
     is_numbered = len(report.labels) <= MAX_NUMBERED_CLASSES
-    cell = _CELL if is_numbered else _SMALL_CELL
+    cell = _cell_size(len(report.labels))
     cells = _cells(report, cell)
     labels = [_shortened(label) for label in report.labels] if is_numbered else []
     side = cell * len(report.labels)
@@ -110,7 +112,7 @@ def heat_map(report: Report) -> HeatMap:
         cell=cell,
         side=side,
         margin=margin,
-        smallest=_LEGIBLE * (side + margin) if is_numbered else side / 2,
+        smallest=_LEGIBLE * (side + margin) if is_numbered else min(side, _PICTURE_SIDE),
         labels=tuple(
             AxisLabel(text=text, full=full, at=cell * (place + 0.5))
             for place, (text, full) in enumerate(zip(labels, report.labels, strict=False))
@@ -120,6 +122,12 @@ def heat_map(report: Report) -> HeatMap:
         summary=f"Confusion matrix of {counted(len(report.labels), 'class')}, rows true, columns named: "
         f"{sum(c.count for c in cells if c.is_right)} of {counted(report.num_clips, 'clip')} on the diagonal.",
     )
+
+
+def _cell_size(num_classes: int) -> float:
+    if num_classes > MAX_NUMBERED_CLASSES:
+        return max(2.0, round(_PICTURE_SIDE / num_classes))
+    return 40.0 if num_classes <= _FEW_CLASSES else 30.0
 
 
 def _cells(report: Report, size: float) -> list[Cell]:
@@ -139,7 +147,7 @@ def _shades(cells: Sequence[Cell], size: float) -> tuple[Shade, ...]:
         step = min(_NUM_SHADES, 1 + int(cell.share * _NUM_SHADES))
         paths.setdefault((cell.is_right, step), []).append(f"M{cell.x:g} {cell.y:g}h{size:g}v{size:g}h-{size:g}z")
     return tuple(
-        Shade(opacity=0.25 + 0.75 * step / _NUM_SHADES, is_right=is_right, path="".join(parts))
+        Shade(opacity=0.4 + 0.6 * step / _NUM_SHADES, is_right=is_right, path="".join(parts))
         for (is_right, step), parts in sorted(paths.items())
     )
 
