@@ -216,7 +216,14 @@ def test_names_are_shown_and_never_obeyed(trained: Path, tmp_path: Path) -> None
     )
     page = written(tmp_path / "page.html", report, trained, manifest)
     assert page.count("script") == page.count("img") == page.count("b", onerror="") == 0
-    for told in (HOSTILE[0], HOSTILE[1], r"two\nlines\tand\x00nothing", "{{ 7 * 7 }}", r"caf\xe9 \u202egpj.exe", "<b>bad</b>.mp4"):
+    for told in (
+        HOSTILE[0],
+        HOSTILE[1],
+        r"two\nlines\tand\x00nothing",
+        "{{ 7 * 7 }}",
+        r"caf\xe9 \u202egpj.exe",
+        "<b>bad</b>.mp4",
+    ):
         assert told in page.text, told
     assert 'moov "atom" <not> found' in page.text
     assert "1 of 7 listed clips not found: <i>missing</i>.mp4" in page.text

@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME, read_spec, write_whole
+from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME, read_spec
 from stadapter.clips import ClipConfig
+from stadapter.durable import write_whole
 from stadapter.errors import counted
 from stadapter.evaluate import Report, headline_figures, largest_errors
 from stadapter.manifest import Manifest
@@ -219,7 +220,8 @@ def _evaluation(report: Report, manifest: Manifest | None, config: ClipConfig, c
         "data sha256": manifest.hash() if manifest is not None else None,
         "clips": f"{report.num_clips} classified, {len(report.failures)} could not be read",
         "a clip": f"{config.num_frames} frames of {config.size} x {config.size} pixels, {views}",
-        "intervals": f"{100 * report.confidence:.0f} %, percentile bootstrap over clips, {report.num_resamples:,} resamples",
+        "intervals": f"{100 * report.confidence:.0f} %, percentile bootstrap over clips, "
+        f"{report.num_resamples:,} resamples",
     }
     return [(name, value) for name, value in lines.items() if value is not None]
 

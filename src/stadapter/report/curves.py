@@ -121,7 +121,7 @@ def round_numbers(highest: float) -> list[float]:
     """Three to six round numbers from 0 up to the first that is not below `highest`.
 
     >>> round_numbers(2.3), round_numbers(420)
-    ([0.0, 0.5, 1.0, 1.5, 2.0, 2.5], [0.0, 100.0, 200.0, 300.0, 400.0, 500.0])
+    ([0.0, 1.0, 2.0, 3.0], [0.0, 200.0, 400.0, 600.0])
     """
     if highest <= 0:
         return [0.0, 1.0]
