@@ -220,6 +220,28 @@ def test_truncated_weights_are_refused(run: Path) -> None:
         load_artefact(run)
 
 
+def test_a_flipped_bit_in_the_weights_is_found(run: Path) -> None:
+    content = bytearray((run / WEIGHTS_NAME).read_bytes())
+    content[-5] ^= 1
+    (run / WEIGHTS_NAME).write_bytes(content)
+    with pytest.raises(ArtefactError, match=f"{WEIGHTS_NAME} is damaged: its content has another sha256"):
+        load_artefact(run)
+
+
+def test_weights_that_are_not_finite_are_refused(run: Path) -> None:
+    edit_weights(run, lambda tensors: tensors["head.classifier.bias"].fill_(float("nan")))
+    with pytest.raises(ArtefactError, match=r"not finite in head\.classifier\.bias"):
+        load_artefact(run)
+
+
+def test_the_same_weights_are_the_same_bytes(run: Path, trunk_folder: Path) -> None:
+    model, contents = load_artefact(run).model, set()
+    for _ in range(8):
+        save_artefact(run, model, CLIP_CONFIG, receipt={})
+        contents.add((run / WEIGHTS_NAME).read_bytes())
+    assert len(contents) == 1
+
+
 @pytest.mark.parametrize("name", [SPEC_NAME, WEIGHTS_NAME])
 def test_a_file_that_was_not_copied_is_named(run: Path, name: str) -> None:
     (run / name).unlink()

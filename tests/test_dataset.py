@@ -1,8 +1,9 @@
 """Samples for training and evaluation: what is random, what replaces an unreadable clip, what workers see."""
 
-from pathlib import Path
+from pathlib import errno
 from typing import Any
 
+import Path
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -227,6 +228,46 @@ def test_a_video_is_decoded_once_for_the_epochs_that_fit(
         dataset.set_epoch(epoch)
         dataset[0], dataset[3]
     assert opened == [8, 5, 5, 2]  # clip 0 in epoch 0, clip 3 in 0 and 5, clip 0 in 8: not all in the same epoch
+
+
+def test_a_disk_that_fills_up_stops_the_drawing_ahead_and_every_process_knows(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ViewStore(num_clips=len(manifest.entries), view_shape=(4, 3, 32, 32), max_bytes=2**30)
+    ahead = VideoDataset(manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), seed=3, store=store)
+    plain = training(manifest, seed=3)
+
+    def refuse(*args: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.pwrite", refuse)
+    loader = DataLoader(ahead, batch_size=2, collate_fn=collate, num_workers=1, multiprocessing_context="fork")
+    for epoch in range(2):
+        ahead.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        clips = torch.cat([batch["clips"] for batch in loader])
+        assert torch.equal(clips, torch.stack([clip_of(plain[index]) for index in range(len(plain))]))
+    assert store.problem() == "No space left on device"
+    assert len(store.epochs_to_draw(0, 0)) == 1
+
+
+def test_a_store_leaves_nothing_on_the_disk(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    store = ViewStore(num_clips=2, view_shape=(4, 3, 8, 8), max_bytes=2**20)
+    view = torch.arange(4 * 3 * 8 * 8).to(torch.uint8).view(4, 3, 8, 8)
+    store.put(1, 5, torch.stack([view, view.flip(0)]))
+    assert torch.equal(take(store, 1, 6), view.flip(0))
+    assert store.take(1, 7) is None
+    assert store.take(0, 5) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def take(store: ViewStore, index: int, epoch: int) -> torch.Tensor:
+    view = store.take(index, epoch)
+    assert view is not None
+    return view
 
 
 def test_a_store_without_room_draws_nothing_ahead(manifest: Manifest) -> None:

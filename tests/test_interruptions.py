@@ -1,23 +1,34 @@
 """What a training run survives: kills, signals, full and read-only disks, data and workers that go. Real processes."""
 
+import dataclasses
+import io
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from stadapter.artefact import WEIGHTS_NAME
+from stadapter.__main__ import BROKEN_PIPE
+from stadapter.artefact import WEIGHTS_NAME, load_artefact, save_artefact
 from stadapter.checkpoint import CHECKPOINT_NAME, read_checkpoint
+from stadapter.errors import ArtefactError, STAdapterError, TrainingError
+from stadapter.progress import Meter
+from stadapter.run_folder import occupied
 from stadapter.synthetic import write_clips
+from stadapter.train import TrainConfig, train
+from stadapter.tuning import STAdapter
 from trunks import save_trunk
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals")
@@ -265,10 +276,254 @@ def mounted(folder: Path, *options: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(folder: Path, *, leave: int = 0) -> Path:
-    """Fill a disk up to `leave` bytes."""
+def fill(folder: Path) -> Path:
+    """Fill a disk."""
     filler = folder / "filler"
-    with open(filler, "wb") as file:
-        size = max(0, shutil.disk_usage(folder).free - leave)
-        file.write(bytes(size))
+    with suppress(OSError), open(filler, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
     return filler
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
+    """Do something to a training of this process, after the last batch of a step and before what is written of it."""
+    original = Meter.add
+    calls = 0
+
+    def add(self: Meter, *args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        original(self, *args)
+        if calls == step:
+            act()
+
+    monkeypatch.setattr(Meter, "add", add)
+
+
+def train_here(config: TrainConfig, **changes: Any) -> str:
+    """Train in this process, and return what was said."""
+    said = io.StringIO()
+    train(dataclasses.replace(config, **changes), console=Console(file=said, width=200))
+    return said.getvalue()
+
+
+@pytest.fixture
+def config(run: Run, data: Path, trunk: Path) -> TrainConfig:
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    settings = {name.replace("-", "_"): value for name, value in run.flags.items()}
+    return TrainConfig(**{name: value for name, value in settings.items() if name in names}, tuning=STAdapter(width=8))
+
+
+@pytest.mark.parametrize(("checkpoint_minutes", "name"), [(0, CHECKPOINT_NAME), (60, "metrics.jsonl")])
+def test_a_full_disk_ends_the_run_with_a_sentence_and_the_last_good_state(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_minutes: int, name: str
+) -> None:
+    train_here(config, out=tmp_path / "whole")
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=2m", "tmpfs") as disk:
+        out = disk / "run"
+        at_step(monkeypatch, 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(KeyboardInterrupt):
+            train_here(config, out=out)
+        monkeypatch.undo()
+        with open(out / "metrics.jsonl", "a") as file:  # what is appended to a part of a page needs no room
+            file.write(json.dumps({"kind": "start", "step": 0, "padding": "x" * 3600}) + "\n")
+        at_step(monkeypatch, 2, lambda: fill(disk))
+        said = io.StringIO()
+        resumed = dataclasses.replace(config, out=out, resume=True, checkpoint_minutes=checkpoint_minutes)
+        with pytest.raises(STAdapterError, match=f"cannot write {out / name}: No space left on device; make room"):
+            train(resumed, console=Console(file=said, width=300))
+        step = read_checkpoint(out)[0].step
+        assert step == (10 if checkpoint_minutes == 0 else 9)
+        assert f"the state after step {step} is in {out}; --resume goes on from there" in said.getvalue()
+        monkeypatch.undo()
+        (disk / "filler").unlink()
+        train_here(resumed)
+        assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_an_artefact_that_does_not_fit_on_the_disk_leaves_the_earlier_one(config: TrainConfig, tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=2m", "tmpfs") as disk:
+        out = disk / "run"
+        train_here(config, out=out)
+        before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+        artefact = load_artefact(out)
+        fill(disk)
+        with pytest.raises(ArtefactError, match="No space left on device; make room, or choose another folder"):
+            save_artefact(out, artefact.model, artefact.clip_config, receipt={})
+        assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_a_limit_on_the_size_of_files_is_told_like_a_full_disk(run: Run) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, 16_000))
+
+    process = subprocess.Popen(run.command(), env=run.environment, stderr=subprocess.PIPE, text=True, preexec_fn=limit)
+    code, said = ended(process)
+    assert code == 1
+    assert "Traceback" not in said
+    assert said.count("no room for views drawn ahead (File too large): every video is decoded in every epoch") == 1
+    assert f"error: cannot write {run.out / CHECKPOINT_NAME}: File too large; make room" in said
+
+
+def test_a_full_disk_under_the_temporary_folder_only_costs_time(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_here(config)
+    for name, size in (("full", "4k"), ("small", "256k")):
+        with mounted(tmp_path / name, "-t", "tmpfs", "-o", f"size={size}", "tmpfs") as disk:
+            monkeypatch.setattr(tempfile, "tempdir", str(disk))
+            at_step(monkeypatch, 2, lambda disk=disk: fill(disk))  # type: ignore[misc]
+            said = train_here(config, out=tmp_path / f"run-{name}")
+            monkeypatch.undo()
+        assert said.count("no room for views drawn ahead (No space left on device)") == 1
+        assert weights(tmp_path / f"run-{name}") == weights(Path(config.out))
+
+
+def test_curves_that_cannot_be_written_are_missed_in_one_sentence(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    Path(config.out).mkdir()
+    (Path(config.out) / "tensorboard").write_text("in the way")
+    assert train_here(config).count("no more curves for TensorBoard: File exists; the run goes on") == 1
+    load_artefact(config.out)
+
+
+def test_a_read_only_folder_is_refused_and_one_that_becomes_so_ends_the_run(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=2m", "tmpfs") as disk:
+        out = disk / "run"
+
+        def remount(how: str) -> None:
+            subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+
+        remount("ro")
+        with pytest.raises(TrainingError, match=f"cannot write to {out}: Read-only file system; choose another --out"):
+            train_here(config, out=out)
+        remount("rw")
+        cover = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(out)]
+        at_step(monkeypatch, 3, lambda: subprocess.run(cover, check=True))
+        with pytest.raises(ArtefactError, match=f"cannot write {out / CHECKPOINT_NAME}: Read-only file system"):
+            train_here(config, out=out)
+        monkeypatch.undo()
+        subprocess.run(["umount", str(out)], check=True)
+        assert read_checkpoint(out)[0].step == 2
+        remount("ro")
+        with pytest.raises(TrainingError, match=f"cannot write to {out}: Read-only file system"):
+            train_here(config, out=out, resume=True)
+        remount("rw")
+        train_here(config, out=out, resume=True)
+        load_artefact(out)
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Without the rights of root, which no permission stops."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize(("mode", "inside"), [(0o555, ""), (0o555, "run"), (0o000, "run")])
+def test_a_folder_that_may_not_be_written_is_refused_with_a_sentence(mode: int, inside: str) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as parent:
+        Path(parent).chmod(mode)
+        out = Path(parent, inside)
+        refused = pytest.raises(TrainingError, match=f"cannot (read|write to) {out}: Permission denied; choose another")
+        try:
+            with nobody(), refused, occupied(out, resume=False):
+                pass
+        finally:
+            Path(parent).chmod(0o755)
+
+
+def test_a_video_that_vanishes_is_named_and_the_run_goes_on(
+    config: TrainConfig, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = shutil.copytree(data, tmp_path / "own")
+    at_step(monkeypatch, 4, (own / "left" / "left_01.mp4").unlink)
+    said = train_here(config, data=own, view_store_megabytes=0)
+    assert said.count("skipped left/left_01.mp4: ") == 1
+    assert list(load_artefact(config.out).receipt["unreadable"]) == ["left/left_01.mp4"]
+
+
+def test_data_that_vanishes_ends_the_run_and_it_goes_on_when_the_data_are_back(
+    config: TrainConfig, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(config, view_store_megabytes=0)
+    train_here(config, out=tmp_path / "whole")
+    own = shutil.copytree(data, tmp_path / "own")
+    at_step(monkeypatch, 9, lambda: own.rename(tmp_path / "gone"))
+    with pytest.raises(TrainingError, match=f"{own} is not there any more; bring the data back, then resume"):
+        train_here(config, data=own)
+    monkeypatch.undo()
+    (tmp_path / "gone").rename(own)
+    train_here(config, data=own, resume=True)
+    assert weights(Path(config.out)) == weights(tmp_path / "whole")
+
+
+def test_ctrl_c_in_validation_leaves_a_good_artefact_and_resume_only_validates(run: Run, data: Path) -> None:
+    flags: dict[str, Any] = {"val_data": data, "num_temporal_views": 60, "epochs": 1}
+    process = run.start(**flags)
+    wait_for((run.out / "report.html").exists)  # what is written last before validation
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    code, said = ended(process)
+    assert code == 130
+    assert "Traceback" not in said
+    assert f"trained, but not validated: {run.out} can be used as it is; --resume validates it" in said
+    assert load_artefact(run.out).receipt["metrics"] == {}
+    before = weights(run.out)
+    code, said = run.finish("--resume", **flags)
+    assert code == 0, said
+    assert f"going on after step {STEPS_PER_EPOCH}" in said
+    assert weights(run.out) == before
+    assert "top1" in load_artefact(run.out).receipt["metrics"]
+    assert len(run.records("train")) == 1
+    assert len(run.records("validation")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_asked_to_stop_saves_the_step_it_is_in(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    at_step(monkeypatch, 5, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(KeyboardInterrupt):
+        train_here(config, checkpoint_minutes=60)
+    assert read_checkpoint(Path(config.out))[0].step == 5
+
+
+def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_good_state(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+    calls = 0
+
+    def interrupt(source: Path, target: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # the checkpoint of this step is written, but has not got its name yet
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(config)
+    assert read_checkpoint(Path(config.out))[0].step == 3
+    assert {path.name for path in Path(config.out).iterdir()} - {"tensorboard"} == {CHECKPOINT_NAME, "metrics.jsonl"}
+
+
+def test_a_run_outlives_the_terminal_it_writes_to(run: Run) -> None:
+    process = run.start()
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.wait(timeout=180) in (0, BROKEN_PIPE)
+    assert not (run.out / CHECKPOINT_NAME).exists()
+    load_artefact(run.out)

@@ -74,7 +74,7 @@ def save_artefact(
         "receipt": dict(receipt),
     }
     tensors = {name: tensor.float() for name, tensor in model.trained_tensors().items()}
-    write_tensors(folder / WEIGHTS_NAME, tensors, {"format": "pt"})
+    write_tensors(folder / WEIGHTS_NAME, tensors, {})  # several metadata would come in random order
     write_whole(folder / CARD_NAME, model_card(spec).encode())
     write_whole(folder / SPEC_NAME, (json.dumps(spec, indent=1, ensure_ascii=False) + "\n").encode())
     return folder
