@@ -1,9 +1,9 @@
 """Samples for training and evaluation: what is random, what replaces an unreadable clip, what workers see."""
 
-from pathlib import errno
+import errno
+from pathlib import Path
 from typing import Any
 
-import Path
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -251,9 +251,7 @@ def test_a_disk_that_fills_up_stops_the_drawing_ahead_and_every_process_knows(
     assert len(store.epochs_to_draw(0, 0)) == 1
 
 
-def test_a_store_leaves_nothing_on_the_disk(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_leaves_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     store = ViewStore(num_clips=2, view_shape=(4, 3, 8, 8), max_bytes=2**20)
     view = torch.arange(4 * 3 * 8 * 8).to(torch.uint8).view(4, 3, 8, 8)
