@@ -246,6 +246,17 @@ def test_a_killed_worker_ends_the_run_with_a_sentence_and_it_resumes(run: Run) -
     assert ended(process)[0] == 130
 
 
+def test_full_shared_memory_ends_the_run_with_a_sentence(run: Run) -> None:
+    script = 'mount -t tmpfs -o size=300k tmpfs /dev/shm && exec "$@"'
+    alone = ("unshare", "--mount", "sh", "-c", script, "sh")
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a filesystem is not allowed here")
+    code, said = run.finish(prefix=alone, num_workers=1, size=64, batch_size=8)  # a batch has 400 kB
+    assert code == 1
+    assert "Traceback" not in said
+    assert "a process that decodes videos failed; most likely shared memory is full: use --num-workers 0" in said
+
+
 def test_a_second_training_in_the_same_folder_is_refused_by_the_name_of_the_first(run: Run) -> None:
     process = run.start(epochs=10_000)
     try:
@@ -255,6 +266,7 @@ def test_a_second_training_in_the_same_folder_is_refused_by_the_name_of_the_firs
             assert code == 1
             assert f"process {process.pid} on " in said
             assert f"is training in {run.out}; wait for it, or choose another --out" in said
+            assert "unfinished run" not in said
         step = run.steps()
         wait_for(lambda: run.steps() > step)  # the first goes on, and still owns the folder
         assert f"process {process.pid} on " in run.finish("--resume", epochs=10_000)[1]

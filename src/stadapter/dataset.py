@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from stadapter.clips import ClipConfig, load_clip, load_random_views
 from stadapter.errors import DataError, SettingsError, VideoError
@@ -305,11 +305,18 @@ def epoch_order(num_clips: int, seed: int, epoch: int) -> list[int]:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack the clips that could be read, and gather the failures of all."""
+    """Stack the clips that could be read, and gather the failures of all.
+
+    In a decoding process the tensors are put into shared memory here: where that is full, the error reaches the
+    training process. Later, in the thread that sends them, torch would lose the batch, and the run would wait for ever.
+    """
     kept = [sample for sample in samples if sample["clip"] is not None]
     clips = [sample["clip"] for sample in samples if sample["clip"] is not None]
+    stacked = torch.stack(clips) if clips else torch.empty(0)
+    if get_worker_info() is not None:
+        stacked.share_memory_()  # type: ignore[no-untyped-call]
     return Batch(
-        clips=torch.stack(clips) if clips else torch.empty(0),
+        clips=stacked,
         labels=torch.tensor([sample["label"] for sample in kept], dtype=torch.int64),
         indices=torch.tensor([sample["index"] for sample in kept], dtype=torch.int64),
         failures=[failure for sample in samples for failure in sample["failures"]],

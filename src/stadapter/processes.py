@@ -50,7 +50,9 @@ def workers_of(loader: Any) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "shared memory" in str(error):
+            raise TrainingError(f"a process that decodes videos failed; {_ADVICE[signal.SIGBUS]}") from error
+        if "DataLoader worker (" not in str(error):  # not an error of our code in there
             raise
         raise TrainingError(_describe_death(loader)) from error
     finally:
