@@ -41,9 +41,18 @@ if TYPE_CHECKING:
     from stadapter.train import TrainResult as TrainResult
     from stadapter.train import train as train
     from stadapter.transforms import Augmentation as Augmentation
+    from stadapter.tuning import AIM as AIM
+    from stadapter.tuning import AttentivePooling as AttentivePooling
+    from stadapter.tuning import BitFit as BitFit
+    from stadapter.tuning import Bottleneck as Bottleneck
+    from stadapter.tuning import Full as Full
+    from stadapter.tuning import FullTemporal as FullTemporal
     from stadapter.tuning import LinearProbe as LinearProbe
     from stadapter.tuning import LoRA as LoRA
+    from stadapter.tuning import Partial as Partial
+    from stadapter.tuning import Prompt as Prompt
     from stadapter.tuning import STAdapter as STAdapter
+    from stadapter.tuning import Temporal as Temporal
     from stadapter.video import read_frames as read_frames
     from stadapter.vit import ImageViT as ImageViT
 
@@ -71,7 +80,20 @@ _NAMES = {
     "settings": ("TrainConfig",),
     "train": ("TrainResult", "train"),
     "transforms": ("Augmentation",),
-    "tuning": ("LinearProbe", "LoRA", "STAdapter"),
+    "tuning": (
+        "AIM",
+        "AttentivePooling",
+        "BitFit",
+        "Bottleneck",
+        "Full",
+        "FullTemporal",
+        "LinearProbe",
+        "LoRA",
+        "Partial",
+        "Prompt",
+        "STAdapter",
+        "Temporal",
+    ),
     "video": ("read_frames",),
     "vit": ("ImageViT",),
 }

@@ -33,7 +33,6 @@ FORMAT_VERSION = 1
 WEIGHTS_NAME = "stadapter.safetensors"
 SPEC_NAME = "stadapter.json"
 CARD_NAME = "README.md"
-HEAD_NAME = "frame-average"
 DIGEST_KEY = "sha256"
 
 
@@ -67,7 +66,7 @@ def save_artefact(
         "format_version": FORMAT_VERSION,
         "backbone": asdict(model.trunk.info) | {"name": _findable(model.trunk.info.name)},
         "tuning": tuning_to_json(model.tuning),
-        "head": {"name": HEAD_NAME},
+        "head": {"name": model.head.name},
         "labels": list(model.labels),
         "clip": asdict(clip_config),
         "parameters": {"trained": count.trained, "total": count.total, "summary": str(count)},
@@ -106,13 +105,15 @@ def load_artefact(
         raise ArtefactError(f"{folder / SPEC_NAME} lacks {error.args[0]}; copy the whole file again") from error
     except (TypeError, ValueError, SettingsError) as error:
         raise ArtefactError(f"{folder / SPEC_NAME} is damaged or not ours: {error}") from error
-    if head != HEAD_NAME:
-        raise ArtefactError(f"{folder / SPEC_NAME} has the head {head!r}; this program knows {HEAD_NAME!r} only")
     trunk = _matching_trunk(folder, info, backbone)
     try:
         model = build_model(backbone=trunk, labels=labels, tuning=tuning)
     except SettingsError as error:
         raise ArtefactError(f"{folder / SPEC_NAME} describes no model that can be built: {error}") from error
+    if head != model.head.name:
+        raise ArtefactError(
+            f"{folder / SPEC_NAME} has the head {head!r}; with this strategy the program knows {model.head.name!r} only"
+        )
     tensors, _ = read_tensors(folder / WEIGHTS_NAME)
     try:
         model.load_trained(tensors)

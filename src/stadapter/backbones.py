@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stadapter.errors import BackboneError, counted, first_line, listed
-from stadapter.vit import BackboneInfo, Block, ImageViT
+from stadapter.vit import UNREAD_WEIGHTS, BackboneInfo, Block, ImageViT
 
 DEFAULT_BACKBONE = "facebook/dinov2-small"
 HUB_TIMEOUT_SECONDS = 5.0
@@ -101,8 +101,6 @@ FAMILIES: dict[str, Family] = {
 }
 _TOWER_OF = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 """Two-tower families -> the family of their `vision_config`."""
-_UNUSED_WEIGHTS = ("mask_token",)
-"""Weights of the tower that no forward pass of an `ImageViT` reads; some copies of a checkpoint lack them."""
 
 
 def load_backbone(name_or_path: str | os.PathLike[str]) -> ImageViT:
@@ -168,7 +166,7 @@ def hash_weights(vit: ImageViT) -> str:
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(vit.state_dict().items()):
-        if name.rsplit(".", 1)[-1] in _UNUSED_WEIGHTS:
+        if name.rsplit(".", 1)[-1] in UNREAD_WEIGHTS:
             continue
         digest.update(f"{name}:{tuple(tensor.shape)}:".encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
@@ -303,7 +301,7 @@ def _load_model(family: Family, folder: Path, name: str | os.PathLike[str]) -> n
     except Exception as error:
         # transformers and safetensors raise many types for a damaged or mismatched file.
         raise BackboneError(f"{name} could not be loaded as {family.model_class}: {error}") from error
-    missing = sorted(key for key in report["missing_keys"] if key.rsplit(".", 1)[-1] not in _UNUSED_WEIGHTS)
+    missing = sorted(key for key in report["missing_keys"] if key.rsplit(".", 1)[-1] not in UNREAD_WEIGHTS)
     if missing:
         raise BackboneError(
             f"{name} lacks {counted(len(missing), 'weight')} of {family.model_class}: {listed(missing)}; "

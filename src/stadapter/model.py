@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from stadapter.backbones import load_backbone
 from stadapter.errors import ArtefactError, SettingsError, STAdapterError, listed
-from stadapter.heads import FrameAverageHead
-from stadapter.tuning import STAdapter, Tuning
+from stadapter.heads import FrameAverageHead, Head
+from stadapter.tuning import MakesHead, STAdapter, Tuning
 from stadapter.vit import ImageViT, InsertionPoint
 
 
@@ -58,7 +58,7 @@ class VideoClassifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, *, trunk: ImageViT, head: nn.Module, tuning: Tuning, labels: Sequence[str]) -> None:
+    def __init__(self, *, trunk: ImageViT, head: Head, tuning: Tuning, labels: Sequence[str]) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
@@ -68,7 +68,7 @@ class VideoClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(trunk.info.std).view(3, 1, 1), persistent=False)
 
     def forward(self, clips: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.trunk(clips, prefix_only=self.trunk.has_class_token))
+        logits: Tensor = self.head(self.trunk(clips, prefix_only=not self.head.reads_patches))
         return logits.float()
 
     def normalise(self, clips: Tensor) -> Tensor:
@@ -111,9 +111,13 @@ class VideoClassifier(nn.Module):
         Run a model that is cast this way under `torch.autocast`. Buffers (position tables) stay as they are, and so
         does every other model on the same trunk.
         """
-        for parameter in self.trunk.parameters():
-            if parameter.is_floating_point() and not parameter.requires_grad:
-                parameter.data = parameter.data.to(dtype)
+        for module in self.trunk.modules():
+            own = list(module.parameters(recurse=False))
+            if isinstance(module, nn.LayerNorm) and any(parameter.requires_grad for parameter in own):
+                continue  # a CPU cannot compute a norm of which the bias alone is fp32
+            for parameter in own:
+                if parameter.is_floating_point() and not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)
 
     def count_parameters(self) -> ParameterCount:
         """Trained and total scalars; the trunk counts whole."""
@@ -155,15 +159,22 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators' generators too
         tuning.apply(trunk)
-        head = FrameAverageHead(
-            norm=trunk.norm,
-            width=trunk.width,
-            num_classes=len(labels),
-            has_class_token=trunk.has_class_token,
-            dropout=dropout,
-        )
+        head = make_head(trunk, tuning, num_classes=len(labels), dropout=dropout)
     model = VideoClassifier(trunk=trunk, head=head, tuning=tuning, labels=labels)
     return model.to(next(trunk.parameters()).device)
+
+
+def make_head(trunk: ImageViT, tuning: Tuning, *, num_classes: int, dropout: float) -> Head:
+    """The head that a strategy makes, or the average over frames."""
+    if isinstance(tuning, MakesHead):
+        return tuning.make_head(trunk, num_classes=num_classes, dropout=dropout)
+    return FrameAverageHead(
+        norm=trunk.norm,
+        width=trunk.width,
+        num_classes=num_classes,
+        has_class_token=trunk.has_class_token,
+        dropout=dropout,
+    )
 
 
 def view_scores(

@@ -21,6 +21,9 @@ from stadapter.errors import SettingsError
 
 Rotary = tuple[Tensor, Tensor]
 
+UNREAD_WEIGHTS = ("mask_token",)
+"""Weights of a tower that no forward pass of an `ImageViT` reads; some copies of a checkpoint lack them."""
+
 
 class TokenLayout(NamedTuple):
     """How the rows of a token tensor (B*T, N, D) are made up: N = num_prefix + grid_height * grid_width."""
@@ -171,8 +174,11 @@ class ImageViT(nn.Module):
 
     def insertion_points(self) -> list[nn.Module]:
         """What stands at A1 and A2 of every block, in order."""
-        blocks = cast(Iterable[Block], self.blocks)
-        return [point for block in blocks for point in (block.before_attention, block.before_mlp)]
+        return [point for block in self.block_list() for point in (block.before_attention, block.before_mlp)]
+
+    def block_list(self) -> list[Block]:
+        """The blocks, in order."""
+        return list(cast(Iterable[Block], self.blocks))
 
     def last_blocks(self, count: int | None) -> range:
         """Indices of the last `count` blocks; all of them for None.
@@ -186,6 +192,11 @@ class ImageViT(nn.Module):
         if not 1 <= count <= num_blocks:
             raise SettingsError(f"last_blocks={count}: the trunk has {num_blocks} blocks; choose 1 to {num_blocks}")
         return range(num_blocks - count, num_blocks)
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Every parameter that a forward pass reads, by name."""
+        named = self.named_parameters()
+        return {name: parameter for name, parameter in named if name.rsplit(".", 1)[-1] not in UNREAD_WEIGHTS}
 
     def use_attention(self, implementation: Literal["sdpa", "eager"]) -> None:
         """Choose the kernel of the frozen attention: same values up to rounding, different cost (docs/log.md)."""
@@ -215,6 +226,13 @@ class ImageViT(nn.Module):
         self.info.check_size(height)
         self.info.check_size(width)
         return TokenLayout(num_frames, self.num_prefix, height // patch, width // patch)
+
+
+def unfreeze(parameters: Iterable[nn.Parameter]) -> None:
+    """Let parameters learn: in fp32, in storage of their own, so that what they shared it with stays as it is."""
+    for parameter in parameters:
+        parameter.data = parameter.detach().to(torch.float32, copy=True)
+        parameter.requires_grad_(True)
 
 
 def nearest_multiple(pixels: int, patch: int) -> int:

@@ -1,23 +1,45 @@
 """Strategies: what is added to a frozen trunk, and what of it learns.
 
 A strategy is a frozen dataclass with one method, `apply(vit)`, called on a fully frozen `ImageViT` and changing it in
-place; every parameter that requires a gradient afterwards is trained and saved. Strategies do not know each other.
+place; every parameter that requires a gradient afterwards is trained and saved. One that needs another head than the
+average over frames has a second method, `make_head`. Strategies do not know each other; what they share is in
+`stadapter.layers`. docs/strategies.md compares them.
 """
 
 from dataclasses import asdict, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from stadapter.errors import SettingsError
+from stadapter.heads import Head
+from stadapter.tuning.aim import AIM
+from stadapter.tuning.attentive_pooling import AttentivePooling
+from stadapter.tuning.bitfit import BitFit
+from stadapter.tuning.bottleneck import Bottleneck
+from stadapter.tuning.full import Full
+from stadapter.tuning.full_temporal import FullTemporal
 from stadapter.tuning.linear_probe import LinearProbe
 from stadapter.tuning.lora import LoRA
+from stadapter.tuning.partial import Partial
+from stadapter.tuning.prompt import Prompt
 from stadapter.tuning.st_adapter import STAdapter
+from stadapter.tuning.temporal import Temporal
 from stadapter.vit import ImageViT
 
 __all__ = [
+    "AIM",
     "STRATEGIES",
+    "AttentivePooling",
+    "BitFit",
+    "Bottleneck",
+    "Full",
+    "FullTemporal",
     "LinearProbe",
     "LoRA",
+    "MakesHead",
+    "Partial",
+    "Prompt",
     "STAdapter",
+    "Temporal",
     "Tuning",
     "tuning_from_json",
     "tuning_name",
@@ -32,7 +54,28 @@ class Tuning(Protocol):
         """Change a frozen trunk in place."""
 
 
-STRATEGIES: dict[str, type[Any]] = {"st-adapter": STAdapter, "linear-probe": LinearProbe, "lora": LoRA}
+@runtime_checkable
+class MakesHead(Protocol):
+    """What a strategy offers beside `apply` if it needs another head than the average over frames."""
+
+    def make_head(self, vit: ImageViT, *, num_classes: int, dropout: float) -> Head:
+        """A fresh head for a trunk that `apply` has changed."""
+
+
+STRATEGIES: dict[str, type[Any]] = {
+    "st-adapter": STAdapter,
+    "linear-probe": LinearProbe,
+    "attentive-pooling": AttentivePooling,
+    "bitfit": BitFit,
+    "prompt": Prompt,
+    "lora": LoRA,
+    "bottleneck": Bottleneck,
+    "aim": AIM,
+    "temporal": Temporal,
+    "partial": Partial,
+    "full": Full,
+    "full-temporal": FullTemporal,
+}
 """The name of a strategy on the command line and in artefacts -> its dataclass."""
 
 

@@ -3,17 +3,14 @@
 # B batch, T frames, N tokens (prefix + patches), P patches, D width, A bottleneck, h w patch grid
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stadapter.errors import SettingsError
+from stadapter.layers import Activation, insert_adapters, make_activation
 from stadapter.vit import ImageViT, TokenLayout
-
-Activation = Literal["gelu", "silu", "tanh"]
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 class SpaceTimeAdapter(nn.Module):
@@ -101,26 +98,16 @@ class STAdapter:
         Raises:
             SettingsError: a setting that the trunk cannot hold, or with which nothing would learn.
         """
-        if not (self.before_attention or self.before_mlp):
-            raise SettingsError(
-                "ST-Adapter with neither before_attention nor before_mlp trains nothing; set one of them"
-            )
         if self.width is not None and self.width < 1:
             raise SettingsError(f"ST-Adapter width {self.width}: expected at least 1 channel")
-        indices = vit.last_blocks(self.last_blocks)
-        # Patch tokens changed after the last attention never meet the class token that the head reads.
-        unreachable = {len(vit.blocks) - 1} if vit.has_class_token and not self.keep_unreachable else set()
-        if not self.before_attention and not set(indices) - unreachable:
-            raise SettingsError(
-                "ST-Adapter before the last block's MLP alone cannot reach the class token, and trains nothing; "
-                "set before_attention, or more last_blocks"
-            )
-        for index in indices:
-            block = vit.blocks[index]
-            if self.before_attention:
-                block.before_attention = self._adapter(vit.width)
-            if self.before_mlp and index not in unreachable:
-                block.before_mlp = self._adapter(vit.width)
+        insert_adapters(
+            vit,
+            lambda: self._adapter(vit.width),
+            before_attention=self.before_attention,
+            before_mlp=self.before_mlp,
+            last_blocks=self.last_blocks,
+            keep_unreachable=self.keep_unreachable,
+        )
 
     def _adapter(self, width: int) -> SpaceTimeAdapter:
         return SpaceTimeAdapter(
@@ -138,21 +125,3 @@ def check_kernel_size(kernel_size: tuple[int, int, int]) -> None:
         raise SettingsError(
             f"kernel_size {kernel_size}: expected three odd positive numbers (time, height, width), such as (3, 1, 1)"
         )
-
-
-def make_activation(name: str | None) -> nn.Module:
-    """The module for an activation's name; None is the identity.
-
-    Raises:
-        SettingsError: an unknown name, or one with which an adapter that starts at zero never learns.
-    """
-    if name is None:
-        return nn.Identity()
-    if name == "relu":
-        raise SettingsError(
-            "activation 'relu' has slope 0 at 0: an adapter whose convolution starts at zero would never learn; "
-            f"use one of {', '.join(ACTIVATIONS)} or None"
-        )
-    if name not in ACTIVATIONS:
-        raise SettingsError(f"activation {name!r}: expected one of {', '.join(ACTIVATIONS)} or None")
-    return ACTIVATIONS[name]()

@@ -1,0 +1,190 @@
+"""New layers that several strategies and heads are made of, and where adapters may stand."""
+
+# B batch, T frames, N tokens (prefix + patches), P patches, D width, A bottleneck, S sequences
+
+import copy
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stadapter.errors import SettingsError
+from stadapter.vit import ImageViT, TokenLayout, unfreeze
+
+Activation = Literal["gelu", "silu", "tanh"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
+
+
+class BottleneckMLP(nn.Module):
+    """up(f(down(x))) on tokens (..., D), through A channels; zero at the start, because `up` is.
+
+    The near-identity start is that of Houlsby et al. (ICML 2019, arXiv 1902.00751), made exact as in AIM.
+    """
+
+    def __init__(self, *, width: int, bottleneck: int, activation: str | None = "gelu") -> None:
+        super().__init__()
+        self.down = nn.Linear(width, bottleneck)
+        self.activation = make_activation(activation)
+        self.up = nn.Linear(bottleneck, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        update: Tensor = self.up(self.activation(self.down(x)))
+        return update.to(x.dtype)
+
+
+class TimeEmbedding(nn.Module):
+    """One learned vector a frame, zero at the start; for another number of frames they are interpolated along time.
+
+    TimeSformer, which repeats the nearest vector, and AIM, which refuses, start at zero too. Linear interpolation
+    keeps neighbouring frames apart.
+    """
+
+    def __init__(self, *, num_frames: int, width: int) -> None:
+        super().__init__()
+        if num_frames < 1:
+            raise SettingsError(f"num_frames {num_frames} of the time embedding: expected at least 1 frame")
+        self.weight = nn.Parameter(torch.zeros(num_frames, width))
+
+    def forward(self, num_frames: int) -> Tensor:
+        """The vectors of `num_frames` frames (T, D)."""
+        # Always, also where it changes nothing: the exported model takes any number of frames.
+        return F.interpolate(self.weight.T[None], size=num_frames, mode="linear", align_corners=False)[0].T
+
+
+class TemporalAttention(nn.Module):
+    """Attention of every patch over its own place in all frames; prefix tokens pass by untouched.
+
+        x (B*T, N, D) ─ patches (+ time) ─► norm ─► attention over T ─► projection ─► + x
+
+    The temporal half of TimeSformer's divided space-time attention (Bertasius, Wang, Torresani, ICML 2021, arXiv
+    2102.05095). As there, `norm` and `attention` start as copies of the block's own, the projection as zero, so that
+    a fresh one is the identity, and the class token takes no part. Unlike there, every frame keeps a class token of
+    its own: TimeSformer averages it over frames after each block, which would not start as the image model.
+    """
+
+    def __init__(
+        self,
+        *,
+        norm: nn.Module,
+        attention: nn.Module,
+        width: int,
+        rotary: bool,
+        time_embedding: TimeEmbedding | None = None,
+    ) -> None:
+        super().__init__()
+        self.time_embedding = time_embedding
+        self.norm = norm
+        self.attention = attention
+        self.rotary = rotary
+        self.projection = nn.Linear(width, width)
+        nn.init.zeros_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        prefix, patches = x[:, : layout.num_prefix], x[:, layout.num_prefix :]
+        if self.time_embedding is not None:
+            patches = add_time(patches, self.time_embedding, layout)
+        sequences = to_sequences(patches, layout)  # (B*P, T, D)
+        attended = attend_over_time(self.attention, self.norm(sequences), rotary=self.rotary)
+        update = to_frames(self.projection(attended), num_tokens=patches.shape[1])  # (B*T, P, D)
+        return torch.cat([prefix, patches + update.to(patches.dtype)], dim=1)
+
+
+def insert_temporal_attention(vit: ImageViT, *, num_frames: int) -> None:
+    """Put a trained `TemporalAttention` before every block's attention, and a time embedding into the first."""
+    for index, block in enumerate(vit.block_list()):
+        norm, attention = copy.deepcopy(block.norm1), copy.deepcopy(block.attention)
+        unfreeze([*norm.parameters(), *attention.parameters()])
+        block.before_attention = TemporalAttention(
+            norm=norm,
+            attention=attention,
+            width=vit.width,
+            rotary=vit.rotary is not None,
+            time_embedding=TimeEmbedding(num_frames=num_frames, width=vit.width) if index == 0 else None,
+        )
+
+
+def insert_adapters(
+    vit: ImageViT,
+    make_adapter: Callable[[], nn.Module],
+    *,
+    before_attention: bool,
+    before_mlp: bool,
+    last_blocks: int | None,
+    keep_unreachable: bool = False,
+) -> None:
+    """Put adapters of the patch tokens at A1 and A2 of the last blocks, all for None.
+
+    The last block's A2 is left out where a class token is read, unless `keep_unreachable`.
+
+    Raises:
+        SettingsError: places at which nothing would be trained.
+    """
+    if not (before_attention or before_mlp):
+        raise SettingsError("an adapter with neither before_attention nor before_mlp trains nothing; set one of them")
+    indices = vit.last_blocks(last_blocks)
+    # Patch tokens changed after the last attention never meet the class token that the head reads.
+    unreachable = {len(vit.blocks) - 1} if vit.has_class_token and not keep_unreachable else set()
+    if not before_attention and not set(indices) - unreachable:
+        raise SettingsError(
+            "an adapter before the last block's MLP alone cannot reach the class token, and trains nothing; "
+            "set before_attention, or more last_blocks"
+        )
+    for index in indices:
+        block = vit.block_list()[index]
+        if before_attention:
+            block.before_attention = make_adapter()
+        if before_mlp and index not in unreachable:
+            block.before_mlp = make_adapter()
+
+
+def attend_over_time(attention: nn.Module, x: Tensor, *, rotary: bool) -> Tensor:
+    """A block's attention on sequences over time (S, T, D), same shape out.
+
+    Rotary embeddings tell places apart, not times, so here there are none: frames are given as prefix tokens, which
+    the rotary families do not rotate. What tells times apart is a time embedding.
+    """
+    no_rotation = x.new_zeros(0, 1)
+    attended: Tensor = (attention(x, position_embeddings=(no_rotation, no_rotation)) if rotary else attention(x))[0]
+    return attended
+
+
+def add_time(x: Tensor, time_embedding: TimeEmbedding, layout: TokenLayout) -> Tensor:
+    """x (B*T, N, D) with the vector of its frame added to every token."""
+    by_frame = time_embedding(layout.num_frames).repeat(x.shape[0] // layout.num_frames, 1)  # (B*T, D)
+    timed: Tensor = x + by_frame[:, None].to(x.dtype)
+    return timed
+
+
+def to_sequences(x: Tensor, layout: TokenLayout) -> Tensor:
+    """Frames (B*T, N, D) to one sequence over time for each token (B*N, T, D)."""
+    by_clip: Tensor = x.reshape(-1, layout.num_frames, *x.shape[1:])  # (B, T, N, D)
+    return by_clip.transpose(1, 2).flatten(0, 1)
+
+
+def to_frames(x: Tensor, *, num_tokens: int) -> Tensor:
+    """The inverse of `to_sequences`: (B*N, T, D) to (B*T, N, D)."""
+    by_clip: Tensor = x.reshape(-1, num_tokens, *x.shape[1:])  # (B, N, T, D)
+    return by_clip.transpose(1, 2).flatten(0, 1)
+
+
+def make_activation(name: str | None) -> nn.Module:
+    """The module for an activation's name; None is the identity.
+
+    Raises:
+        SettingsError: an unknown name, or one with which an adapter that starts at zero never learns.
+    """
+    if name is None:
+        return nn.Identity()
+    if name == "relu":
+        raise SettingsError(
+            "activation 'relu' has slope 0 at 0: an ST-Adapter, whose convolution starts at zero, would never learn; "
+            f"use one of {', '.join(ACTIVATIONS)} or None"
+        )
+    if name not in ACTIVATIONS:
+        raise SettingsError(f"activation {name!r}: expected one of {', '.join(ACTIVATIONS)} or None")
+    return ACTIVATIONS[name]()

@@ -1,0 +1,26 @@
+"""BitFit: only the biases learn (Ben Zaken, Goldberg, Ravfogel, ACL 2022, arXiv 2106.10199)."""
+
+from dataclasses import dataclass
+
+from stadapter.errors import SettingsError
+from stadapter.vit import ImageViT, unfreeze
+
+
+@dataclass(frozen=True)
+class BitFit:
+    """BitFit (arXiv 2106.10199): train every bias of the trunk, the norms' too; blind to the order of frames.
+
+    All biases, as published. That of a key adds the same to all scores of a query, so that the softmax takes it out
+    again: it is counted and saved, and changes nothing.
+    """
+
+    def apply(self, vit: ImageViT) -> None:
+        """Let every bias learn, in fp32 and in storage of its own.
+
+        Raises:
+            SettingsError: the trunk has none.
+        """
+        biases = [parameter for name, parameter in vit.weights().items() if name.endswith(".bias")]
+        if not biases:
+            raise SettingsError("BitFit on a trunk without biases trains nothing; choose another strategy")
+        unfreeze(biases)

@@ -1,0 +1,27 @@
+"""Partial fine-tuning: the last blocks of the image model and its final norm."""
+
+from dataclasses import dataclass
+
+from stadapter.vit import ImageViT, unfreeze
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Train the last blocks of the trunk and its final norm on frames, averaged by the head: blind to their order.
+
+    Partial-k as in Jia et al. (Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119), whose code trains the final norm
+    with the blocks. It wants a learning rate of about 1e-5 to 1e-4.
+    """
+
+    last_blocks: int = 1
+    """How many blocks learn, counted from the last."""
+
+    def apply(self, vit: ImageViT) -> None:
+        """Let the last blocks and the final norm learn, in fp32 and in storage of their own.
+
+        Raises:
+            SettingsError: fewer than one block, or more than there are.
+        """
+        for index in vit.last_blocks(self.last_blocks):
+            unfreeze(vit.blocks[index].parameters())
+        unfreeze(vit.norm.parameters())
