@@ -511,6 +511,22 @@ def test_a_run_that_is_asked_to_stop_saves_the_step_it_is_in(
     assert read_checkpoint(Path(config.out))[0].step == 5
 
 
+def test_what_a_resumed_run_does_again_is_recorded_once(
+    config: TrainConfig, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash() -> None:
+        raise KeyError("a defect")
+
+    for step, act in ((9, lambda: os.kill(os.getpid(), signal.SIGTERM)), (6, crash)):  # at step 9, then at 15
+        at_step(monkeypatch, step, act)
+        with pytest.raises((KeyboardInterrupt, KeyError)):
+            train_here(config, checkpoint_minutes=60, resume=run.steps() > 0)
+        monkeypatch.undo()
+    assert (run.steps(), [record["step"] for record in run.records("train")]) == (9, [10])
+    train_here(config, resume=True)
+    assert [record["step"] for record in run.records("train")] == [10, 20, 30, 40, 48]
+
+
 def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_good_state(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
