@@ -147,6 +147,8 @@ def test_training_mode_reaches_what_was_added_and_never_the_trunk(family: str, s
     }
     for name, module in model.trunk.named_modules():
         assert module.training == (id(module) in added), name
+        frozen = any(not parameter.requires_grad for parameter in module.parameters(recurse=False))
+        assert not (frozen and module.training), name
     assert model.head.dropout.training
     assert not model.head.norm.training
     assert not model.eval().head.dropout.training
