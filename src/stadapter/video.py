@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import time
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
+from stadapter.boxes import check_tables
 from stadapter.errors import VideoError, first_line
 
 # T frames, H W pixels
@@ -39,14 +41,34 @@ VIDEO_SUFFIXES = frozenset({
 # fmt: on
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
+MAX_FRAME_PIXELS = 8192 * 4352
+"""Largest frame that is decoded, width x height: the largest of any H.264, HEVC or AV1 level (6.2)."""
+MAX_FRAMES = 2_000_000
+"""Most frames of a video, or of a segment of one: 18 hours at 30 frames per second."""
+MAX_SECONDS = 20.0
+"""Processor time that opening a file may take, and each reading from it, in seconds …"""
+MAX_SECONDS_PER_MEBIBYTE = 10.0
+"""… and this much more for every MiB of its size, so that long videos have the time that they need.
+
+Processor time of the reading thread and not time on the clock: a busy machine or a slow disk makes no clip unreadable.
+"""
+
+# Others are told by their content, not their suffix, and some of them run programs.
+_IMAGE_FORMATS = ("JPEG", "PNG")
 # Only these decoders leave out frames that no other frame needs when told to.
 _CODECS_THAT_SKIP = frozenset({"h264", "hevc", "mpeg4"})
 # Compressed packets up to this size stay in memory between the index pass and decoding; larger files seek.
 _MAX_HELD_BYTES = 64 * 2**20
+# What a packet takes in memory beside its data, roughly.
+_HELD_OVERHEAD_BYTES = 512
 # Containers that say after a seek what they said without one; the others are read from their start.
 _CONTAINERS_THAT_SEEK = frozenset({"mov", "matroska", "mpegts"})
 # Some of them seek to any packet, not to a keyframe: how far before a segment a second try starts.
 _SECOND_TRY_SECONDS = 10.0
+# Decoders refuse larger frames before they take memory for them.
+_DECODER_OPTIONS = {"max_pixels": str(MAX_FRAME_PIXELS)}
+# A playlist under a video's name must not reach for the network.
+_FILES_ONLY = {"protocol_whitelist": "file"}
 # 2.2 s at 25 frames per second is frame 55, not 55.00000000000001.
 _TICK_DIGITS = 6
 # How much shorter than announced a whole video may be (the last frame, dropped frames), and how unequal its frames.
@@ -140,7 +162,7 @@ class VideoReader:
                     f"{self.path.name}: {self.num_frames} frames decoded, frame {missing[-1]} asked for; "
                     "the file is truncated or damaged"
                 )
-            frames = np.stack([pixels[index] for index in wanted])  # (T, H, W, 3)
+            frames = _stack(pixels, wanted)  # (T, H, W, 3)
         return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
     def info(self) -> VideoInfo:
@@ -242,7 +264,9 @@ class _ImageFolder:
     @staticmethod
     def _load(file: Path) -> Pixels:
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=_IMAGE_FORMATS) as image:
+                if image.width * image.height > MAX_FRAME_PIXELS:
+                    raise ValueError(_too_large(image.width, image.height))
                 return np.array(image.convert("RGB"))
         except Exception as error:  # a type of its own for each kind of damage, and for an image that is too large
             raise VideoError(f"{file.parent.name}/{file.name}: not a readable image ({first_line(error)})") from error
@@ -272,7 +296,10 @@ class _VideoFile:
     """
 
     def __init__(self, path: Path, start_seconds: float | None, end_seconds: float | None) -> None:
+        _require_file(path)
+        check_tables(path)
         self._path = path
+        self._deadline = _Deadline(path)
         self._is_fresh = True
         self._must_count = False
         self._held: list[Packet] | None = None
@@ -292,6 +319,7 @@ class _VideoFile:
             raise
 
     def read(self, wanted: set[int]) -> dict[int, Pixels]:
+        self._deadline = _Deadline(self._path)
         found: dict[int, Pixels] = {}
         if self._order is not None and not self._must_count:
             found = self._read_by_time(sorted(wanted), self._order)
@@ -300,6 +328,7 @@ class _VideoFile:
         return _same_size(found)
 
     def info(self) -> VideoInfo:
+        self._deadline = _Deadline(self._path)
         frame = next(self._segment_frames(), None)
         if frame is None:
             raise VideoError(_nothing(self._path, 0, None, None))
@@ -319,6 +348,7 @@ class _VideoFile:
         )
 
     def decode_all(self) -> tuple[int, int]:
+        self._deadline = _Deadline(self._path)
         num_decoded = num_damaged = 0
         for frame in self._segment_frames():
             num_decoded += 1
@@ -398,7 +428,12 @@ class _VideoFile:
             if begin is not None and not entries and not packet.is_keyframe:
                 continue
             entries.append(_entry(packet, self._stream.codec_context.name))
-            num_bytes += packet.size
+            if len(entries) > MAX_FRAMES:
+                raise VideoError(
+                    f"{self._path.name}: more than {MAX_FRAMES} frames, the most that are read; the file is damaged, "
+                    "or is to be cut into shorter ones"
+                )
+            num_bytes += packet.size + _HELD_OVERHEAD_BYTES
             if num_bytes <= _MAX_HELD_BYTES:
                 held.append(packet)
             else:
@@ -417,6 +452,7 @@ class _VideoFile:
             if begin is not None:
                 self._container.seek(begin, stream=self._stream)
             for packet in self._container.demux(self._stream):
+                self._deadline.check()
                 if packet.size:
                     yield packet
         except av.FFmpegError:
@@ -445,6 +481,7 @@ class _VideoFile:
         context.flush_buffers()
         can_skip = context.name in _CODECS_THAT_SKIP
         for packet in packets:
+            self._deadline.check()
             is_wanted = wanted_pts is None or not can_skip or packet.pts in wanted_pts
             context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
             yield from _frames(context, packet)
@@ -502,6 +539,23 @@ class _VideoFile:
         return range(start, stop)
 
 
+class _Deadline:
+    """The processor time that one opening or one reading of a file may take, counted from now in this thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seconds = MAX_SECONDS + MAX_SECONDS_PER_MEBIBYTE * path.stat().st_size / 2**20
+        self._end = time.thread_time() + self._seconds
+
+    def check(self) -> None:
+        """Raises VideoError when the time is over."""
+        if time.thread_time() > self._end:
+            raise VideoError(
+                f"{self._path.name}: given up after {self._seconds:.0f} s of processor time, the most that a file of "
+                "this size may take; it is damaged, or is to be cut into shorter ones or encoded anew"
+            )
+
+
 @contextmanager
 def _decoder_errors_named(path: Path) -> Iterator[None]:
     """Turn whatever decoding raises into a VideoError that names the file.
@@ -519,16 +573,19 @@ def _decoder_errors_named(path: Path) -> Iterator[None]:
         raise VideoError(f"{path.name}: cannot be decoded ({reason}); the file is damaged, or too large") from error
 
 
-def _open(path: Path) -> tuple[InputContainer, VideoStream]:
-    """Open a file and pick its video stream. One decoder thread: loader workers run side by side."""
+def _require_file(path: Path) -> None:
     if not path.exists():
         raise VideoError(f"{path}: no such file or folder")
     if not path.is_file():
         raise VideoError(f"{path}: a pipe or a device; expected a regular file, which can be read twice: save it first")
     if path.stat().st_size == 0:
         raise VideoError(f"{path.name}: the file is empty (0 bytes)")
+
+
+def _open(path: Path) -> tuple[InputContainer, VideoStream]:
+    """Open a file and pick its video stream. One decoder thread: loader workers run side by side."""
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(str(path.absolute()), metadata_errors="replace", options=_DECODER_OPTIONS | _FILES_ONLY)
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoError(f"{path.name}: 0 frames decoded: not a video, or damaged at its start ({reason})") from error
@@ -536,7 +593,12 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
     if not streams:
         container.close()
         raise VideoError(f"{path.name}: the file holds no video stream")
-    streams[0].codec_context.thread_count = 1
+    context = streams[0].codec_context
+    context.thread_count = 1
+    context.options = dict(_DECODER_OPTIONS)
+    if context.width * context.height > MAX_FRAME_PIXELS:
+        container.close()
+        raise VideoError(f"{path.name}: {_too_large(context.width, context.height)}")
     return container, streams[0]
 
 
@@ -549,6 +611,13 @@ def _announced_seconds(container: InputContainer, stream: VideoStream) -> float 
         return 3600 * hours + 60 * minutes + seconds
     is_alone = len(container.streams) == 1  # else it may be the length of the sound
     return container.duration / av.time_base if is_alone and container.duration is not None else None
+
+
+def _too_large(width: int, height: int) -> str:
+    return (
+        f"frames of {width} x {height} pixels; {MAX_FRAME_PIXELS} pixels at most are decoded: the file is damaged, or "
+        "is to be scaled down"
+    )
 
 
 def _entry(packet: Packet, codec: str) -> _Entry:
@@ -617,6 +686,17 @@ def _pixels(frame: VideoFrame) -> Pixels:
     """RGB (H, W, 3), upright: the rotation a camera notes down is in degrees anticlockwise."""
     pixels = frame.to_ndarray(format="rgb24")
     return np.rot90(pixels, round(frame.rotation / 90) % 4)
+
+
+def _stack(frames: dict[int, Pixels], wanted: Sequence[int]) -> Pixels:
+    """The frames in the order asked, (T, H, W, 3); each is let go of when copied, so that none is held twice."""
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(wanted):
+        places.setdefault(index, []).append(place)
+    stacked = np.empty((len(wanted), *frames[wanted[0]].shape), np.uint8)
+    for index, where in places.items():
+        stacked[where] = frames.pop(index)
+    return stacked
 
 
 def _same_size(frames: dict[int, Pixels]) -> dict[int, Pixels]:

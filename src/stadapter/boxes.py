@@ -1,0 +1,90 @@
+"""What the tables of an MP4 promise, looked at before FFmpeg builds them in memory.
+
+    moov / trak / mdia / minf / stbl / stsz     how many samples (frames) a track has, if not of which sizes
+                / edts / elst                   which parts of the track are shown, in rows
+    moof / traf / trun                          how many samples a fragment adds
+
+FFmpeg believes these numbers, and takes the memory and the time that they ask for while it opens the file, out of
+reach of any limit of ours: a damaged file of a few kilobytes can ask for gigabytes and hours. Only headers are read here.
+"""
+
+import struct
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from stadapter.errors import VideoError
+
+MAX_SAMPLES = 2**23
+"""Most samples of all tracks of a file, sound included: 8.4 million, 77 hours of video at 30 frames per second."""
+MAX_EDITED_SAMPLES = 2**24
+"""Most samples times rows of edit lists: every row may show the whole track once more."""
+_MAX_BOXES = 200_000
+_PARENTS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf"})
+_MAX_DEPTH = 10  # as deep as FFmpeg goes
+
+
+class _Box(NamedTuple):
+    """Where a box is, in bytes from the start of the file."""
+
+    kind: bytes
+    body: int
+    end: int
+
+
+def check_tables(path: Path) -> None:
+    """Refuse an MP4 or MOV whose tables cannot be held; files of other kinds pass, and so do files damaged otherwise.
+
+    Raises:
+        VideoError: more samples than `MAX_SAMPLES`, or edit lists of more than `MAX_EDITED_SAMPLES`.
+    """
+    with path.open("rb") as file:
+        samples, rows = _promised(file, path.stat().st_size)
+    if samples > MAX_SAMPLES:
+        raise VideoError(
+            f"{path.name}: {samples} samples declared, {MAX_SAMPLES} at most are read; the file is damaged, "
+            "or is to be cut into shorter ones"
+        )
+    if rows > 1 and samples * rows > MAX_EDITED_SAMPLES:
+        raise VideoError(
+            f"{path.name}: an edit list of {rows} rows over {samples} samples, at most {MAX_EDITED_SAMPLES} of both "
+            "multiplied are read; the file is damaged, or is to be encoded anew"
+        )
+
+
+def _promised(file: BinaryIO, size_bytes: int) -> tuple[int, int]:
+    """Samples of all tracks, and rows of the longest edit list."""
+    samples = rows = 0
+    for box in islice(_walk(file, 0, size_bytes), _MAX_BOXES):
+        if box.kind in (b"stsz", b"stz2"):
+            samples += _number(file, box.body + 8)
+        elif box.kind == b"trun":
+            samples += _number(file, box.body + 4)
+        elif box.kind == b"elst":
+            # A table ends with its box or with the file, whatever it says.
+            rows = max(rows, min(_number(file, box.body + 4), (box.end - box.body) // 12))
+    return samples, rows
+
+
+def _walk(file: BinaryIO, begin: int, end: int, depth: int = 0) -> Iterator[_Box]:
+    """The boxes between two places and those within them; it goes on where FFmpeg would."""
+    while begin + 8 <= end:
+        file.seek(begin)
+        header = file.read(16)
+        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        body = begin + 8
+        if size == 1 and len(header) == 16:
+            size, body = struct.unpack(">Q", header[8:])[0], begin + 16
+        stop = end if size == 0 else min(begin + size, end)
+        if stop < body:
+            return
+        yield _Box(kind, body, stop)
+        if kind in _PARENTS and depth < _MAX_DEPTH:
+            yield from _walk(file, body, stop, depth + 1)
+        begin = stop
+
+
+def _number(file: BinaryIO, place: int) -> int:
+    file.seek(place)
+    return int.from_bytes(file.read(4), "big")
