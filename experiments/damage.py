@@ -264,7 +264,7 @@ def mp4_chunks(nodes: list[Node], random: Random) -> None:
 
 def mp4_overlap(nodes: list[Node], random: Random) -> None:
     """Many chunks of many one-byte samples, all in the same place: a small file of very many samples."""
-    chunks, each = 20_000, int(random.choice([100, 1000]))
+    chunks, each = 20_000, int(random.choice([20, 1000]))
     for node in named(nodes, b"stco"):
         node.payload = struct.pack(">II", 0, chunks) + np.full(chunks, 48, ">u4").tobytes()
     for node in named(nodes, b"stsz"):
@@ -289,7 +289,7 @@ def mp4_timescale(nodes: list[Node], random: Random) -> None:
 
 def mp4_edits(nodes: list[Node], random: Random) -> None:
     """An edit list of few or many random rows: empty edits, repeats, times far away and negative."""
-    rows = int(random.choice([1, 3, 100, 20_000]))
+    rows = int(random.choice([1, 3, 100, 2000, 20_000]))
     reach = 2**31 if random.integers(2) else 20_000
     table = b"".join(
         struct.pack(">Iihh", duration, time, rate, 0)
@@ -418,8 +418,13 @@ def append_garbage(data: bytes, random: Random) -> bytes:
 
 
 def huge_pictures(data: bytes, random: Random) -> bytes:
-    """The codec's own word on the size of the pictures, wherever it stands in the file."""
-    width, height = ((30_000, 30_000), (16_000, 16_000), (9_000, 9_000), (65_535, 16))[random.integers(4)]
+    return declare_pictures(
+        data, *((30_000, 30_000), (16_000, 16_000), (9_000, 9_000), (65_535, 16))[random.integers(4)]
+    )
+
+
+def declare_pictures(data: bytes, width: int, height: int) -> bytes:
+    """The file with another size of its pictures in the codec's own headers, wherever they stand."""
     out = bytearray(data)
     for place in _occurrences(data, b"\x9d\x01\x2a"):  # VP8 key frame
         struct.pack_into("<HH", out, place + 3, width & 0x3FFF, height & 0x3FFF)

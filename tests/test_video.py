@@ -2,9 +2,13 @@
 
 import math
 import os
+import re
+import socket
 import struct
+import time
 import zlib
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import av
@@ -14,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+import damage
 from stadapter import video
 from stadapter.errors import VideoError
 from stadapter.video import VideoReader, is_video, probe, read_frames
@@ -337,6 +342,107 @@ def test_an_image_too_large_to_decode_is_refused_by_name(tmp_path: Path) -> None
     (tmp_path / "frames" / "frame_1.png").write_bytes(png_header(20_000, 20_000))
     with pytest.raises(VideoError, match=r"frames/frame_1\.png: not a readable image \(Image size \(400000000 pixels"):
         read_frames(tmp_path / "frames", [1])
+    # Below the size that Pillow warns of.
+    (tmp_path / "frames" / "frame_1.png").write_bytes(png_header(8_192, 8_192))
+    with pytest.raises(VideoError, match=r"frames/frame_1\.png: .*8192 x 8192 pixels; 35651584 pixels at most"):
+        read_frames(tmp_path / "frames", [1])
+
+
+def test_a_file_that_is_neither_jpeg_nor_png_is_no_image_whatever_its_name(tmp_path: Path) -> None:
+    """Pillow would tell PostScript by its content, and start a program to draw it."""
+    write_images(tmp_path / "frames", ".png", range(2))
+    (tmp_path / "frames" / "frame_1.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    )
+    with pytest.raises(VideoError, match=r"frames/frame_1\.png: not a readable image \(cannot identify image file"):
+        read_frames(tmp_path / "frames", [1])
+
+
+def peak_bytes() -> int:
+    resource = pytest.importorskip("resource")
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+
+
+@pytest.mark.parametrize(
+    "name", ["h264.mp4", "open_gop.ts", "no_times.h264", "hevc.mp4", "vp9.webm", "hidden_frames.webm"]
+)
+def test_frames_too_large_to_decode_are_refused_before_they_take_memory(name: str, tmp_path: Path) -> None:
+    codec, options = CLIPS[name]
+    path = write_video(tmp_path / name, codec=codec, options=options)
+    good = path.read_bytes()
+    path.write_bytes(damage.declare_pictures(good, 16_000, 16_000))
+    assert path.read_bytes() != good
+    before = peak_bytes()
+    with pytest.raises(VideoError, match=f"^{re.escape(name)}: (frames of 16000 x 16000 pixels|0 frames decoded)"):
+        read_frames(path, [0])
+    assert peak_bytes() - before < 200e6  # a single frame would take 384 MB
+
+
+def test_a_video_of_too_many_frames_is_refused_and_its_segments_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", 50)
+    monkeypatch.setattr(video, "MAX_FRAMES", 49)
+    with pytest.raises(VideoError, match=r"clip\.mp4: more than 49 frames"):
+        VideoReader(path)
+    with VideoReader(path, 0, 1) as reader:
+        assert reader.num_frames == 25
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
+def test_a_video_that_takes_too_long_is_given_up_by_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / name, 50)
+    with VideoReader(path) as reader:
+        monkeypatch.setattr(time, "thread_time", count(step=1000).__next__)
+        for read in (lambda: reader.read([40]), reader.info, reader.decode_all):
+            with pytest.raises(VideoError, match=f"^{name}: given up after 20 s of processor time"):
+                read()
+    with pytest.raises(VideoError, match=f"^{name}: given up"):
+        VideoReader(path)
+
+
+def test_every_reading_has_the_whole_time_and_larger_files_have_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", 5)
+    now = 0.0
+    monkeypatch.setattr(time, "thread_time", lambda: now)
+    with VideoReader(path) as reader:
+        for _ in range(3):
+            now += video.MAX_SECONDS
+            assert len(reader.read([0, 4])) == 2
+    with path.open("ab") as file:
+        file.truncate(path.stat().st_size + 2**20)
+    monkeypatch.setattr(time, "thread_time", count(step=1000).__next__)
+    with pytest.raises(VideoError, match="given up after 30 s"):
+        VideoReader(path)
+
+
+def test_a_playlist_under_the_name_of_a_video_reaches_for_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/part.ts"
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}\n#EXT-X-ENDLIST\n")
+        with pytest.raises(VideoError, match=r"^clip\.mp4: "):
+            VideoReader(path)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_a_colon_in_a_name_is_not_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "clip.mp4", 5).rename("12:30.mp4")
+    assert len(read_frames("12:30.mp4", [4])) == 1
+
+
+def test_repeated_and_unsorted_numbers_give_their_frames(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", 10)
+    expected, _ = decode_everything(path)
+    frames = read_frames(path, [7, 0, 7, 3, 0]).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(frames, expected[[7, 0, 7, 3, 0]])
 
 
 @pytest.mark.parametrize("step", ["_open", "_entry", "_pixels"])

@@ -5,7 +5,8 @@
     moof / traf / trun                          how many samples a fragment adds
 
 FFmpeg believes these numbers, and takes the memory and the time that they ask for while it opens the file, out of
-reach of any limit of ours: a damaged file of a few kilobytes can ask for gigabytes and hours. Only headers are read here.
+reach of any limit of ours: a damaged file of a few kilobytes can ask for gigabytes and hours. Only headers are read
+here.
 """
 
 import struct

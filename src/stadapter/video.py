@@ -112,7 +112,8 @@ class VideoReader:
     `start_seconds` or `end_seconds` only frames shown at start <= time < end exist, and frame 0 is the first
     of them. Time 0 is the start of the stream.
 
-    Raises VideoError where the path is missing, is no video, or holds no frame.
+    Raises VideoError where the path is missing, is no video, or holds no frame, and where it asks for more than the
+    limits of this module: `MAX_FRAME_PIXELS`, `MAX_FRAMES`, and processor time for opening and for each reading.
     """
 
     def __init__(
@@ -142,7 +143,8 @@ class VideoReader:
 
         The memory is laid out (T, H, W, 3), as the fast resize likes it. Numbers may repeat, in any order.
 
-        Raises VideoError if a number is negative or beyond the end, or if the file is damaged there.
+        Raises VideoError if a number is negative or beyond the end, if the file is damaged there, or if it takes too
+        much processor time.
         """
         wanted = [int(index) for index in indices]
         if not wanted:
@@ -319,7 +321,7 @@ class _VideoFile:
             raise
 
     def read(self, wanted: set[int]) -> dict[int, Pixels]:
-        self._deadline = _Deadline(self._path)
+        self._deadline.restart()
         found: dict[int, Pixels] = {}
         if self._order is not None and not self._must_count:
             found = self._read_by_time(sorted(wanted), self._order)
@@ -328,7 +330,7 @@ class _VideoFile:
         return _same_size(found)
 
     def info(self) -> VideoInfo:
-        self._deadline = _Deadline(self._path)
+        self._deadline.restart()
         frame = next(self._segment_frames(), None)
         if frame is None:
             raise VideoError(_nothing(self._path, 0, None, None))
@@ -348,7 +350,7 @@ class _VideoFile:
         )
 
     def decode_all(self) -> tuple[int, int]:
-        self._deadline = _Deadline(self._path)
+        self._deadline.restart()
         num_decoded = num_damaged = 0
         for frame in self._segment_frames():
             num_decoded += 1
@@ -451,8 +453,9 @@ class _VideoFile:
         try:
             if begin is not None:
                 self._container.seek(begin, stream=self._stream)
-            for packet in self._container.demux(self._stream):
-                self._deadline.check()
+            for number, packet in enumerate(self._container.demux(self._stream)):
+                if number % 16 == 0:  # looking at the clock costs a tenth of reading a packet
+                    self._deadline.check()
                 if packet.size:
                     yield packet
         except av.FFmpegError:
@@ -540,11 +543,15 @@ class _VideoFile:
 
 
 class _Deadline:
-    """The processor time that one opening or one reading of a file may take, counted from now in this thread."""
+    """The processor time that one opening or one reading of a file may take, in the thread that does it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seconds = MAX_SECONDS + MAX_SECONDS_PER_MEBIBYTE * path.stat().st_size / 2**20
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now."""
         self._end = time.thread_time() + self._seconds
 
     def check(self) -> None:

@@ -1,0 +1,98 @@
+"""Tables that promise more than can be held are refused from their headers; everything else passes."""
+
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import damage
+from damage import Node
+from stadapter.boxes import MAX_EDITED_SAMPLES, MAX_SAMPLES, check_tables
+from stadapter.errors import VideoError
+from stadapter.synthetic import write_clips
+from stadapter.video import read_frames
+
+
+def changed(path: Path, change: Callable[[list[Node]], None]) -> Path:
+    """An MP4 written again with its boxes changed."""
+    nodes = damage.parse_mp4(path.read_bytes())
+    change(nodes)
+    path.write_bytes(damage.write_mp4(nodes))
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clips(tmp_path, classes=["left"], clips_per_class=1)[0]
+
+
+def declare_samples(nodes: list[Node], count: int) -> None:
+    """Of one byte each: no table of their sizes is needed."""
+    for node in damage.named(nodes, b"stsz"):
+        node.payload = struct.pack(">III", 0, 1, count)
+
+
+def add_edits(nodes: list[Node], rows: int) -> None:
+    table = struct.pack(">Iihh", 1600, 0, 1, 0) * rows
+    for track in damage.named(nodes, b"trak"):
+        track.children = [node for node in track.children if node.kind != b"edts"]
+        track.children.insert(1, Node(b"edts", b"", [Node(b"elst", struct.pack(">II", 0, rows) + table)]))
+
+
+def add_fragment(nodes: list[Node], count: int) -> None:
+    """A fragment whose samples are all as the defaults say: no table of them is needed."""
+    fragment = Node(b"traf", b"", [Node(b"trun", struct.pack(">II", 0, count))])
+    nodes.append(Node(b"moof", b"", [fragment]))
+
+
+def test_an_ordinary_file_passes(clip: Path) -> None:
+    check_tables(clip)
+    read_frames(changed(clip, lambda nodes: add_edits(nodes, 3)), [0])
+
+
+@pytest.mark.parametrize("declare", [declare_samples, add_fragment])
+def test_samples_that_are_only_declared_are_refused_at_once(
+    clip: Path, declare: Callable[[list[Node], int], None]
+) -> None:
+    check_tables(changed(clip, lambda nodes: declare(nodes, MAX_SAMPLES - 100)))
+    started = time.thread_time()
+    with pytest.raises(VideoError, match=r"^left_00\.mp4: \d{9,} samples declared, 8388608 at most"):
+        read_frames(changed(clip, lambda nodes: declare(nodes, 10**9)), [0])
+    assert time.thread_time() - started < 1
+
+
+def test_an_edit_list_that_shows_a_long_track_again_and_again_is_refused(clip: Path) -> None:
+    def many(nodes: list[Node]) -> None:
+        declare_samples(nodes, MAX_EDITED_SAMPLES // 100)
+        add_edits(nodes, 101)
+
+    with pytest.raises(VideoError, match=r"left_00\.mp4: an edit list of 101 rows over 167772 samples"):
+        check_tables(changed(clip, many))
+
+
+def test_rows_that_an_edit_list_does_not_hold_do_not_count(clip: Path) -> None:
+    def lie(nodes: list[Node]) -> None:
+        add_edits(nodes, 2)
+        for node in damage.named(nodes, b"elst"):
+            node.payload = struct.pack(">II", 0, 2**32 - 1) + node.payload[8:]
+
+    check_tables(changed(clip, lie))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00", b"\x00\x00\x00\x01moov", b"\x1aE\xdf\xa3" + bytes(100), b"RIFF\x00\x00\x00\x00AVI ", b"G" * 1880],
+)
+def test_what_is_no_mp4_passes(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "any.bin").write_bytes(content)
+    check_tables(tmp_path / "any.bin")
+
+
+def test_boxes_within_boxes_end_somewhere(tmp_path: Path) -> None:
+    nested = b""
+    for _ in range(5000):
+        nested = struct.pack(">I4s", len(nested) + 8, b"moov") + nested
+    (tmp_path / "deep.mp4").write_bytes(nested)
+    check_tables(tmp_path / "deep.mp4")
