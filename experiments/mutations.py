@@ -229,8 +229,7 @@ def read_under_limits(path: Path) -> dict[str, Any]:
 def read(path: Path) -> str:
     """Everything that the package does with a video; a hash of the number of frames and of 16 of them."""
     with VideoReader(path) as reader:
-        frames = reader.read(sampling.uniform_indices(reader.num_frames, 16, 1)[0])
-        num_frames = reader.num_frames
+        num_frames, frames = read_evenly(reader, 16)
     probe(path)
     config = ClipConfig(num_frames=8, size=64)
     load_clip(path, config)
@@ -238,6 +237,17 @@ def read(path: Path) -> str:
     with suppress(VideoError):  # there may be nothing in this part
         read_frames(path, [0], start_seconds=0.4, end_seconds=1.0)
     return hashlib.sha256(f"{num_frames} {frames.shape}".encode() + frames.numpy().tobytes()).hexdigest()
+
+
+def read_evenly(reader: VideoReader, count: int) -> tuple[int, torch.Tensor]:
+    """How many frames there are, and `count` of them; chosen again, as for a clip, where fewer came than announced."""
+    num_frames = reader.num_frames
+    try:
+        return num_frames, reader.read(sampling.uniform_indices(num_frames, count, 1)[0])
+    except VideoError:
+        if not 0 < reader.num_frames < num_frames:
+            raise
+        return read_evenly(reader, count)
 
 
 def call(arguments: list[str]) -> tuple[int, str, float, float]:
