@@ -61,7 +61,7 @@ def main() -> None:
     run = verbs.add_parser("run")
     run.add_argument("--work", type=Path, required=True, help="new folder for the variants and the training runs")
     run.add_argument("--sources", type=Path, nargs="*", default=[], help="folders of good videos, beside the made ones")
-    run.add_argument("--count", type=int, default=600, help="number of variants")
+    run.add_argument("--count", type=int, default=624, help="number of variants")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--result", type=Path, default=RESULT, help="file to write, as JSON")
     verbs.add_parser("table")
@@ -74,6 +74,7 @@ def main() -> None:
     made = write_sources(flags.work / "sources")
     variants = write_variants(flags.work / "variants", made, given, count=flags.count, seed=flags.seed)
     result = {"command": command(flags), "num_given": len(given), "num_made": len(made), **setting()}
+    result["num_of_given"] = sum(source in given for _, _, source in variants)
     result["variants"] = read_all(variants)
     result |= {"check": check(flags.work, deep=False), "check_deep": check(flags.work, deep=True)}
     result |= {"train": train(flags.work, max_bad_fraction=1.0), "train_default": train(flags.work)}
@@ -141,8 +142,8 @@ def write_variants(
             continue
         mutation = damage.MUTATIONS[name]
         fitting = [[path for path in paths if kinds[path] in mutation.containers] for paths in (given, made)]
-        # Three of four from the given ones, where there are any that it can be done to.
-        choice = fitting[0] if fitting[0] and random.integers(4) else fitting[1]
+        # Nine of ten from the given ones, where there are any that it can be done to.
+        choice = fitting[0] if fitting[0] and random.integers(10) else fitting[1]
         source = choice[random.integers(len(choice))]
         path = stem.with_name(stem.name + source.suffix)
         path.write_bytes(mutation.damage(source.read_bytes(), random))
@@ -390,8 +391,9 @@ PAGE = """# Damaged videos
 
 Written by `python experiments/mutations.py table` from `results/mutations/campaign.json`; not edited by hand.
 
-{total} damaged variants of {num_given} given and {num_made} made videos, by the mutations of `experiments/damage.py`,
-seeded. Each was read in a process of its own: frames by number, `probe`, test views, a random training view, a segment.
+{total} damaged videos, {num_of_given} of them from {num_given} real ones and the others from {num_made} that the script
+makes in many formats, by the mutations of `experiments/damage.py`, seeded. Each was read in a process of its own: frames
+by number, `probe`, test views, a random training view, a segment.
 
     {command}
 
