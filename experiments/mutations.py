@@ -392,8 +392,8 @@ PAGE = """# Damaged videos
 Written by `python experiments/mutations.py table` from `results/mutations/campaign.json`; not edited by hand.
 
 {total} damaged videos, {num_of_given} of them from {num_given} real ones and the others from {num_made} that the script
-makes in many formats, by the mutations of `experiments/damage.py`, seeded. Each was read in a process of its own: frames
-by number, `probe`, test views, a random training view, a segment.
+makes in many formats, by the mutations of `experiments/damage.py`, seeded. Each was read in a process of its own:
+frames by number, `probe`, test views, a random training view, a segment.
 
     {command}
 
@@ -429,8 +429,6 @@ Of one video, as `stadapter.video` and `stadapter.boxes` state them:
 Loading a clip opens a file once and reads from it once, or twice where it holds fewer frames than it announced. Time is
 that of the processor: a busy machine or a slow disk makes no clip unreadable. A clip takes the memory of its frames
 as they are decoded, width x height x 3 bytes each, and what the decoder needs beside them.
-
-Only files are opened: a playlist under a video's name reaches neither for the network nor for other protocols.
 
 ## All of them in `stadapter check`
 

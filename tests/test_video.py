@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import socket
 import struct
 import time
 import zlib
@@ -418,18 +417,6 @@ def test_every_reading_has_the_whole_time_and_larger_files_have_more(
     monkeypatch.setattr(time, "thread_time", count(step=1000).__next__)
     with pytest.raises(VideoError, match="given up after 30 s"):
         VideoReader(path)
-
-
-def test_a_playlist_under_the_name_of_a_video_reaches_for_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.2)
-        address = f"http://127.0.0.1:{server.getsockname()[1]}/part.ts"
-        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}\n#EXT-X-ENDLIST\n")
-        with pytest.raises(VideoError, match=r"^clip\.mp4: "):
-            VideoReader(path)
-        with pytest.raises(TimeoutError):
-            server.accept()
 
 
 def test_a_colon_in_a_name_is_not_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,8 +67,6 @@ _CONTAINERS_THAT_SEEK = frozenset({"mov", "matroska", "mpegts"})
 _SECOND_TRY_SECONDS = 10.0
 # Decoders refuse larger frames before they take memory for them.
 _DECODER_OPTIONS = {"max_pixels": str(MAX_FRAME_PIXELS)}
-# A playlist under a video's name must not reach for the network.
-_FILES_ONLY = {"protocol_whitelist": "file"}
 # 2.2 s at 25 frames per second is frame 55, not 55.00000000000001.
 _TICK_DIGITS = 6
 # How much shorter than announced a whole video may be (the last frame, dropped frames), and how unequal its frames.
@@ -592,7 +590,7 @@ def _require_file(path: Path) -> None:
 def _open(path: Path) -> tuple[InputContainer, VideoStream]:
     """Open a file and pick its video stream. One decoder thread: loader workers run side by side."""
     try:
-        container = av.open(str(path.absolute()), metadata_errors="replace", options=_DECODER_OPTIONS | _FILES_ONLY)
+        container = av.open(str(path.absolute()), metadata_errors="replace", options=_DECODER_OPTIONS)
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoError(f"{path.name}: 0 frames decoded: not a video, or damaged at its start ({reason})") from error
