@@ -451,9 +451,8 @@ class _VideoFile:
         try:
             if begin is not None:
                 self._container.seek(begin, stream=self._stream)
-            for number, packet in enumerate(self._container.demux(self._stream)):
-                if number % 16 == 0:  # looking at the clock costs a tenth of reading a packet
-                    self._deadline.check()
+            for packet in self._container.demux(self._stream):
+                self._deadline.check()
                 if packet.size:
                     yield packet
         except av.FFmpegError:
@@ -551,10 +550,16 @@ class _Deadline:
     def restart(self) -> None:
         """Count from now."""
         self._end = time.thread_time() + self._seconds
+        self._look_again = time.monotonic() + self._seconds
 
     def check(self) -> None:
         """Raises VideoError when the time is over."""
-        if time.thread_time() > self._end:
+        now = time.monotonic()
+        if now < self._look_again:
+            return  # as much processor time cannot have passed; asking for that costs ten times as much
+        left = self._end - time.thread_time()
+        self._look_again = now + left
+        if left < 0:
             raise VideoError(
                 f"{self._path.name}: given up after {self._seconds:.0f} s of processor time, the most that a file of "
                 "this size may take; it is damaged, or is to be cut into shorter ones or encoded anew"
