@@ -17,6 +17,7 @@ VERBS = {
     "evaluate": "measure a trained classifier on labelled clips",
     "predict": "name what videos show",
     "check": "say what is wrong with a data set, before training on it",
+    "quickstart": "make clips, train on them and look at the result: minutes, nothing downloaded",
     "convert": "turn a checkpoint of the released ST-Adapter code into a run folder",
 }
 """The verbs, and what they are for in one line."""
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """What `stadapter --help` prints."""
-    verbs = "\n".join(f"  {verb:<10}{purpose}" for verb, purpose in VERBS.items())
+    verbs = "\n".join(f"  {verb:<12}{purpose}" for verb, purpose in VERBS.items())
     return f"""usage: stadapter VERB [flags]
 
 Turn a pre-trained image model into a video classifier by training a few million parameters.

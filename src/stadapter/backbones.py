@@ -20,6 +20,9 @@ from stadapter.errors import BackboneError, counted, first_line, listed
 from stadapter.vit import UNREAD_WEIGHTS, BackboneInfo, Block, ImageViT
 
 DEFAULT_BACKBONE = "facebook/dinov2-small"
+EMBEDDED_BACKBONE = "tiny"
+"""The trunk that comes with the package: 3.6 million parameters, 64 pixels, pre-trained on the still images of CIFAR-10
+(experiments/tiny_backbone.py). For first steps and tests; real clips deserve a larger one."""
 HUB_TIMEOUT_SECONDS = 5.0
 
 Triple = tuple[float, float, float]
@@ -109,6 +112,7 @@ def load_backbone(name_or_path: str | os.PathLike[str]) -> ImageViT:
     Args:
         name_or_path: a folder in Hugging Face layout (config.json + model.safetensors), or a Hub id such as
             "facebook/dinov2-small". Families: CLIP, SigLIP, DINOv2 (with and without registers), DINOv3, ViT.
+            "tiny" is the small trunk that comes with the package; write "./tiny" for a folder of that name.
 
     Raises:
         BackboneError: nothing there, no weights, missing weights, a family or a model this package cannot view,
@@ -247,6 +251,8 @@ def _cached(name: str, needed: Sequence[str], reason: Exception) -> Path:
 def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:
     """The local folder of a trunk, and its Hub revision if it came from there."""
     name = str(name_or_path)
+    if name_or_path == EMBEDDED_BACKBONE:
+        return Path(__file__).parent / EMBEDDED_BACKBONE, None
     path = Path(name).expanduser()
     needed = ("config.json", "model.safetensors")
     if name and path.is_dir():

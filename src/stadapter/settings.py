@@ -49,7 +49,7 @@ class TrainConfig:
     num_frames: int = 8
     """Frames of a clip."""
     size: int | None = None
-    """Side of a clip, pixels; default the trunk's own on a GPU, about 112 on a CPU."""
+    """Side of a clip, pixels; default the trunk's own; on a CPU at most about 112."""
     stride_frames: int | None = None
     """Distance between frames, in frames; default spreads them over the whole video."""
     resize: Literal["fast", "released"] = "fast"

@@ -496,7 +496,9 @@ def make_clip_config(config: TrainConfig, trunk: ImageViT, device: torch.device)
         SettingsError: a size that the trunk's patches do not divide.
     """
     info = trunk.info
-    default = nearest_multiple(CPU_SIZE_PIXELS, info.patch_size) if device.type == "cpu" else info.image_size
+    default = info.image_size
+    if device.type == "cpu":
+        default = min(default, nearest_multiple(CPU_SIZE_PIXELS, info.patch_size))
     size = config.size if config.size is not None else default
     info.check_size(size)
     views = config.num_spatial_views

@@ -1,0 +1,32 @@
+"""stadapter quickstart: the embedded default, from clips to a trained classifier."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from stadapter.cli.output import output_console, say
+
+
+def run(arguments: Sequence[str]) -> int:
+    """stadapter quickstart"""
+    from stadapter.quickstart import QuickstartConfig, quickstart, tables
+
+    flags = tyro.cli(QuickstartConfig, prog="stadapter quickstart", args=arguments)
+    try:
+        result = quickstart(flags)
+    except KeyboardInterrupt:
+        say(f"\nstopped; the same command goes on: {shlex.join(['stadapter', 'quickstart', *arguments])}")
+        raise
+    folder = Path(flags.out).expanduser()
+    output_console(sys.stdout).print(tables(result), highlight=False)
+    clip = shlex.quote(str(folder / result["unseen"]["clip"]))
+    say(
+        [
+            f"saved in {folder}; look at {folder / 'st-adapter' / 'report.html'}",
+            f"next: stadapter predict {shlex.quote(str(folder / 'st-adapter'))} {clip}",
+        ]
+    )
+    return 0

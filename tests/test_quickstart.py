@@ -1,0 +1,104 @@
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from stadapter.backbones import load_backbone
+from stadapter.errors import SettingsError
+from stadapter.quickstart import RESULT_NAME, QuickstartConfig, quickstart, tables
+
+
+def small(folder: Path, **changes: int) -> QuickstartConfig:
+    return QuickstartConfig(out=str(folder), **{"train_clips": 1, "test_clips": 1, "epochs": 1} | changes)
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quickstart") / "out"
+    quickstart(small(folder), console=quiet())
+    return folder
+
+
+def test_it_leaves_clips_two_run_folders_and_a_result(finished: Path) -> None:
+    result = json.loads((finished / RESULT_NAME).read_text())
+    assert list(result["runs"]) == ["linear-probe", "st-adapter"]
+    assert result["runs"]["linear-probe"]["steps"] == result["runs"]["st-adapter"]["steps"] == 1
+    for name, run in result["runs"].items():
+        spec = json.loads((finished / name / "stadapter.json").read_text())
+        assert spec["backbone"]["name"] == "tiny"
+        assert run["top1"] == spec["receipt"]["metrics"]["top1"]
+        assert 0 <= run["top1_interval"]["low"] <= run["top1"] <= run["top1_interval"]["high"] <= 1
+    assert result["runs"]["linear-probe"]["trained_parameters"] < result["runs"]["st-adapter"]["trained_parameters"]
+    assert (finished / result["unseen"]["clip"]).is_file()
+    assert result["unseen"]["label"] in result["unseen"]["clip"]
+
+
+def test_its_table_shows_both_and_names_the_unseen_clip(finished: Path) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(tables(json.loads((finished / RESULT_NAME).read_text())))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "linear probe" in shown
+    assert "ST-Adapter says" in shown
+
+
+def test_a_finished_one_is_refused(finished: Path) -> None:
+    with pytest.raises(SettingsError, match="holds a finished quickstart"):
+        quickstart(small(finished), console=quiet())
+
+
+def test_an_unfinished_one_with_other_settings_is_refused(tmp_path: Path, finished: Path) -> None:
+    result = json.loads((finished / RESULT_NAME).read_text())
+    del result["unseen"]
+    (tmp_path / RESULT_NAME).write_text(json.dumps(result))
+    with pytest.raises(SettingsError, match="'epochs': 1"):
+        quickstart(small(tmp_path, epochs=2), console=quiet())
+
+
+def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(SettingsError, match="is no quickstart's"):
+        quickstart(small(tmp_path), console=quiet())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_interrupted_one_goes_on_and_ends_the_same(tmp_path: Path, finished: Path) -> None:
+    quickstart(small(tmp_path / "a"), console=quiet())
+    result = json.loads((tmp_path / "a" / RESULT_NAME).read_text())
+    del result["unseen"], result["runs"]["st-adapter"]
+    (tmp_path / "a" / RESULT_NAME).write_text(json.dumps(result))
+    again = quickstart(small(tmp_path / "a"), console=quiet())
+    whole = json.loads((finished / RESULT_NAME).read_text())
+    assert again["unseen"] == whole["unseen"]
+    weights = [folder / "st-adapter" / "stadapter.safetensors" for folder in (tmp_path / "a", finished)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_the_verb_prints_the_table_and_what_to_do_next(tmp_path: Path) -> None:
+    flags = ["--out", str(tmp_path / "q"), "--train-clips", "1", "--test-clips", "1", "--epochs", "1"]
+    done = subprocess.run([sys.executable, "-m", "stadapter", "quickstart", *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ST-Adapter" in done.stdout
+    assert f"next: stadapter predict {tmp_path / 'q' / 'st-adapter'}" in done.stderr
+
+
+def test_the_embedded_trunk_is_small_and_what_the_record_says() -> None:
+    import stadapter
+
+    folder = Path(stadapter.__file__).parent / "tiny"
+    assert (folder / "model.safetensors").stat().st_size < 8 * 2**20
+    record = json.loads((Path(__file__).parents[1] / "results" / "tiny.json").read_text())
+    assert load_backbone("tiny").info.sha256 == record["sha256"]
+
+
+@pytest.mark.slow
+def test_st_adapter_sees_time_and_a_linear_probe_does_not(tmp_path: Path) -> None:
+    runs = quickstart(QuickstartConfig(out=str(tmp_path / "q")), console=quiet())["runs"]
+    assert runs["linear-probe"]["top1"] <= 0.55
+    assert runs["st-adapter"]["top1"] >= 0.90
