@@ -102,3 +102,14 @@ def test_st_adapter_sees_time_and_a_linear_probe_does_not(tmp_path: Path) -> Non
     runs = quickstart(QuickstartConfig(out=str(tmp_path / "q")), console=quiet())["runs"]
     assert runs["linear-probe"]["top1"] <= 0.55
     assert runs["st-adapter"]["top1"] >= 0.90
+
+
+def test_the_readme_shows_what_the_quickstart_gave() -> None:
+    root = Path(__file__).parents[1]
+    runs = json.loads((root / "results" / "quickstart.json").read_text())["runs"]
+    readme = (root / "README.md").read_text()
+    table = readme.split("<!-- quickstart:begin -->")[1].split("<!-- quickstart:end -->")[0]
+    for run in runs.values():
+        assert f"| {run['trained_parameters']:,} | {100 * run['top1']:.1f} % |" in table
+    assert runs["linear-probe"]["top1"] <= 0.55
+    assert runs["st-adapter"]["top1"] >= 0.90

@@ -53,7 +53,7 @@ class QuickstartConfig:
     """Clips of each of the 8 classes to train on."""
     test_clips: int = 16
     """Clips of each class to test on, drawn from another seed."""
-    epochs: int = 6
+    epochs: int = 7
     """Passes over the training clips, for both."""
 
 
@@ -94,7 +94,9 @@ def quickstart(config: QuickstartConfig | None = None, *, console: Console | Non
 
 def tables(result: dict[str, Any]) -> Group:
     """The comparison, the prediction, and where to look next, to be printed with rich."""
-    table = Table(title=f"Quickstart: {result['test_clips']} test clips of {len(CLASSES)} classes", title_justify="left")
+    table = Table(
+        title=f"Quickstart: {result['test_clips']} test clips of {len(CLASSES)} classes", title_justify="left"
+    )
     table.add_column("")
     for header in ("trained parameters", "top-1", "95 % interval", "played backwards", "training"):
         table.add_column(header, justify="right")
