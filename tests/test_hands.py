@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from stadapter.errors import SettingsError
 from stadapter.hands import CLASSES, PAIRS, write_hand_clips
 from stadapter.video import VideoReader

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+
 from stadapter.backbones import load_backbone
 from stadapter.errors import SettingsError
 from stadapter.quickstart import RESULT_NAME, QuickstartConfig, quickstart, tables

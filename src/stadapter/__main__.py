@@ -13,11 +13,11 @@ from stadapter import __version__
 from stadapter.errors import SettingsError, STAdapterError
 
 VERBS = {
+    "quickstart": "make clips, train on them and look at the result: minutes, nothing downloaded",
     "train": "train a video classifier on a folder of labelled clips",
     "evaluate": "measure a trained classifier on labelled clips",
     "predict": "name what videos show",
     "check": "say what is wrong with a data set, before training on it",
-    "quickstart": "make clips, train on them and look at the result: minutes, nothing downloaded",
     "convert": "turn a checkpoint of the released ST-Adapter code into a run folder",
 }
 """The verbs, and what they are for in one line."""
@@ -59,6 +59,7 @@ Turn a pre-trained image model into a video classifier by training a few million
 
 stadapter VERB --help lists the flags of a verb; stadapter --version tells the version.
 First steps:
+  stadapter quickstart                                 makes its own clips
   stadapter train --data videos/ --out runs/first      one sub-folder of videos per class
   stadapter predict runs/first clip.mp4"""
 

@@ -6,7 +6,6 @@ that comes with the package, and tested on clips drawn from other seeds.
 """
 
 import json
-import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -17,9 +16,9 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from stadapter import __version__
-from stadapter.durable import write_whole
 from stadapter.backbones import EMBEDDED_BACKBONE
 from stadapter.checkpoint import CHECKPOINT_NAME
+from stadapter.durable import write_whole
 from stadapter.errors import SettingsError
 from stadapter.evaluate import Report, percent
 from stadapter.hands import CLASSES, write_hand_clips
