@@ -41,8 +41,10 @@ RESULT = ROOT / "results" / "mutations" / "campaign.json"
 CLASSES = ("left", "right")
 CLOCK_SECONDS = 600.0
 """Time on the clock after which a reading process is ended and counts as hanging."""
-MEMORY_BYTES = 4 * 2**30
-"""Memory that a reading process may take beside what it starts with."""
+ADDRESS_BYTES = 4 * 2**30
+"""Addresses that a reading process may take beside those it starts with: the end of what this machine is put to."""
+MEMORY_MEBIBYTES = 2048.0
+"""Memory beside what it starts with above which a reading process counts as having taken too much."""
 OUTCOMES = ("exact", "changed", "refused", "unnamed", "other error", "crash", "hang", "memory")
 """Read, as in the good video; read, with fewer or other frames; a VideoError that names the file; what must not be."""
 # fmt: off
@@ -210,20 +212,21 @@ def wait(child: int, end: float) -> tuple[int, resource.struct_rusage]:
 def read_under_limits(path: Path) -> dict[str, Any]:
     """In the child: bound its memory, read, and say what happened."""
     size_pages, resident_pages = (int(number) for number in Path("/proc/self/statm").read_text().split()[:2])
-    limit = size_pages * resource.getpagesize() + MEMORY_BYTES
+    limit = size_pages * resource.getpagesize() + ADDRESS_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     report: dict[str, Any] = {}
     try:
         report |= {"outcome": "read", "content": read(path)}
     except VideoError as error:
         named = path.name in str(error) and "\n" not in str(error)
-        out_of_memory = "MemoryError" in str(error) or "Cannot allocate" in str(error)
-        report["outcome"] = "memory" if out_of_memory else "refused" if named else "unnamed"
-        report["error"] = str(error)
+        report |= {"outcome": "refused" if named else "unnamed", "error": str(error)}
     except BaseException as error:
         report |= {"outcome": "other error", "error": f"{type(error).__name__}: {error}"}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - resident_pages * resource.getpagesize() / 2**20
     report["peak_mebibytes"] = round(max(peak, 0.0), 1)
+    # FFmpeg refuses to take 2 GiB or more in one piece: that it says so is no lack of memory.
+    if report["peak_mebibytes"] > MEMORY_MEBIBYTES:
+        report["outcome"] = "memory"
     return report
 
 
@@ -403,7 +406,7 @@ Versions: {versions}. {cores} cores, shared with other work. Date: {date}.
 - {changed} were read with fewer or other frames: what is damaged inside decodes to something, or ends early.
 - {refused} were refused by a `VideoError` of one line that names the file.
 - Refused without its name: {unnamed}. An error of another type: {other_error}. A crash: {crash}. Still running after
-  ten minutes on the clock: {hang}. Out of memory: {memory}.
+  ten minutes on the clock: {hang}. More than 2 GiB of memory: {memory}.
 
 A variant took {median:.2f} s of the processor in the median and {longest:.1f} s at most, all of the above together
 ({clock:.0f} s on the clock at most), and {peak:.0f} MiB of memory at most beside what a process of this package starts

@@ -334,14 +334,12 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
-def test_an_image_too_large_to_decode_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", [8_192, 12_000, 30_000])  # below Pillow's warning, below its error, and above
+def test_an_image_too_large_to_decode_is_refused_by_name(side: int, tmp_path: Path) -> None:
     write_images(tmp_path / "frames", ".png", range(2))
-    (tmp_path / "frames" / "frame_1.png").write_bytes(png_header(20_000, 20_000))
-    with pytest.raises(VideoError, match=r"frames/frame_1\.png: not a readable image \(Image size \(400000000 pixels"):
-        read_frames(tmp_path / "frames", [1])
-    # Below the size that Pillow warns of.
-    (tmp_path / "frames" / "frame_1.png").write_bytes(png_header(8_192, 8_192))
-    with pytest.raises(VideoError, match=r"frames/frame_1\.png: .*8192 x 8192 pixels; 35651584 pixels at most"):
+    (tmp_path / "frames" / "frame_1.png").write_bytes(png_header(side, side))
+    message = rf"^frames/frame_1\.png: not a readable image \(frames of {side} x {side} pixels; 35651584 pixels at most"
+    with pytest.raises(VideoError, match=message):
         read_frames(tmp_path / "frames", [1])
 
 
@@ -351,7 +349,7 @@ def test_a_file_that_is_neither_jpeg_nor_png_is_no_image_whatever_its_name(tmp_p
     (tmp_path / "frames" / "frame_1.png").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     )
-    with pytest.raises(VideoError, match=r"frames/frame_1\.png: not a readable image \(cannot identify image file"):
+    with pytest.raises(VideoError, match=r"frames/frame_1\.png: not a readable image \(not a JPEG file"):
         read_frames(tmp_path / "frames", [1])
 
 

@@ -24,6 +24,9 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from stadapter.boxes import check_tables
 from stadapter.errors import VideoError, first_line
@@ -40,6 +43,7 @@ VIDEO_SUFFIXES = frozenset({
 })
 # fmt: on
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 MAX_FRAME_PIXELS = 8192 * 4352
 """Largest frame that is decoded, width x height: the largest of any H.264, HEVC or AV1 level (6.2)."""
@@ -53,8 +57,6 @@ MAX_SECONDS_PER_MEBIBYTE = 10.0
 Processor time of the reading thread and not time on the clock: a busy machine or a slow disk makes no clip unreadable.
 """
 
-# Others are told by their content, not their suffix, and some of them run programs.
-_IMAGE_FORMATS = ("JPEG", "PNG")
 # Only these decoders leave out frames that no other frame needs when told to.
 _CODECS_THAT_SKIP = frozenset({"h264", "hevc", "mpeg4"})
 # Compressed packets up to this size stay in memory between the index pass and decoding; larger files seek.
@@ -264,7 +266,7 @@ class _ImageFolder:
     @staticmethod
     def _load(file: Path) -> Pixels:
         try:
-            with Image.open(file, formats=_IMAGE_FORMATS) as image:
+            with _open_image(file) as image:
                 if image.width * image.height > MAX_FRAME_PIXELS:
                     raise ValueError(_too_large(image.width, image.height))
                 return np.array(image.convert("RGB"))
@@ -707,6 +709,16 @@ def _stack(frames: dict[int, Pixels], wanted: Sequence[int]) -> Pixels:
     for index, where in places.items():
         stacked[where] = frames.pop(index)
     return stacked
+
+
+def _open_image(file: Path) -> ImageFile:
+    """A JPEG or PNG, its pixels not yet decoded.
+
+    Pillow's own `Image.open` takes any format by its content, some of which run programs, and warns of large ones.
+    """
+    with file.open("rb") as opened:
+        is_png = opened.read(len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
+    return PngImageFile(file) if is_png else JpegImageFile(file)
 
 
 def _same_size(frames: dict[int, Pixels]) -> dict[int, Pixels]:
