@@ -11,6 +11,7 @@ import torch
 
 from stadapter import sampling, transforms
 from stadapter.errors import SettingsError, VideoError
+from stadapter.randaugment import rand_augment
 from stadapter.transforms import Augmentation
 from stadapter.video import VideoReader
 
@@ -239,6 +240,7 @@ def _train_view(
     frames = frames.permute(0, 2, 3, 1)[wanted].permute(0, 3, 1, 2)  # copied as (H, W, 3): resizing is fast on that
     if config.resize == "fast":
         return transforms.apply(drawn, frames, config.size)[places].contiguous()
+    frames = rand_augment(frames, drawn.operations)  # of whole frames, as released
     frames = transforms.recolour(transforms.crop(frames, drawn.window), drawn)
     frames = transforms.normalise(frames, config.mean, config.std)
     return transforms.mirror(transforms.resize_released(frames, config.size, config.size), drawn)[places].contiguous()

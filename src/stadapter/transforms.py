@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from stadapter.errors import SettingsError
+from stadapter.randaugment import Operation, draw_operations, parse_policy, rand_augment
 
 # T frames, H W pixels
 
@@ -34,6 +35,8 @@ class Augmentation:
     """Mirror half of the clips left to right. Leave off where direction is part of the class."""
     colour_jitter: float = 0.0
     """Strength, 0 to 1: brightness, contrast and saturation are scaled by 1 - strength to 1 + strength."""
+    rand_augment: str | None = None
+    """RandAugment policy in timm's form, such as rand-m7-n4-mstd0.5-inc1; its operations may turn and shear a clip."""
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -47,6 +50,8 @@ class Augmentation:
             raise SettingsError(f"ratio is {self.ratio}; 0 < low <= high is expected")
         if not 0 <= self.colour_jitter <= 1:
             raise SettingsError(f"colour_jitter is {self.colour_jitter}; 0 to 1 is expected")
+        if self.rand_augment is not None:
+            parse_policy(self.rand_augment)
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Draw:
     brightness: float
     contrast: float
     saturation: float
+    operations: tuple[Operation, ...] = ()
+    """Of RandAugment."""
 
 
 def draw(
@@ -96,13 +103,21 @@ def draw(
     brightness, contrast, saturation = (
         1 + augmentation.colour_jitter * (2 * float(value) - 1) for value in colour_draws
     )
-    return Draw(window, augmentation.flip and bool(flip_draw < 0.5), brightness, contrast, saturation)
+    operations = (
+        draw_operations(parse_policy(augmentation.rand_augment), generator) if augmentation.rand_augment else ()
+    )
+    return Draw(
+        window, augmentation.flip and bool(flip_draw < 0.5), brightness, contrast, saturation, tuple(operations)
+    )
 
 
 def apply(drawn: Draw, frames: torch.Tensor, size: int) -> torch.Tensor:
-    """Crop, resize, mirror and recolour uint8 frames (T, 3, H, W) to uint8 (T, 3, size, size)."""
+    """Crop, resize, mirror and recolour uint8 frames (T, 3, H, W) to uint8 (T, 3, size, size).
+
+    RandAugment comes after the crop and the flip, as in timm.
+    """
     frames = resize_fast(crop(frames, drawn.window), size, size)  # (T, 3, size, size)
-    return recolour(mirror(frames, drawn), drawn)
+    return recolour(rand_augment(mirror(frames, drawn), drawn.operations), drawn)
 
 
 def centre_window(height: int, width: int, fit: Fit = "crop") -> Window:
