@@ -12,6 +12,15 @@ def test_only_matrices_are_decayed() -> None:
     assert [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups] == [(0.5, 1), (0.0, 1)]
 
 
+def test_what_is_added_to_tokens_is_not_decayed() -> None:
+    shapes = {"trunk.blocks.0.before_attention.time_embedding.weight": (8, 4), "trunk.embeddings.cls_token": (1, 1, 4)}
+    trained = {name: torch.nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
+    trained["head.classifier.weight"] = torch.nn.Parameter(torch.zeros(2, 4))
+    decayed, others = make_optimizer(trained, lr=1e-3, weight_decay=0.5).param_groups
+    assert decayed["params"] == [trained["head.classifier.weight"]]
+    assert len(others["params"]) == 2
+
+
 def test_the_learning_rate_rises_then_falls_to_almost_nothing() -> None:
     rates = [learning_rate_share(step, 100, 0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)

@@ -69,11 +69,16 @@ class EpochBatches(Sampler[list[int]]):
             yield order[start : start + self.batch_size]
 
 
+_NOT_DECAYED = ("time_embedding", "position_embedding", "cls_token", "class_embedding", "register_tokens")
+"""Parts of the names of what is added to tokens, and not multiplied with them: pulling it to 0 would be no smoothing.
+TimeSformer and AIM leave theirs out too."""
+
+
 def make_optimizer(trained: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the trained parameters; vectors (biases, norms) are not decayed."""
-    matrices = [parameter for parameter in trained.values() if parameter.ndim > 1]
-    vectors = [parameter for parameter in trained.values() if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    """AdamW over the trained parameters, by name; vectors (biases, norms) and embeddings are not decayed."""
+    decayed = [p for name, p in trained.items() if p.ndim > 1 and not any(part in name for part in _NOT_DECAYED)]
+    kept = [p for name, p in trained.items() if p.ndim <= 1 or any(part in name for part in _NOT_DECAYED)]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr)
 
 

@@ -46,7 +46,7 @@ class Prompt:
     num_prompts: int = 50
     """Learned tokens at each block, the same for every frame; the paper searches 1 to 200 for each task."""
     dropout: float = 0.1
-    """Dropout on the prompts, 0 to 1; 50 prompts and 0.1 are the paper's code's example run."""
+    """Dropout on the prompts, 0 to 1; 50 prompts with 0.1 is one point of the paper's search."""
 
     def apply(self, vit: ImageViT) -> None:
         """Give every block fresh prompts, uniform within the Xavier bound of a patch embedding, as published.
