@@ -71,7 +71,9 @@ class TrainConfig:
     accumulation_steps: int = 1
     """Batches whose gradients are added up before the weights change."""
     lr: float = 2e-3
-    """Highest learning rate, absolute."""
+    """Highest learning rate."""
+    lr_clips: int | None = None
+    """Clips a step that lr is meant for: it is scaled linearly to those there are; default not scaled."""
     weight_decay: float = 1e-2
     """AdamW's weight decay; biases and norms have none."""
     warmup_fraction: float = 0.1
@@ -121,6 +123,7 @@ class TrainConfig:
 _LIMITS: dict[str, tuple[float, float]] = {
     "batch_size": (1, math.inf),
     "accumulation_steps": (1, math.inf),
+    "lr_clips": (1, math.inf),
     "epochs": (1, math.inf),
     "num_workers": (0, math.inf),
     "view_store_megabytes": (0, math.inf),

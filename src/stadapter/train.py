@@ -114,6 +114,13 @@ class Prepared:
         """The run folder."""
         return Path(self.config.out).expanduser()
 
+    @property
+    def lr(self) -> float:
+        """The highest learning rate, scaled to the clips of a step where that is asked for."""
+        config = self.config
+        clips = config.batch_size * config.accumulation_steps * self.accelerator.num_processes
+        return config.lr * clips / config.lr_clips if config.lr_clips is not None else config.lr
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What a run is made of beside its settings, as JSON values: a resumed one must find the same."""
@@ -220,7 +227,7 @@ class Loop:
         config, plan = self.config, self.run.plan
         prepare_trunk(self.run.model, self.accelerator.device, self.run.autocast_dtype)
         trained = {name: p for name, p in self.run.model.named_parameters() if p.requires_grad}
-        optimizer = make_optimizer(trained, lr=config.lr, weight_decay=config.weight_decay)
+        optimizer = make_optimizer(trained, lr=self.run.lr, weight_decay=config.weight_decay)
         model, stepper = self.accelerator.prepare(self.run.model, optimizer)
         checkpoints = Checkpoints(
             self.run.folder,
@@ -242,7 +249,7 @@ class Loop:
                 self._note_full_store(display)
                 seed_dropout(config.seed, epoch, number, self.accelerator.process_index)
                 for group in optimizer.param_groups:
-                    group["lr"] = config.lr * learning_rate_share(self.step, plan.total_steps, config.warmup_fraction)
+                    group["lr"] = self.run.lr * learning_rate_share(self.step, plan.total_steps, config.warmup_fraction)
                 self._learn(batch, model, stepper, meter)
                 if not self.accelerator.sync_gradients:
                     continue

@@ -4,9 +4,9 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -43,23 +43,25 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def parse_train_flags(arguments: Sequence[str]) -> Any:
-    """A `TrainConfig` with the flags of the chosen strategy, unchecked, and what only the command line has."""
+    """A `TrainConfig` with the flags of recipe and strategy, unchecked, and what only the command line has."""
+    from stadapter.recipes import RECIPES
     from stadapter.settings import TrainConfig
-    from stadapter.tuning import STRATEGIES
+    from stadapter.tuning import STRATEGIES, tuning_name
 
-    strategy = chosen_strategy(arguments, tuple(STRATEGIES))
+    name = chosen_value("--recipe", arguments, RECIPES) or "small"
+    recipe = RECIPES[name]("", "")
+    strategy = chosen_value("--tuning", arguments, STRATEGIES) or tuning_name(recipe.tuning)
     check_strategy_flags(arguments, strategy, STRATEGIES)
-    choices: Any = tyro.extras.literal_type_from_choices(STRATEGIES)
-    named = tyro.conf.arg(name="tuning", help="What learns. Name one before --help to see its flags.")
-    recipe = tyro.conf.arg(help="Named settings; small is for few clips and little compute.")
-    dry_run = tyro.conf.arg(help="Say what would be trained, for how many steps, and stop.")
     kind = dataclasses.make_dataclass(
         "TrainFlags",
         [
-            ("strategy", Annotated[choices, named], strategy),
-            ("recipe", Annotated[Literal["small"], recipe], "small"),
-            ("dry_run", Annotated[bool, dry_run], False),
-            ("tuning", STRATEGIES[strategy], dataclasses.field(default_factory=STRATEGIES[strategy])),
+            ("strategy", _choice("tuning", STRATEGIES, "What learns. Name one before --help to see its flags.")),
+            ("recipe", _choice("recipe", RECIPES, "Named settings, which other flags change; small is for few clips.")),
+            (
+                "dry_run",
+                Annotated[bool, tyro.conf.arg(help="Say what would be trained, for how many steps, and stop.")],
+            ),
+            ("tuning", STRATEGIES[strategy]),
         ],
         bases=(TrainConfig,),
         # The settings are checked when the TrainConfig proper is made, where errors are ours to report.
@@ -67,17 +69,27 @@ def parse_train_flags(arguments: Sequence[str]) -> Any:
         frozen=True,
         kw_only=True,
     )
-    return tyro.cli(kind, prog="stadapter train", args=arguments)
+    values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(TrainConfig)}
+    if strategy != tuning_name(recipe.tuning):
+        values["tuning"] = STRATEGIES[strategy]()
+    values |= {"data": tyro.MISSING, "out": tyro.MISSING, "strategy": strategy, "recipe": name, "dry_run": False}
+    return tyro.cli(kind, prog="stadapter train", args=arguments, default=kind(**values))
 
 
-def chosen_strategy(arguments: Sequence[str], names: Sequence[str]) -> str:
-    """The last value of --tuning; the first name where there is none, or none that is known (tyro refuses that)."""
-    chosen = names[0]
+def _choice(name: str, choices: Mapping[str, Any], purpose: str) -> Any:
+    """The type of a flag that takes one of some names."""
+    names: Any = tyro.extras.literal_type_from_choices(list(choices))
+    return Annotated[names, tyro.conf.arg(name=name, help=purpose)]
+
+
+def chosen_value(flag: str, arguments: Sequence[str], names: Container[str | None]) -> str | None:
+    """The last value of a flag; None where there is none, or none that is known (tyro refuses that)."""
+    chosen = None
     for position, argument in enumerate(arguments):
-        value = "".join(arguments[position + 1 : position + 2]) if argument == "--tuning" else argument
-        if argument == "--tuning" or argument.startswith("--tuning="):
-            chosen = value.removeprefix("--tuning=")
-    return chosen if chosen in names else names[0]
+        value = "".join(arguments[position + 1 : position + 2]) if argument == flag else argument
+        if argument == flag or argument.startswith(f"{flag}="):
+            chosen = value.removeprefix(f"{flag}=")
+    return chosen if chosen in names else None
 
 
 def check_strategy_flags(arguments: Sequence[str], strategy: str, strategies: Mapping[str, type[Any]]) -> None:

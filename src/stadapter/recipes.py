@@ -1,0 +1,93 @@
+"""Published training runs by name: each function returns the whole configuration.
+
+What is published and what is not stands in each docstring. Every setting may still be changed:
+`stadapter train --recipe ssv2-b16 --data … --out … --epochs 10`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from stadapter.settings import TrainConfig
+from stadapter.transforms import Augmentation
+from stadapter.tuning import STAdapter
+
+CLIP_B16 = "openai/clip-vit-base-patch16"
+
+
+def small(data: str | Path, out: str | Path) -> TrainConfig:
+    """Few clips and little compute: the defaults of `train`, chosen by measurement (docs/log.md, docs/results.md).
+
+    stadapter train --data videos/ --out runs/first
+    """
+    return TrainConfig(data=data, out=out)
+
+
+def k400_b16(data: str | Path, out: str | Path) -> TrainConfig:
+    """Kinetics-400 on CLIP ViT-B/16, 8 frames, as the released script for "12x384" trains it.
+
+    Source: the released implementation of Pan et al. (NeurIPS 2022, arXiv 2206.13559), train_k400_…_adapter12x384.sh.
+    Published: 82.2 % top-1 (released checkpoint; 82.0 % in the paper), 3 temporal views of the centre crop.
+    Hardware: 3 GPUs with 64 clips each; the paper's cost is 23 V100-hours.
+
+    accelerate launch --num_processes 3 -m stadapter train --recipe k400-b16 --data kinetics/ --out runs/k400
+    """
+    return TrainConfig(
+        data=data,
+        out=out,
+        backbone=CLIP_B16,
+        tuning=STAdapter(width=384, before_attention=False, before_mlp=True, activation=None),
+        num_frames=8,
+        stride_frames=16,
+        size=224,
+        resize="released",
+        num_temporal_views=3,
+        num_spatial_views=1,
+        augmentation=Augmentation(crop="short_side_jitter", scale=(1.0, 1.15), flip=True),
+        epochs=12,
+        batch_size=64,
+        lr=1e-3,
+        lr_clips=256,
+        weight_decay=1e-2,
+        warmup_fraction=2 / 12,
+        dropout=0.5,
+        gradient_clip=0.0,
+    )
+
+
+def ssv2_b16(data: str | Path, out: str | Path) -> TrainConfig:
+    """Something-Something-v2 on CLIP ViT-B/16, 8 frames, as the released script for "24x384" trains it.
+
+    Source: the released implementation of Pan et al. (NeurIPS 2022, arXiv 2206.13559), train_ssv2_…_adapter24x384.sh.
+    Published: 66.9 % top-1 (released checkpoint), one temporal view, 3 crops.
+    Hardware: 4 GPUs with 64 clips each.
+
+    accelerate launch --num_processes 4 -m stadapter train --recipe ssv2-b16 --data ssv2/ --out runs/ssv2
+    """
+    return TrainConfig(
+        data=data,
+        out=out,
+        backbone=CLIP_B16,
+        tuning=STAdapter(width=384, before_attention=True, before_mlp=True, activation=None),
+        num_frames=8,
+        size=224,
+        resize="released",
+        num_temporal_views=1,
+        num_spatial_views=3,
+        augmentation=Augmentation(scale=(0.08, 1.0), rand_augment="rand-m7-n4-mstd0.5-inc1"),
+        epochs=50,
+        batch_size=64,
+        lr=1e-3,
+        lr_clips=256,
+        weight_decay=1e-2,
+        warmup_fraction=2 / 50,
+        dropout=0.5,
+        gradient_clip=0.0,
+    )
+
+
+RECIPES: dict[str, Callable[[str | Path, str | Path], TrainConfig]] = {
+    "small": small,
+    "k400-b16": k400_b16,
+    "ssv2-b16": ssv2_b16,
+}
+"""The name of a recipe on the command line -> its function."""
