@@ -34,7 +34,9 @@ def yielding_worker(worker: int) -> None:
     """Set up a decoding process of a training run: a quiet one of low priority."""
     quiet_worker(worker)
     if hasattr(os, "nice"):
-        os.nice(19)  # it reads ahead while the training threads wait; beside them it would hold up both
+        # It reads ahead while the training threads wait; beside them it would hold up both. At 19 another program's
+        # threads would leave it next to nothing.
+        os.nice(10)
 
 
 @contextmanager
