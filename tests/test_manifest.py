@@ -204,11 +204,11 @@ def test_paths_in_a_list_start_from_root_or_are_absolute(tmp_path: Path) -> None
     other = touch(tmp_path / "other", "c.mp4") / "c.mp4"
     (tmp_path / "lists").mkdir()
     listed = write(tmp_path / "lists" / "l.csv", f"path,label\na.mp4,up\n{videos}/b.mp4,down\n{other},up\n")
-    assert names(read_manifest(listed, root=videos)) == ["a.mp4", "b.mp4", other.as_posix()]
+    assert names(read_manifest(listed, video_root=videos)) == ["a.mp4", "b.mp4", other.as_posix()]
     upwards = write(tmp_path / "lists" / "m.csv", "path,label\n../videos/a.mp4,up\n")
     assert names(read_manifest(upwards)) == ["../videos/a.mp4"]
     with pytest.raises(DataError, match="no such folder; expected the folder that the paths in"):
-        read_manifest(listed, root=tmp_path / "nowhere")
+        read_manifest(listed, video_root=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ""])

@@ -16,6 +16,7 @@ from rich.text import Text
 from stadapter.errors import DataError, SettingsError, counted
 from stadapter.examine import Clip, examine_all
 from stadapter.findings import LEVELS, Finding, find_all
+from stadapter.layouts import LabelKind
 from stadapter.manifest import Entry, Manifest, find_videos, looks_like_video, read_splits, sort_labels
 from stadapter.video import VIDEO_SUFFIXES
 
@@ -83,7 +84,9 @@ def check_data(
     *,
     val_data: str | os.PathLike[str] | None = None,
     val_fraction: float = 0.2,
-    root: str | os.PathLike[str] | None = None,
+    video_root: str | os.PathLike[str] | None = None,
+    label_kind: LabelKind = "action",
+    split_number: int = 1,
     num_frames: int = 8,
     max_bad_fraction: float = 0.1,
     deep: bool = False,
@@ -96,7 +99,9 @@ def check_data(
         data: whatever `read_splits` takes; clips are held out as there.
         val_data: clips to validate on.
         val_fraction: share of each class that is held out where there are no validation clips.
-        root: folder that the paths of a list start from.
+        video_root: folder that the paths of a list start from, or that holds the videos of a public data set.
+        label_kind: what EPIC-Kitchens clips are labelled with.
+        split_number: which of the splits of UCF101 or HMDB51.
         num_frames: frames of a training clip; videos with fewer are pointed out.
         max_bad_fraction: with a larger share of unreadable clips a training run stops.
         deep: decode every frame, which finds damage inside files; else only the first frame of each is decoded.
@@ -116,7 +121,13 @@ def check_data(
     train, val = Manifest((), ()), None
     try:
         train, val = read_splits(
-            data, val_fraction=val_fraction, val_data=val_data, root=root, on_problem=problems.append
+            data,
+            val_fraction=val_fraction,
+            val_data=val_data,
+            video_root=video_root,
+            label_kind=label_kind,
+            split_number=split_number,
+            on_problem=problems.append,
         )
     except (DataError, OSError) as error:
         problems.append(str(error))
@@ -277,7 +288,9 @@ def _named_from(val_data: str | os.PathLike[str] | None, entry: Entry) -> Entry:
 
 
 def _left_out(root: Path, manifest: Manifest) -> Iterator[Finding]:
-    """Files that are listed and not there, or there and not used."""
+    """How annotations were understood; files that are listed and not there, or there and not used."""
+    for remark in manifest.remarks:
+        yield Finding("layout", "note", remark, "")
     if manifest.missing:
         total = len(manifest.entries) + len(manifest.missing)
         found = f"{len(manifest.missing)} of {counted(total, 'listed clip')} not there"

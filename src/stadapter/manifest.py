@@ -4,20 +4,31 @@ folder per class        gestures/left/a.mp4, gestures/up/subject1/b.mp4, gesture
 folders per split       gestures/train/left/a.mp4, gestures/val/left/b.mp4     (val, validation or test)
 CSV                     path,label  or  path,label,start,end  (seconds); two columns may come without a header
 released list           <path> <class number>                 paths may hold spaces
+public data sets        the annotations of Kinetics, Something-Something-v2 and others: see `layouts`
 """
 
-import csv
 import hashlib
-import io
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stadapter.errors import DataError, SettingsError, counted, listed
+from stadapter.layouts import (
+    EPIC,
+    Annotations,
+    LabelKind,
+    ListedClip,
+    OnProblem,
+    Part,
+    csv_cells,
+    find_videos_of,
+    read_listing,
+    recognise,
+)
 from stadapter.video import is_video
 
 TRAIN_FOLDER = "train"
@@ -33,9 +44,6 @@ _COLUMNS = {
     "end_seconds": "end",
 }
 _RELEASED_LINE = re.compile(r"(?P<path>\S.*?)\s+(?P<label>\d+)\s*")
-
-OnProblem = Callable[[str], None]
-"""What is done with a sentence on what is wrong; where it returns, reading goes on with what is left."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,14 @@ class Manifest:
     entries: tuple[Entry, ...]
     """The clips, in the order of the list, or sorted by class and path for folders."""
     labels: tuple[str, ...]
-    """The class names, sorted; by value where all are whole numbers."""
+    """The class names: those that occur, sorted, by value where all are whole numbers; or all of a public data set,
+    in its own order."""
     missing: tuple[str, ...] = ()
     """Names that a list holds and the disk does not; they are no entries."""
     ignored: tuple[str, ...] = ()
     """Files in the folders that are no labelled video; they are no entries."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on how annotations were understood."""
 
     def hash(self) -> str:
         """sha256 hex over the sorted (name, label, start, end, size in bytes) of all clips.
@@ -88,8 +99,8 @@ class Manifest:
         return counts
 
     def notes(self) -> list[str]:
-        """Sentences on what was left out, to be shown to the user; empty when nothing was."""
-        notes = []
+        """Sentences on how it was read and what was left out, to be shown to the user; often empty."""
+        notes = list(self.remarks)
         if self.missing:
             total = len(self.entries) + len(self.missing)
             notes.append(f"{len(self.missing)} of {counted(total, 'listed clip')} not found: {listed(self.missing)}")
@@ -110,12 +121,25 @@ def refuse(problem: str) -> None:
 
 
 def read_manifest(
-    data: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None, on_problem: OnProblem = refuse
+    data: str | os.PathLike[str],
+    *,
+    video_root: str | os.PathLike[str] | None = None,
+    label_kind: LabelKind = "action",
+    split_number: int = 1,
+    on_problem: OnProblem = refuse,
 ) -> Manifest:
-    """Read the videos and labels of a folder per class, a CSV or a released list.
+    """Read the videos and labels of a folder per class, a CSV, a released list or a public data set's annotations.
 
-    The paths in a list are relative to `root`, by default the folder of the list. Everything that is wrong is
-    told to `on_problem`; where that does not raise, what is left is returned.
+    Of a folder of annotations this is the validation part, else the test part. Everything that is wrong is told to
+    `on_problem`; where that does not raise, what is left is returned.
+
+    Args:
+        data: the folder or list.
+        video_root: the folder that the paths in a list are relative to, by default that of the list; with the
+            annotations of a public data set, a folder that holds its videos at any depth, by default that of the
+            annotations or the one above.
+        label_kind: what EPIC-Kitchens clips are labelled with; an action is a verb and a noun.
+        split_number: which of the splits of UCF101 or HMDB51, where a folder holds several.
 
     Raises:
         DataError: nothing there, no videos, a class folder without videos, a list that cannot be understood
@@ -125,8 +149,16 @@ def read_manifest(
     if not os.path.exists(source):
         on_problem(f"{data}: no such file or folder; expected a folder of class folders, a CSV or a list")
         return _NOTHING
+    try:
+        if annotations := recognise(source, split_number=split_number):
+            return _read_annotations(
+                annotations, annotations.held_out or "train", source, video_root, label_kind, on_problem
+            )
+    except DataError as error:
+        on_problem(str(error))
+        return _NOTHING
     if source.is_file():
-        return _read_list(source, _absolute(root) if root is not None else source.parent, on_problem)
+        return _read_list(source, _absolute(video_root) if video_root is not None else source.parent, on_problem)
     splits = _split_folders(source, on_problem)
     if len(splits) > 1:
         found, first = ", ".join(f"{name}/" for name in splits), source / next(iter(splits))
@@ -141,16 +173,20 @@ def read_splits(
     *,
     val_fraction: float = 0.2,
     val_data: str | os.PathLike[str] | None = None,
-    root: str | os.PathLike[str] | None = None,
+    video_root: str | os.PathLike[str] | None = None,
+    label_kind: LabelKind = "action",
+    split_number: int = 1,
     on_problem: OnProblem = refuse,
 ) -> tuple[Manifest, Manifest | None]:
     """Read a data set to train on, and the clips to validate on.
 
     Validation clips are, in this order: `val_data` where given; the folder val/, validation/ or test/ beside
-    train/; else about `val_fraction` of the videos of a class, at least one, chosen by a hash of the name.
-    All segments cut from one file stay on one side within a class. With `val_fraction` 0 and no folders there
-    are none (None). Everything that is wrong is told to `on_problem`; where that does not raise, what is left is
-    returned.
+    train/, or the validation or test part of a folder of annotations; else about `val_fraction` of the videos of a
+    class, at least one, chosen by a hash of the name. All segments cut from one file stay on one side within a class.
+    With `val_fraction` 0 and no such folders there are none (None). Everything that is wrong is told to `on_problem`;
+    where that does not raise, what is left is returned.
+
+    `video_root`, `label_kind` and `split_number` are as in `read_manifest`; they hold for both.
 
     Raises:
         SettingsError: `val_fraction` is not in [0, 1).
@@ -160,20 +196,28 @@ def read_splits(
     if not 0 <= val_fraction < 1:
         raise SettingsError(f"val_fraction is {val_fraction}; expected at least 0 and less than 1")
     source = _absolute(data)
-    splits = _split_folders(source, on_problem) if source.is_dir() else {}
-    if splits:
+    try:
+        annotations = recognise(source, split_number=split_number)
+    except DataError as error:
+        on_problem(str(error))
+        return _NOTHING, None
+    val: Manifest | None = None
+    splits = _split_folders(source, on_problem) if source.is_dir() and not annotations else {}
+    if annotations:
+        train, val = _read_parts(annotations, source, video_root, label_kind, on_problem, with_val=val_data is None)
+    elif splits:
         train = _read_train_folder(source, splits, on_problem)
     else:
-        train = read_manifest(data, root=root, on_problem=on_problem)
+        train = read_manifest(data, video_root=video_root, on_problem=on_problem)
     _check_trainable(train, data, on_problem)
     if val_data is not None:
-        val = read_manifest(val_data, root=root, on_problem=on_problem)
+        val = read_manifest(
+            val_data, video_root=video_root, label_kind=label_kind, split_number=split_number, on_problem=on_problem
+        )
     elif held_out := [name for name in VALIDATION_FOLDERS if name in splits]:
         val = _read_class_folders(splits[held_out[0]], source, on_problem)
-    elif val_fraction == 0 or not train.labels:
-        return train, None
-    else:
-        return _hold_out(train, val_fraction, on_problem)
+    elif val is None:
+        return _hold_out(train, val_fraction, on_problem) if val_fraction and train.labels else (train, None)
     _check_labelled(val, val_data or data, on_problem)
     if train.labels and (unknown := sorted(set(val.labels) - set(train.labels))):
         on_problem(
@@ -343,6 +387,88 @@ def _nothing_found(folder: Path, loose: Sequence[str], ignored: Sequence[str]) -
     return f"{folder}: found {found}; {expected}"
 
 
+def _read_parts(
+    annotations: Annotations,
+    source: Path,
+    video_root: str | os.PathLike[str] | None,
+    label_kind: LabelKind,
+    on_problem: OnProblem,
+    *,
+    with_val: bool,
+) -> tuple[Manifest, Manifest | None]:
+    """The clips to train on that annotations list, and those to validate on if they list them and they are wanted."""
+
+    def read(part: Part) -> Manifest:
+        return _read_annotations(annotations, part, source, video_root, label_kind, on_problem)
+
+    if not annotations.is_folder:
+        return read(next(iter(annotations.files))), None
+    if "train" not in annotations.files:
+        names = ", ".join(file.name for files in annotations.files.values() for file in files[:1])
+        on_problem(f"{source}: read as {annotations.layout}, found {names} and no list of clips to train on; add it")
+        return _NOTHING, None
+    held_out = annotations.held_out if with_val else None
+    return read("train"), read(held_out) if held_out is not None else None
+
+
+def _read_annotations(
+    annotations: Annotations,
+    part: Part,
+    source: Path,
+    video_root: str | os.PathLike[str] | None,
+    label_kind: LabelKind,
+    on_problem: OnProblem,
+) -> Manifest:
+    try:
+        listing = read_listing(annotations, part, label_kind=label_kind, on_problem=on_problem)
+        root, paths = _find_listed(annotations, listing.clips, source, video_root)
+    except DataError as error:
+        on_problem(str(error))
+        return _NOTHING
+    clips = list(dict.fromkeys(listing.clips))
+    entries = tuple(_annotated_entry(clip, paths[clip], root) for clip in clips if clip in paths)
+    if annotations.layout != EPIC:  # where a narrator may tell one segment twice
+        _check_one_label(source, entries, on_problem)
+    read_as = annotations.files[part][0].name if len(annotations.files[part]) == 1 else annotations.remark
+    read_as = ", ".join(dict.fromkeys([part, read_as, annotations.remark])) if annotations.remark else read_as
+    remarks = [f"read as {annotations.layout} ({read_as}), videos below {root}"]
+    if repeated := len(listing.clips) - len(clips):
+        remarks.append(f"{counted(repeated, 'line')} listed twice, counted once")
+    labels = listing.labels
+    if labels is None:
+        labels = sort_labels([clip.label for clip in clips if clip.label is not None])
+    missing = tuple(clip.title for clip in clips if clip not in paths)
+    return Manifest(entries, labels, missing=missing, remarks=tuple(remarks))
+
+
+def _find_listed(
+    annotations: Annotations, clips: Sequence[ListedClip], source: Path, video_root: str | os.PathLike[str] | None
+) -> tuple[Path, dict[ListedClip, Path]]:
+    """The folder that holds the videos, and the video of every clip that has one.
+
+    Raises:
+        DataError: there are none, or no clips at all.
+    """
+    where = f"{source}: read as {annotations.layout}"
+    if not clips:
+        raise DataError(f"{where}, it lists no clip; expected one a line")
+    folder = annotations.folder
+    roots = [_absolute(video_root)] if video_root is not None else [source, folder, folder.parent]
+    for root in dict.fromkeys(root for root in roots if root.is_dir() and root != root.parent):
+        if paths := find_videos_of(clips, root):
+            return root, paths
+    looked = " or ".join(map(str, dict.fromkeys(root for root in roots if not root.is_file())))
+    raise DataError(
+        f"{where}, none of its {counted(len({clip.stem for clip in clips}), 'video')} found, first "
+        f"{clips[0].stem} with the suffix of a video, below {looked}; give the folder of videos with --video-root"
+    )
+
+
+def _annotated_entry(clip: ListedClip, path: Path, root: Path) -> Entry:
+    name = path.relative_to(root).as_posix()
+    return Entry(path, name, clip.label, clip.start_seconds, clip.end_seconds)
+
+
 def _read_list(source: Path, root: Path, on_problem: OnProblem) -> Manifest:
     if looks_like_video(source):
         on_problem(f"{source} is one video; expected a folder with one sub-folder of videos per class, or a list")
@@ -404,7 +530,7 @@ def _released_rows(text: str, root: Path) -> Iterator[Entry]:
 
 def _csv_rows(source: Path, text: str, root: Path, on_problem: OnProblem) -> Iterator[Entry]:
     columns: list[str] | None = None
-    for line, cells in _csv_cells(source, text, on_problem):
+    for line, cells in csv_cells(source, text, on_problem):
         try:
             if columns is None:
                 columns, header = _columns(source, cells, root)
@@ -420,20 +546,6 @@ def _csv_rows(source: Path, text: str, root: Path, on_problem: OnProblem) -> Ite
             on_problem(str(error))
             if columns is None:
                 return
-
-
-def _csv_cells(source: Path, text: str, on_problem: OnProblem) -> Iterator[tuple[int, list[str]]]:
-    """The rows that hold something, each with its line number."""
-    reader = csv.reader(io.StringIO(text), skipinitialspace=True, strict=True)
-    while True:
-        try:
-            for row in reader:
-                cells = [cell.strip() for cell in row]
-                if any(cells):
-                    yield reader.line_num, cells
-            return
-        except csv.Error as error:
-            on_problem(f"{source}, line {reader.line_num}: not a CSV row ({error}); check its quotes")
 
 
 def _columns(source: Path, first: Sequence[str], root: Path) -> tuple[list[str], bool]:
@@ -495,8 +607,9 @@ def _check_one_label(source: Path, entries: Sequence[Entry], on_problem: OnProbl
 
 def _check_trainable(manifest: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
     _check_labelled(manifest, data, on_problem)
-    if len(manifest.labels) == 1:
-        on_problem(f"{data}: found one class only, {manifest.labels[0]!r}; expected at least two to tell apart")
+    present = [label for label, count in manifest.counts().items() if count]
+    if len(present) == 1:
+        on_problem(f"{data}: found one class only, {present[0]!r}; expected at least two to tell apart")
 
 
 def _check_labelled(manifest: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
@@ -517,6 +630,8 @@ def _hold_out(manifest: Manifest, fraction: float, on_problem: OnProblem) -> tup
         ordered = sorted(
             set(of_class), key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
         )
+        if not ordered:  # a class of a public data set of which no video is there
+            continue
         if len(ordered) < 2:
             alone.append(label)
         num_held = min(max(1, round(fraction * len(ordered))), len(ordered) - 1)
@@ -528,4 +643,4 @@ def _hold_out(manifest: Manifest, fraction: float, on_problem: OnProblem) -> tup
         )
     train = tuple(entry for entry in manifest.entries if (entry.label, entry.name) not in held)
     val = tuple(entry for entry in manifest.entries if (entry.label, entry.name) in held)
-    return Manifest(train, manifest.labels, manifest.missing, manifest.ignored), Manifest(val, manifest.labels)
+    return replace(manifest, entries=train), Manifest(val, manifest.labels)

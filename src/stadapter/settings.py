@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from stadapter.backbones import DEFAULT_BACKBONE
 from stadapter.errors import SettingsError
+from stadapter.layouts import LabelKind
 from stadapter.transforms import Augmentation
 from stadapter.tuning import STAdapter, Tuning, tuning_to_json
 
 FREE_SETTINGS = frozenset(
     (
-        *("data", "backbone", "size", "precision"),
+        *("data", "video_root", "label_kind", "split_number", "backbone", "size", "precision"),
         *("out", "resume", "accept_changes", "device", "num_workers"),
         *("checkpoint_minutes", "view_store_megabytes", "max_bad_fraction"),
     )
@@ -35,7 +36,8 @@ class TrainConfig:
     """Everything a training run is made of. The defaults are the `small` recipe: few clips, little compute."""
 
     data: str | Path
-    """Folder with one sub-folder of videos per class, or a list: CSV path,label[,start,end] or "<path> <number>"."""
+    """Folder with one sub-folder of videos per class, a list (CSV path,label[,start,end] or "<path> <number>"), or
+    the annotations of Kinetics, Something-Something-v2, UCF101, HMDB51 or EPIC-Kitchens-100, file or folder."""
     out: str | Path
     """Run folder to make; an existing one is refused unless you resume."""
     backbone: str | Path = DEFAULT_BACKBONE
@@ -46,6 +48,12 @@ class TrainConfig:
     """Held-out clips, laid out as the training data; default: the val folder, or a share of each class."""
     val_fraction: float = 0.2
     """Share of each class held out by a stable hash of the file's name, 0 to 1; 0 trains on everything."""
+    video_root: str | Path | None = None
+    """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
+    label_kind: LabelKind = "action"
+    """What EPIC-Kitchens clips are labelled with; an action is a verb and a noun."""
+    split_number: int = 1
+    """Which of the three splits of UCF101 or HMDB51, where their folder is given."""
     num_frames: int = 8
     """Frames of a clip."""
     size: int | None = None
@@ -106,7 +114,7 @@ class TrainConfig:
     tuning, other classes, another trunk, another val_fraction."""
 
     def __post_init__(self) -> None:
-        for name in ("data", "out", "backbone", "val_data"):
+        for name in ("data", "out", "backbone", "val_data", "video_root"):
             value = getattr(self, name)
             object.__setattr__(self, name, os.fspath(value) if value is not None else None)
         for name, (lowest, highest) in _LIMITS.items():
@@ -128,6 +136,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "num_workers": (0, math.inf),
     "view_store_megabytes": (0, math.inf),
     "seed": (0, math.inf),
+    "split_number": (1, 3),
     "weight_decay": (0, math.inf),
     "gradient_clip": (0, math.inf),
     "checkpoint_minutes": (0, math.inf),

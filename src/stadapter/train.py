@@ -144,9 +144,10 @@ class Prepared:
         """The run in a few lines."""
         clip, counts = self.clip_config, self.train_set.counts()
         held_out = f"{len(self.val_set.entries)} held out" if self.val_set is not None else "none held out"
-        shown = ", ".join(f"{label} ({count})" for label, count in list(counts.items())[:20])
+        shown = ", ".join(f"{label} ({count})" for label, count in [item for item in counts.items() if item[1]][:20])
         return [
             *self.train_set.notes(),
+            *(f"validation: {note}" for note in (self.val_set.notes() if self.val_set is not None else [])),
             f"{len(self.train_set.entries)} clips to train on, {held_out}; {len(counts)} classes: {shown}"
             + (" …" if len(counts) > 20 else ""),
             f"{clip.num_frames} frames of {clip.size} x {clip.size} pixels, {self.identity['precision']}, on "
@@ -165,7 +166,14 @@ def prepare(config: TrainConfig) -> Prepared:
     accelerator = make_accelerator(config)
     if accelerator.is_main_process:
         refuse_folder(Path(config.out).expanduser(), resume=config.resume)
-    train_set, val_set = read_splits(config.data, val_fraction=config.val_fraction, val_data=config.val_data)
+    train_set, val_set = read_splits(
+        config.data,
+        val_fraction=config.val_fraction,
+        val_data=config.val_data,
+        video_root=config.video_root,
+        label_kind=config.label_kind,
+        split_number=config.split_number,
+    )
     trunk = load_backbone(config.backbone)
     return Prepared(
         config=config,

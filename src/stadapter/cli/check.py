@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -17,11 +17,18 @@ class CheckFlags:
     training could start, 1 when it could not."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """Labelled clips: a folder with one sub-folder of videos per class, or a list (CSV or "<path> <class number>")."""
+    """Labelled clips: a folder with one sub-folder of videos per class, a list (CSV or "<path> <class
+    number>"), or the annotations of a public data set."""
     val_data: str | None = None
     """Clips to validate on, in any of the same layouts; default val/ or test/ beside train/, else held-out clips."""
     val_fraction: float = 0.2
     """Share of each class that is held out where there are no validation clips; 0 trains on everything."""
+    video_root: str | None = None
+    """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
+    label_kind: Literal["action", "verb", "noun"] = "action"
+    """What EPIC-Kitchens clips are labelled with; an action is a verb and a noun."""
+    split_number: int = 1
+    """Which of the three splits of UCF101 or HMDB51, where their folder is given."""
     deep: bool = False
     """Decode every frame: finds damage inside files, and takes much longer."""
     json: str | None = None
@@ -47,6 +54,9 @@ def run(arguments: Sequence[str]) -> int:
             flags.data,
             val_data=flags.val_data,
             val_fraction=flags.val_fraction,
+            video_root=flags.video_root,
+            label_kind=flags.label_kind,
+            split_number=flags.split_number,
             num_frames=flags.num_frames,
             max_bad_fraction=flags.max_bad_fraction,
             deep=flags.deep,

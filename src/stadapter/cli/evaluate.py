@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -21,7 +21,14 @@ class EvaluateFlags:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder that train or convert made, or the Hub id of one."""
     data: str
-    """Labelled clips: a folder with one sub-folder of videos per class, or a list (CSV or "<path> <class number>")."""
+    """Labelled clips: a folder with one sub-folder of videos per class, a list (CSV or "<path> <class
+    number>"), or the annotations of a public data set."""
+    video_root: str | None = None
+    """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
+    label_kind: Literal["action", "verb", "noun"] = "action"
+    """What EPIC-Kitchens clips are labelled with; an action is a verb and a noun."""
+    split_number: int = 1
+    """Which of the three splits of UCF101 or HMDB51, where their folder is given."""
     json: str | None = None
     """File to write the whole report to, as JSON; - for standard output."""
     report: str | None = None
@@ -57,7 +64,9 @@ def run(arguments: Sequence[str]) -> int:
         check_writable(flags.json, "--json")
     if flags.report is not None:
         check_writable(flags.report, "--report")
-    manifest = read_manifest(flags.data)
+    manifest = read_manifest(
+        flags.data, video_root=flags.video_root, label_kind=flags.label_kind, split_number=flags.split_number
+    )
     say(manifest.notes())
     folder = find_run(flags.run)
     classifier = load_classifier(str(folder), backbone=flags.backbone, precision=flags.precision, device=flags.device)
