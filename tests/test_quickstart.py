@@ -8,12 +8,14 @@ import pytest
 from rich.console import Console
 
 from stadapter.backbones import load_backbone
-from stadapter.errors import SettingsError
+from stadapter.errors import SettingsError, TrainingError
 from stadapter.quickstart import RESULT_NAME, QuickstartConfig, quickstart, tables
+
+SMALL = {"seed": 0, "train_clips": 1, "test_clips": 1, "epochs": 1}
 
 
 def small(folder: Path, **changes: int) -> QuickstartConfig:
-    return QuickstartConfig(out=str(folder), **{"train_clips": 1, "test_clips": 1, "epochs": 1} | changes)
+    return QuickstartConfig(out=str(folder), **SMALL | changes)
 
 
 def quiet() -> Console:
@@ -58,7 +60,7 @@ def test_an_unfinished_one_with_other_settings_is_refused(tmp_path: Path, finish
     result = json.loads((finished / RESULT_NAME).read_text())
     del result["unseen"]
     (tmp_path / RESULT_NAME).write_text(json.dumps(result))
-    with pytest.raises(SettingsError, match="'epochs': 1"):
+    with pytest.raises(SettingsError, match="epochs was 1, is 2"):
         quickstart(small(tmp_path, epochs=2), console=quiet())
 
 
@@ -67,6 +69,29 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is no quickstart's"):
         quickstart(small(tmp_path), console=quiet())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"train_clips": 0}, {"test_clips": 0}, {"epochs": 0}])
+def test_a_wrong_number_is_refused_before_anything_is_written(tmp_path: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(SettingsError, match="expected at least"):
+        quickstart(small(tmp_path / "q", **wrong), console=quiet())
+    assert not (tmp_path / "q").exists()
+
+
+def test_a_second_one_keeps_out_of_a_folder_in_use(tmp_path: Path) -> None:
+    hold = "import sys; from pathlib import Path; from stadapter.run_folder import locked\n"
+    hold += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    folder = tmp_path / "q"
+    command = [sys.executable, "-c", hold, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        (folder / "st-adapter").mkdir()  # where the other has not written its first checkpoint yet
+        (folder / RESULT_NAME).write_text(json.dumps({"settings": SMALL, "runs": {}}))
+        with pytest.raises(TrainingError, match="is training in"):
+            quickstart(small(folder), console=quiet())
+        assert (folder / "st-adapter").is_dir()
+        other.communicate(b"")
 
 
 def test_an_interrupted_one_goes_on_and_ends_the_same(tmp_path: Path, finished: Path) -> None:

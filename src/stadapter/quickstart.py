@@ -23,6 +23,7 @@ from stadapter.errors import SettingsError
 from stadapter.evaluate import Report, percent
 from stadapter.hands import CLASSES, write_hand_clips
 from stadapter.predict import Classifier
+from stadapter.run_folder import LOCK_NAME, locked
 from stadapter.settings import TrainConfig
 from stadapter.train import train
 from stadapter.transforms import Augmentation
@@ -69,12 +70,21 @@ def quickstart(config: QuickstartConfig | None = None, *, console: Console | Non
         What `result.json` in the folder holds: settings, a summary of each run, the prediction, seconds.
 
     Raises:
-        SettingsError: the folder holds a finished quickstart, one with other settings, or something else.
-        STAdapterError: as for `train`.
+        SettingsError: a number that is too small, or the folder holds a finished quickstart, one with other settings,
+            or something else.
+        STAdapterError: as for `train`; or another process works in the folder.
     """
     config, console = config or QuickstartConfig(), console or Console(stderr=True)
+    _check(config)
     folder = Path(config.out).expanduser()
-    result = _claim(folder, config)
+    _so_far(folder, config)
+    with locked(folder):
+        return _run_all(folder, config, console)
+
+
+def _run_all(folder: Path, config: QuickstartConfig, console: Console) -> dict[str, Any]:
+    result = _so_far(folder, config)  # again: another process may just have finished here
+    _write(folder, result)
     console.print(f"drawing clips of a hand into {folder / 'clips'}", highlight=False)
     for drawing in _DRAWINGS:
         count = {"train": config.train_clips, "test": config.test_clips}.get(drawing, 1)
@@ -117,25 +127,37 @@ def tables(result: dict[str, Any]) -> Group:
     )
 
 
-def _claim(folder: Path, config: QuickstartConfig) -> dict[str, Any]:
-    """The result so far: a new one for a new folder, or what an unfinished quickstart has left."""
+def _check(config: QuickstartConfig) -> None:
+    for name, lowest in {"seed": 0, "train_clips": 1, "test_clips": 1, "epochs": 1}.items():
+        if getattr(config, name) < lowest:
+            raise SettingsError(f"{name} {getattr(config, name)}: expected at least {lowest}")
+
+
+def _so_far(folder: Path, config: QuickstartConfig) -> dict[str, Any]:
+    """The result so far: a new one for a new folder, or what an unfinished quickstart has left; writes nothing."""
     settings = {name: value for name, value in asdict(config).items() if name != "out"}
-    new = {"version": __version__, "settings": settings, "test_clips": config.test_clips * len(CLASSES), "runs": {}}
-    if not folder.exists() or not any(folder.iterdir()):
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, new)
-        return new
+    if not folder.exists() or all(item.name == LOCK_NAME for item in folder.iterdir()):
+        return {
+            "version": __version__,
+            "settings": settings,
+            "test_clips": config.test_clips * len(CLASSES),
+            "runs": {},
+        }
     try:
         result: dict[str, Any] = json.loads((folder / RESULT_NAME).read_text(encoding="utf-8"))
-        found, is_finished = result["settings"], "unseen" in result
+        then, is_finished = dict(result["settings"]), "unseen" in result
+        result["runs"] = dict(result["runs"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{folder} is no quickstart's; choose another folder with --out") from error
     if is_finished:
         raise SettingsError(
             f"{folder} holds a finished quickstart: look at {folder / RESULT_NAME}, or choose another folder with --out"
         )
-    if found != settings:
-        raise SettingsError(f"{folder} holds a quickstart with {found}, not {settings}; choose another --out")
+    if changed := [f"{name} was {then.get(name)}, is {now}" for name, now in settings.items() if then.get(name) != now]:
+        raise SettingsError(
+            f"{folder} holds an unfinished quickstart that was started otherwise: {'; '.join(changed)}. "
+            "Go on as it was started, or choose another folder with --out"
+        )
     return result
 
 

@@ -35,10 +35,23 @@ def refuse_folder(folder: Path, *, resume: bool) -> None:
 def occupied(folder: Path, *, resume: bool) -> Iterator[None]:
     """Make the run folder, and keep other trainings out of it while in the block.
 
+    Raises:
+        TrainingError: the folder cannot be written, another process trains in it, or as `refuse_folder`.
+    """
+    with locked(folder):
+        _refuse_content(folder, resume=resume)  # again: another process may just have finished here
+        _clear(folder, resume=resume)
+        yield
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder, and keep other processes that ask for it out while in the block.
+
     The lock ends with this process, however that ends. Where the filesystem knows no locks there is none.
 
     Raises:
-        TrainingError: the folder cannot be written, another process trains in it, or as `refuse_folder`.
+        TrainingError: the folder cannot be written, or another process holds it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,8 +59,6 @@ def occupied(folder: Path, *, resume: bool) -> Iterator[None]:
     except OSError as error:
         raise _not_writable(folder, error) from error
     try:
-        _refuse_content(folder, resume=resume)  # again: another process may just have finished here
-        _clear(folder, resume=resume)
         yield
     finally:
         with suppress(OSError):
