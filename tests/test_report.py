@@ -130,6 +130,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "hardware": "cpu (2 cores, 1 threads)",
         "versions": {"stadapter": "0.1.0", "torch": "2.13.0"},
         "unreadable": {"left/broken.mp4": "moov atom not found"},
+        "changes": ["after step 100: lr was 0.002, is 0.001"],
     }
     save_artefact(folder, model, CONFIG, receipt=receipt)
     write_metrics(
@@ -184,6 +185,7 @@ def test_the_page_tells_the_figures_and_the_receipt(trained: Path, clips: Manife
         "ab" * 32,
         "seed 7",
         "optimizer steps 600",
+        "changed on the way after step 100: lr was 0.002, is 0.001",
         "7.9 min",
         "stadapter 0.1.0, torch 2.13.0",
         "cpu (2 cores, 1 threads)",

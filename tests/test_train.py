@@ -17,13 +17,14 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+import stadapter
 from stadapter.artefact import load_artefact
 from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.clips import load_clip
 from stadapter.errors import ArtefactError, DataError, SettingsError, TrainingError
 from stadapter.progress import Meter
 from stadapter.synthetic import write_clips
-from stadapter.train import Loop, TrainConfig, prepare, train
+from stadapter.train import Loop, TrainConfig, command_line, prepare, train
 from stadapter.transforms import Augmentation
 from stadapter.tuning import LinearProbe, STAdapter
 from trunks import save_trunk
@@ -429,3 +430,18 @@ def test_ctrl_c_leaves_a_checkpoint_and_no_traceback_of_workers(config: TrainCon
     assert (Path(config.out) / CHECKPOINT_NAME).is_file(), stderr
     assert stderr.count("Traceback") == 1, stderr  # the KeyboardInterrupt of the script itself
     assert "KeyboardInterrupt" in stderr
+
+
+@pytest.mark.parametrize(
+    "program", ["/home/me/.venv/bin/stadapter", str(Path(stadapter.__file__).with_name("__main__.py"))]
+)
+def test_the_receipt_tells_the_command_without_where_the_program_lies(
+    monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "train", "--data", "my clips"])
+    assert command_line() == "stadapter train --data 'my clips'"
+
+
+def test_the_receipt_of_a_script_tells_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["experiments/mine.py", "--fast"])
+    assert command_line() == "experiments/mine.py --fast"

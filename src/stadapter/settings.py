@@ -41,7 +41,7 @@ class TrainConfig:
     out: str | Path
     """Run folder to make; an existing one is refused unless you resume."""
     backbone: str | Path = DEFAULT_BACKBONE
-    """Image trunk: a Hub id or a local folder in Hugging Face layout."""
+    """Image trunk: a Hub id, a local folder in Hugging Face layout, or tiny, which comes with the package."""
     tuning: Tuning = field(default_factory=STAdapter)
     """What learns."""
     val_data: str | Path | None = None

@@ -354,7 +354,7 @@ class Loop:
 
         return {
             "settings": settings_to_json(self.config),
-            "command": shlex.join(sys.argv),
+            "command": command_line(),
             **self.run.identity,
             "num_train_clips": len(self.run.train_set.entries),
             "steps": self.step,
@@ -537,6 +537,14 @@ def prepare_trunk(model: VideoClassifier, device: torch.device, autocast_dtype: 
         model.cast_trunk(autocast_dtype)
     # On a CPU the backward pass of the fused kernel takes several times that of plain products (docs/log.md).
     model.trunk.use_attention("eager" if device.type == "cpu" else "sdpa")
+
+
+def command_line() -> str:
+    """The command of this process as one would type it: where the program lies is no part of it."""
+    program, *arguments = sys.argv or [""]
+    if Path(program).stem == "stadapter" or Path(program) == Path(__file__).with_name("__main__.py"):
+        program = "stadapter"
+    return shlex.join([program, *arguments])
 
 
 def headline(report: Report) -> dict[str, float]:

@@ -17,6 +17,7 @@ from stadapter.errors import SettingsError
 def run(arguments: Sequence[str]) -> int:
     """stadapter train"""
     from stadapter.checkpoint import CHECKPOINT_NAME
+    from stadapter.report import REPORT_NAME
     from stadapter.settings import TrainConfig
     from stadapter.train import prepare, train
 
@@ -38,7 +39,9 @@ def run(arguments: Sequence[str]) -> int:
         from stadapter.evaluate import tables
 
         output_console(sys.stdout).print(tables(result.report))
-    say([f"saved in {result.folder}", next_step(result.folder)])
+    page = result.folder / REPORT_NAME
+    look = f"; look at {page}" if page.is_file() else ""
+    say([f"saved in {result.folder}{look}", next_step(result.folder)])
     return 0
 
 

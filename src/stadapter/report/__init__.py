@@ -203,6 +203,7 @@ def _receipt(folder: Path, spec: Mapping[str, Any]) -> list[Line]:
         "clips trained on": receipt.get("num_train_clips"),
         "seed": settings.get("seed"),
         "optimizer steps": receipt.get("steps"),
+        "changed on the way": "; ".join(receipt.get("changes", ())) or None,
         "precision": receipt.get("precision"),
         "processes": receipt.get("num_processes"),
         "hardware": receipt.get("hardware"),
