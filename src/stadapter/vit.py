@@ -193,6 +193,17 @@ class ImageViT(nn.Module):
             raise SettingsError(f"last_blocks={count}: the trunk has {num_blocks} blocks; choose 1 to {num_blocks}")
         return range(num_blocks - count, num_blocks)
 
+    def first_blocks(self, count: int) -> range:
+        """Indices of the first `count` blocks.
+
+        Raises:
+            SettingsError: fewer than one block, or more than there are.
+        """
+        num_blocks = len(self.blocks)
+        if not 1 <= count <= num_blocks:
+            raise SettingsError(f"first_blocks={count}: the trunk has {num_blocks} blocks; choose 1 to {num_blocks}")
+        return range(count)
+
     def weights(self) -> dict[str, nn.Parameter]:
         """Every parameter that a forward pass reads, by name."""
         named = self.named_parameters()

@@ -87,6 +87,8 @@ class STAdapter:
     """Put an adapter before each MLP (A2; the released Kinetics model has only these, the SSv2 model both)."""
     last_blocks: int | None = None
     """Adapt only the last so many blocks; default all."""
+    first_blocks: int | None = None
+    """Adapt only the first so many blocks, to see what depth is worth; not together with last_blocks."""
     activation: Activation | None = "gelu"
     """Activation f between convolution and up-projection; None is what released checkpoints use."""
     keep_unreachable: bool = False
@@ -106,6 +108,7 @@ class STAdapter:
             before_attention=self.before_attention,
             before_mlp=self.before_mlp,
             last_blocks=self.last_blocks,
+            first_blocks=self.first_blocks,
             keep_unreachable=self.keep_unreachable,
         )
 
