@@ -46,7 +46,7 @@ def test_every_promised_name_is_listed() -> None:
     assert set(promised.split()) <= set(stadapter.__all__)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "compare"])
 def test_a_function_named_as_its_module_stays_the_function(name: str) -> None:
     module = importlib.import_module(f"stadapter.{name}")  # would overwrite an ordinary attribute
     function = getattr(stadapter, name)

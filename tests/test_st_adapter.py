@@ -221,3 +221,11 @@ def test_settings_with_which_nothing_works_are_refused_with_the_reason(settings:
     with pytest.raises(SettingsError, match=reason):
         STAdapter(**settings).apply(vit)
     assert all(isinstance(point, InsertionPoint) for point in vit.insertion_points())
+
+
+def test_adapters_go_into_the_first_blocks() -> None:
+    assert adapted_places(STAdapter(first_blocks=2)) == ["blocks.0.before_attention", "blocks.1.before_attention"]
+    with pytest.raises(SettingsError, match="first_blocks=4: the trunk has 3 blocks; choose 1 to 3"):
+        adapted_places(STAdapter(first_blocks=4))
+    with pytest.raises(SettingsError, match="first_blocks=1 and last_blocks=1: set one of them"):
+        adapted_places(STAdapter(first_blocks=1, last_blocks=1))

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from stadapter.check import check_data as check_data
     from stadapter.clips import ClipConfig as ClipConfig
     from stadapter.clips import load_clip as load_clip
+    from stadapter.compare import CompareConfig as CompareConfig
+    from stadapter.compare import Comparison as Comparison
+    from stadapter.compare import compare as compare
     from stadapter.convert import convert_released as convert_released
     from stadapter.errors import ArtefactError as ArtefactError
     from stadapter.errors import BackboneError as BackboneError
@@ -62,6 +65,7 @@ _NAMES = {
     "backbones": ("load_backbone",),
     "check": ("DataReport", "check_data"),
     "clips": ("ClipConfig", "load_clip"),
+    "compare": ("CompareConfig", "Comparison", "compare"),
     "convert": ("convert_released",),
     "errors": (
         "ArtefactError",
@@ -104,9 +108,9 @@ __all__ = ["__version__", *_ROOM_OF]
 
 
 class _Package(ModuleType):
-    """Finds public names in their rooms; `train` and `evaluate`, which are rooms too, are the functions.
+    """Finds public names in their rooms; `train`, `evaluate` and `compare`, which are rooms too, are the functions.
 
-    Importing a room sets it as an attribute of its package. For these two a property stands in the way, so that
+    Importing a room sets it as an attribute of its package. For these a property stands in the way, so that
     `stadapter.train(...)` works whatever was imported before; `from stadapter.train import ...` does as ever.
     """
 

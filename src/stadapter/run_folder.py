@@ -25,7 +25,7 @@ def refuse_folder(folder: Path, *, resume: bool) -> None:
         ArtefactError: there is no checkpoint to resume from, or it is damaged.
     """
     try:
-        _refuse_in_use(folder)
+        refuse_folder_in_use(folder)
         _refuse_content(folder, resume=resume)
     except OSError as error:
         raise TrainingError(f"cannot read {folder}: {error.strerror}; choose another --out") from error
@@ -98,7 +98,12 @@ def _not_writable(folder: Path, error: OSError) -> TrainingError:
     return TrainingError(f"cannot write to {folder}: {error.strerror}; choose another --out")
 
 
-def _refuse_in_use(folder: Path) -> None:
+def refuse_folder_in_use(folder: Path) -> None:
+    """Refuse a run folder that another process trains in.
+
+    Raises:
+        TrainingError: there is one.
+    """
     try:
         descriptor = os.open(folder / LOCK_NAME, os.O_RDWR)
     except OSError:

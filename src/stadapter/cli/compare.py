@@ -1,0 +1,27 @@
+"""stadapter compare: strategies under one budget."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from stadapter.cli.output import output_console, say
+
+
+def run(arguments: Sequence[str]) -> int:
+    """stadapter compare; 1 where a run failed."""
+    from stadapter.compare import CompareConfig, compare
+    from stadapter.compare.tables import tables
+
+    flags = tyro.cli(CompareConfig, prog="stadapter compare", args=arguments)
+    try:
+        comparison = compare(flags)
+    except KeyboardInterrupt:
+        again = [argument for argument in arguments if argument != "--redo"]
+        say(f"\nstopped; the same command goes on: {shlex.join(['stadapter', 'compare', *again])}")
+        raise
+    output_console(sys.stdout).print(tables(comparison), highlight=False)
+    say(f"saved in {Path(flags.out).expanduser()}: comparison.md, runs.csv, two figures and one JSON file a run")
+    return 1 if comparison.failures else 0

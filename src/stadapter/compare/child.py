@@ -1,0 +1,163 @@
+"""One training of a comparison, in a process of its own: python -m stadapter.compare.child JOB.
+
+So its peak memory is its own, and its crash is one result that failed.
+"""
+
+import dataclasses
+import json
+import shutil
+import statistics
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME
+from stadapter.checkpoint import CHECKPOINT_NAME
+from stadapter.compare.costs import COUNTED, commit, gmacs_per_view, peak_memory_bytes, processor
+from stadapter.durable import write_whole
+from stadapter.errors import STAdapterError, first_line
+from stadapter.evaluate import Report
+from stadapter.progress import METRICS_NAME
+from stadapter.run_folder import refuse_folder_in_use
+from stadapter.settings import TrainConfig, settings_to_json
+from stadapter.train import TrainResult, prepare, train
+from stadapter.transforms import Augmentation
+from stadapter.tuning import tuning_from_json
+
+
+def main(arguments: list[str]) -> int:
+    """Do the job in a file and write its result; 0 done, 1 failed, with the reason in the result, 130 interrupted."""
+    job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    target = Path(job["result"])
+    try:
+        outcome = {**job["known"], **run(take_up(settings_from_json(job["settings"])))}
+        code = 0
+    except KeyboardInterrupt:
+        return 130
+    except STAdapterError as error:
+        outcome, code = {**job["known"], "error": str(error)}, 1
+    except Exception as error:
+        traceback.print_exc()
+        outcome, code = {**job["known"], "error": f"{type(error).__name__}: {first_line(error)}"}, 1
+    write_result(target, outcome)
+    return code
+
+
+def run(config: TrainConfig) -> dict[str, Any]:
+    """Train, or go on with what an interrupted call left, and say all that a comparison wants to know."""
+    costs, device = count_costs(config)
+    result = train(config)
+    assert result.report is not None
+    receipt = json.loads((result.folder / SPEC_NAME).read_text(encoding="utf-8"))["receipt"]
+    peak, kind = peak_memory_bytes(device)
+    return {
+        "config": settings_to_json(config),
+        "commit": commit(),
+        "versions": receipt["versions"],
+        "hardware": {"device": receipt["hardware"], **processor()},
+        "precision": receipt["precision"],
+        "size": receipt["size"],
+        **costs,
+        "artefact_bytes": (result.folder / WEIGHTS_NAME).stat().st_size,
+        "peak_memory_bytes": peak,
+        "peak_memory_of": kind,
+        "steps": result.steps,
+        **read_times(result.folder),
+        **figures(result),
+        "unreadable_train_clips": receipt["unreadable"],
+    }
+
+
+def count_costs(config: TrainConfig) -> tuple[dict[str, Any], torch.device]:
+    """Parameters and GMACs, and the device; counted before training, so that its result is written at once."""
+    prepared = prepare(config)
+    count, clip = prepared.model.count_parameters(), prepared.clip_config
+    costs = {
+        "trained_parameters": count.trained,
+        "total_parameters": count.total,
+        "gmacs_per_view": gmacs_per_view(prepared.model.eval(), num_frames=clip.num_frames, size=clip.size),
+        "gmacs_counted": COUNTED,
+    }
+    return costs, prepared.accelerator.device
+
+
+def read_times(folder: Path) -> dict[str, Any]:
+    """Speed and seconds from a run's metrics.jsonl; the time in which it stood still, interrupted, is left out."""
+    lines = (folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    trained = [record for record in records if record["kind"] != "validation"]
+    return {
+        "clips_per_second": statistics.median(r["clips_per_second"] for r in records if r["kind"] == "train"),
+        "training_seconds": _seconds_between(trained),
+        "wall_seconds": _seconds_between(records),
+        "interruptions": sum(record["kind"] == "start" for record in records) - 1,
+    }
+
+
+def figures(result: TrainResult) -> dict[str, Any]:
+    """What the evaluation said, down to every clip; shuffled, reversed and single-frame accuracy beside it."""
+    report: Report | None = result.report
+    assert report is not None
+    plain = report.to_json()
+    check = plain["time_check"] or {}
+    kept = ("name", "start_seconds", "end_seconds", "label", "predicted", "score", "is_correct")
+    return {
+        "num_clips": report.num_clips,
+        **{name: plain[name] for name in ("top1", "top1_interval", "top5", "top5_interval")},
+        "mean_class_accuracy": report.mean_class_accuracy,
+        "loss": report.loss,
+        **{order: check.get(order) for order in ("shuffled", "reversed", "single_frame")},
+        "predictions": [{name: row[name] for name in kept} for row in plain["predictions"]],
+        "unreadable_test_clips": plain["failures"],
+    }
+
+
+def settings_from_json(values: dict[str, Any]) -> TrainConfig:
+    """The inverse of `settings_to_json`."""
+    settings = _with_tuples(values)
+    tuning, augmentation = tuning_from_json(settings["tuning"]), Augmentation(**_with_tuples(settings["augmentation"]))
+    return TrainConfig(**{**settings, "tuning": tuning, "augmentation": augmentation})
+
+
+def take_up(config: TrainConfig) -> TrainConfig:
+    """The same, going on with what is in its run folder if that holds a checkpoint.
+
+    A folder without one was stopped before its first checkpoint, or between its end and the writing of its result: it
+    is removed, and the run made anew.
+
+    Raises:
+        TrainingError: another process trains in it.
+    """
+    folder = Path(config.out)
+    if (folder / CHECKPOINT_NAME).is_file():
+        return dataclasses.replace(config, resume=True)
+    if folder.exists():
+        refuse_folder_in_use(folder)
+        shutil.rmtree(folder)
+    return config
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write a result, whole or not at all; bytes of a file name that are no text stay escaped."""
+    write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _seconds_between(records: Iterable[dict[str, Any]]) -> float:
+    seconds, last = 0.0, None
+    for record in records:
+        if last is not None and record["kind"] != "start":
+            seconds += max(0.0, record["time"] - last)
+        last = record["time"]
+    return round(seconds, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""What a comparison is made of: the experiments, and what is the same for all of them."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stadapter.backbones import DEFAULT_BACKBONE
+from stadapter.compare.experiments import Experiment, read_experiments
+from stadapter.errors import SettingsError
+from stadapter.settings import TrainConfig
+from stadapter.transforms import Augmentation
+from stadapter.tuning import STRATEGIES
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Train and test several strategies, or settings of one, with the same data, steps, batch and frames, and say which
+    is better, what it costs, and where the test clips are too few to tell."""
+
+    data: str
+    """Clips to train on, laid out as for train; all of them are trained on."""
+    test: str
+    """Clips to test on, laid out likewise; none may be among those to train on."""
+    out: str = "results/compare"
+    """Folder for the results; run folders are made in runs/ below it. What is there already is not done again."""
+    experiments: tuple[str, ...] = ()
+    """Folders of <strategy>/<name>.json with the settings that differ from the defaults, or single such files."""
+    strategies: tuple[str, ...] = ()
+    """Only these strategies; without experiments, each with its default settings."""
+    backbone: str = DEFAULT_BACKBONE
+    """Image trunk: a Hub id or a local folder in Hugging Face layout."""
+    seeds: tuple[int, ...] = (0,)
+    """Each experiment is run once with each."""
+    steps: int = 600
+    """Optimizer steps of every run, rounded up to whole passes over the training clips."""
+    batch_size: int = 8
+    """Clips a step, the same for all."""
+    num_frames: int = 8
+    """Frames of a clip; only an experiment about frames has another number."""
+    size: int | None = None
+    """Side of a clip, pixels, the same for all; default as for train."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """crop cuts the frame to a square; stretch squeezes the whole frame."""
+    num_spatial_views: int | None = None
+    """Crops averaged when testing, 1 or 3; default as for train."""
+    augmentation: Augmentation = field(default_factory=lambda: TrainConfig(data="", out="").augmentation)
+    """How training clips are varied, the same for all."""
+    lr_search: tuple[float, ...] = ()
+    """Learning rates to try for every experiment, with the first seed and a third of the steps, on clips held out of
+    the training data; the best one is used. Default none: each experiment's own. Full fine-tuning's files have others,
+    as many."""
+    search_fraction: float = 0.2
+    """Share of each class of the training data held out in the search, above 0 to 1."""
+    reference: str = "st-adapter/default"
+    """What the others are compared with, clip by clip, as strategy/name."""
+    redo: bool = False
+    """Do again what is there with other settings; without it that is refused."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Precision of the arithmetic."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    num_workers: int | None = None
+    """Processes that decode videos; default chosen from the machine."""
+    checkpoint_minutes: float = 5.0
+    """Longest time between two checkpoints of a run, minutes."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise SettingsError(f"steps {self.steps}, seeds {self.seeds}: expected at least 1, and seeds that differ")
+        if unknown := [name for name in self.strategies if name not in STRATEGIES]:
+            raise SettingsError(f"no strategy {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}")
+        if not all(0 < rate < math.inf for rate in self.lr_search) or not 0 < self.search_fraction < 1:
+            raise SettingsError("lr_search and search_fraction: expected learning rates above 0, and a share below 1")
+
+
+def choose_experiments(config: CompareConfig) -> list[Experiment]:
+    """The experiments that a comparison asks for.
+
+    Raises:
+        SettingsError: none, or files that cannot be understood.
+    """
+    if not config.experiments:
+        return [Experiment(name) for name in config.strategies or STRATEGIES]
+    found = read_experiments(config.experiments)
+    chosen = [item for item in found if not config.strategies or item.strategy in config.strategies]
+    if not chosen:
+        raise SettingsError(f"no experiment with {', '.join(config.strategies)} in {', '.join(config.experiments)}")
+    return chosen

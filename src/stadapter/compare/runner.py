@@ -1,0 +1,334 @@
+"""The runs of a comparison: each once, in a process of its own, from where it stands."""
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from stadapter.backbones import load_backbone
+from stadapter.checkpoint import CHECKPOINT_NAME
+from stadapter.compare.child import write_result
+from stadapter.compare.config import CompareConfig
+from stadapter.compare.experiments import Experiment
+from stadapter.errors import DataError, SettingsError, listed
+from stadapter.manifest import Manifest, read_manifest, read_splits
+from stadapter.processes import stopped_by_signals
+from stadapter.schedule import make_plan
+from stadapter.settings import TrainConfig, settings_to_json
+
+FORMAT = 1
+SEARCH_FOLDER, RUNS_FOLDER = "search", "runs"
+_CHANGES_NOTHING = (
+    *("data", "val_data", "backbone", "out", "resume", "accept_changes"),
+    *("device", "num_workers", "checkpoint_minutes", "view_store_megabytes"),
+)
+"""Settings in which a result may differ from what is asked for: paths, told by hashes, and what is not learned from."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all runs share, found before the first of them."""
+
+    train_set: Manifest
+    test_set: Manifest
+    search_sets: tuple[Manifest, Manifest] | None
+    backbone_sha256: str
+    width: int
+    num_blocks: int
+    budget: dict[str, Any]
+    """Steps, batch, size, frames and data: equal in all results of a folder."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training and its result."""
+
+    title: str
+    result: Path
+    config: TrainConfig
+    known: dict[str, Any]
+    """What its result holds that is known before: whose it is, its identity, the budget."""
+
+
+def run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Path, console: Console) -> None:
+    """Run what has no result yet; results that are there with other settings are refused before anything starts.
+
+    Raises:
+        SettingsError, STAdapterError, KeyboardInterrupt: as `compare`.
+    """
+    common = find_common(config)
+    rates = {item.stem: _rates(config, item) for item in experiments}
+    wanted = [(item, _job(config, common, item, seed, folder)) for seed in config.seeds for item in experiments]
+    if not config.redo:
+        _refuse_other_settings([job for _, job in wanted])
+    _refuse_other_budget(folder, common, {job.result.name for _, job in wanted} if config.redo else set())
+    with stopped_by_signals():
+        for number, (item, job) in enumerate(wanted, start=1):
+            if _is_done(job):
+                continue
+            console.print(f"\n{job.title} ({number} of {len(wanted)})", style="bold", highlight=False)
+            if rates[item.stem]:
+                found = _search(config, common, item, folder, console)
+                if found["chosen"] is None:
+                    _fail(job, f"no learning rate worked: {listed([str(e) for e in found['errors'].values()])}", found)
+                    continue
+                job = replace(
+                    job, config=replace(job.config, lr=found["chosen"]), known={**job.known, "lr_search": found}
+                )
+            _run(job, console)
+
+
+def find_common(config: CompareConfig) -> Common:
+    """Read the data and the trunk, and see that no test clip is trained on.
+
+    Raises:
+        STAdapterError: either is not usable, or a clip is on both sides.
+    """
+    train_set, _ = read_splits(config.data, val_fraction=0, val_data=config.test)
+    test_set = read_manifest(config.test)
+    _refuse_overlap(train_set, test_set, f"--data {config.data}")
+    search_sets = None
+    if config.lr_search:
+        part, held_out = read_splits(config.data, val_fraction=config.search_fraction)
+        assert held_out is not None
+        _refuse_overlap(held_out, test_set, f"the clips held out of --data {config.data} for the learning rate")
+        _refuse_overlap(part, test_set, f"--data {config.data}")
+        search_sets = (part, held_out)
+    trunk = load_backbone(config.backbone)
+    budget = {
+        "steps": config.steps,
+        "batch_size": config.batch_size,
+        "num_frames": config.num_frames,
+        "size": config.size,
+        "train_sha256": train_set.hash(),
+        "test_sha256": test_set.hash(),
+        "backbone_sha256": trunk.info.sha256,
+    }
+    return Common(train_set, test_set, search_sets, trunk.info.sha256, trunk.width, len(trunk.blocks), budget)
+
+
+def _refuse_overlap(manifest: Manifest, test_set: Manifest, what: str) -> None:
+    def places(clips: Manifest) -> dict[tuple[Any, ...], str]:
+        return {(e.path.resolve(), e.start_seconds, e.end_seconds): e.name for e in clips.entries}
+
+    ours, theirs = places(manifest), places(test_set)
+    if both := [ours[place] for place in ours.keys() & theirs.keys()]:
+        raise DataError(
+            f"{what} and the test clips share {len(both)}: {listed(sorted(both))}; expected none to be in both: name a "
+            "folder to train on that does not hold the test clips, such as its train/"
+        )
+
+
+def _rates(config: CompareConfig, experiment: Experiment) -> tuple[float, ...]:
+    """The learning rates to search for an experiment; none where there is no search."""
+    if not config.lr_search:
+        return ()
+    own = experiment.lr_search or config.lr_search
+    if len(own) != len(config.lr_search):
+        raise SettingsError(
+            f"{experiment.title} searches {len(own)} learning rates of its own, --lr-search has "
+            f"{len(config.lr_search)}; expected as many, or the search would not be the same for all"
+        )
+    return own
+
+
+def _train_config(config: CompareConfig, common: Common, experiment: Experiment, seed: int, out: Path) -> TrainConfig:
+    settings: dict[str, Any] = {"num_frames": config.num_frames, **experiment.settings}
+    return TrainConfig(
+        data=config.data,
+        out=out,
+        val_data=config.test,
+        val_fraction=0,
+        backbone=config.backbone,
+        tuning=experiment.make_tuning(width=common.width, num_blocks=common.num_blocks),
+        size=config.size,
+        fit=config.fit,
+        num_spatial_views=config.num_spatial_views,
+        augmentation=config.augmentation,
+        epochs=_epochs(config.steps, common.train_set, config.batch_size),
+        batch_size=config.batch_size,
+        precision=config.precision,
+        device=config.device,
+        num_workers=config.num_workers,
+        seed=seed,
+        checkpoint_minutes=config.checkpoint_minutes,
+        **settings,
+    )
+
+
+def _epochs(steps: int, clips: Manifest, batch_size: int) -> int:
+    plan = make_plan(num_clips=len(clips.entries), batch_size=batch_size, epochs=1)
+    return math.ceil(steps / plan.steps_per_epoch)
+
+
+def _job(config: CompareConfig, common: Common, experiment: Experiment, seed: int, folder: Path) -> Job:
+    stem, rates = f"{experiment.stem}--seed{seed}", _rates(config, experiment)
+    train_config = _train_config(config, common, experiment, seed, folder / RUNS_FOLDER / stem)
+    hashes = {name: common.budget[name] for name in ("train_sha256", "test_sha256", "backbone_sha256")}
+    identity = {**_learned_from(train_config), **hashes}
+    if rates:
+        identity["lr"] = {"search": list(rates), "search_fraction": config.search_fraction, "seed": config.seeds[0]}
+    known = _known(experiment, seed, common, identity)
+    return Job(f"{experiment.title}, seed {seed}", folder / f"{stem}.json", train_config, known)
+
+
+def _known(experiment: Experiment, seed: int, common: Common, identity: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "strategy": experiment.strategy,
+        "name": experiment.name,
+        "about": experiment.about,
+        "seed": seed,
+        "budget": common.budget,
+        "identity": identity,
+        "lr_search": None,
+    }
+
+
+def _learned_from(config: TrainConfig) -> dict[str, Any]:
+    return {name: value for name, value in settings_to_json(config).items() if name not in _CHANGES_NOTHING}
+
+
+def _search(
+    config: CompareConfig, common: Common, experiment: Experiment, folder: Path, console: Console
+) -> dict[str, Any]:
+    """Try every learning rate on clips held out of the training data; what is there already is not tried again."""
+    assert common.search_sets is not None
+    part, held_out = common.search_sets
+    found: dict[str, Any] = {"values": list(_rates(config, experiment)), "chosen": None, "errors": {}}
+    found |= {"num_held_out_clips": len(held_out.entries), "held_out_sha256": held_out.hash(), "top1": {}, "loss": {}}
+    for rate in found["values"]:
+        stem = f"{experiment.stem}--lr{rate:g}"
+        full = _train_config(config, common, experiment, config.seeds[0], folder / RUNS_FOLDER / SEARCH_FOLDER / stem)
+        epochs = _epochs(math.ceil(config.steps / 3), part, config.batch_size)
+        trial = replace(full, val_data=None, val_fraction=config.search_fraction, epochs=epochs, lr=rate)
+        identity = {**_learned_from(trial), "train_sha256": common.budget["train_sha256"]}
+        identity["backbone_sha256"] = common.backbone_sha256
+        known = _known(experiment, config.seeds[0], common, identity)
+        job = Job(f"{experiment.title}, learning rate {rate:g}", folder / SEARCH_FOLDER / f"{stem}.json", trial, known)
+        if not _is_done(job):
+            console.print(job.title, highlight=False)
+            _run(job, console)
+        result = json.loads(job.result.read_text(encoding="utf-8"))
+        if "error" in result:
+            found["errors"][f"{rate:g}"] = result["error"]
+        else:
+            found["steps"] = result["steps"]
+            found["top1"][f"{rate:g}"], found["loss"][f"{rate:g}"] = result["top1"], result["loss"]
+    tried = [rate for rate in found["values"] if f"{rate:g}" in found["top1"]]
+    if tried:
+        found["chosen"] = max(tried, key=lambda rate: (found["top1"][f"{rate:g}"], -found["loss"][f"{rate:g}"]))
+    return found
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What a result or a job file holds; None where there is none that can be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _is_done(job: Job) -> bool:
+    result = _read(job.result)
+    return result is not None and "error" not in result and result.get("identity") == job.known["identity"]
+
+
+def _job_file(job: Job) -> Path:
+    return Path(job.config.out).with_name(f"{Path(job.config.out).name}.job.json")
+
+
+def _refuse_other_settings(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        found, wanted = _identity_there(job), job.known["identity"]
+        if found is None or found == wanted:
+            continue
+        changed = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+        told = ", ".join(f"{name} {found.get(name)!r}, now {wanted.get(name)!r}" for name in changed[:3])
+        raise SettingsError(
+            f"{job.result} was made with other settings: {told}; choose another --out, or do it again with --redo"
+        )
+
+
+def _identity_there(job: Job) -> dict[str, Any] | None:
+    """Of the result that is there, or of an unfinished run; None where nothing would be lost."""
+    result = _read(job.result)
+    if result is not None and "error" not in result:
+        return dict(result.get("identity", {}))
+    if (Path(job.config.out) / CHECKPOINT_NAME).is_file() and (unfinished := _read(_job_file(job))):
+        identity: dict[str, Any] = unfinished["known"]["identity"]
+        return identity
+    return None
+
+
+def _refuse_other_budget(folder: Path, common: Common, redone: set[str]) -> None:
+    """Results beside ours must have been made with our budget, or their table would compare what cannot be."""
+    for path in sorted(folder.glob("*--seed*.json")):
+        found = (_read(path) or {}).get("budget")
+        if path.name not in redone and found not in (None, common.budget):
+            changed = [name for name in common.budget if found.get(name) != common.budget[name]]
+            told = ", ".join(f"{name} {found.get(name)!r}, now {common.budget[name]!r}" for name in changed)
+            raise SettingsError(f"{path} was made with another budget: {told}; choose another --out")
+
+
+def _run(job: Job, console: Console) -> None:
+    """Train in a process of its own; its result, or its error, is on disk afterwards.
+
+    Raises:
+        KeyboardInterrupt: asked to stop; the training has been, and has left a checkpoint.
+    """
+    job_file, identity = _job_file(job), job.known["identity"]
+    job_file.parent.mkdir(parents=True, exist_ok=True)
+    job.result.parent.mkdir(parents=True, exist_ok=True)
+    before = _read(job_file)
+    if before is not None and (before["known"]["identity"], before["settings"]["lr"]) != (identity, job.config.lr):
+        shutil.rmtree(job.config.out, ignore_errors=True)  # done again with other settings
+    job.result.unlink(missing_ok=True)
+    content = {"settings": settings_to_json(job.config), "known": job.known, "result": str(job.result.resolve())}
+    write_result(job_file, content)
+    code = _wait_for([sys.executable, "-m", "stadapter.compare.child", str(job_file)])
+    result = _read(job.result)
+    if result is None:
+        _fail(job, _ending(code))
+        result = {"error": _ending(code)}
+    if "error" in result:
+        console.print(f"{job.title} failed: {result['error']}", style="red", highlight=False, markup=False)
+
+
+def _wait_for(command: Sequence[str]) -> int:
+    """Run a command in a session of its own, so that Ctrl-C reaches it once, through us; its exit code."""
+    child = subprocess.Popen(command, start_new_session=True)
+    stopped = False
+    while True:
+        try:
+            code = child.wait()
+            break
+        except KeyboardInterrupt:
+            stopped = True
+            child.send_signal(signal.SIGTERM)
+        except BaseException:
+            child.kill()
+            raise
+    if stopped:
+        raise KeyboardInterrupt
+    return code
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"the training process ended with exit code {code} and no result"
+    advice = "; most likely memory did not suffice: lower --batch-size or --size" if code == -signal.SIGKILL else ""
+    return f"the training process was ended by a signal ({signal.strsignal(-code)}){advice}"
+
+
+def _fail(job: Job, error: str, lr_search: dict[str, Any] | None = None) -> None:
+    write_result(job.result, {**job.known, "lr_search": lr_search, "error": error})

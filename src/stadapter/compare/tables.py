@@ -1,0 +1,158 @@
+"""A comparison as a table to look at, as Markdown, and as CSV with a line for every run."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from stadapter.compare.costs import COUNTED
+from stadapter.compare.summary import Comparison, Row
+from stadapter.durable import write_whole
+from stadapter.evaluate import interval_text, percent
+from stadapter.uncertainty import Difference
+
+_RUN_COLUMNS = (
+    *("strategy", "name", "seed", "steps", "trained_parameters", "total_parameters", "artefact_bytes"),
+    *("gmacs_per_view", "clips_per_second", "peak_memory_bytes", "peak_memory_of", "training_seconds", "wall_seconds"),
+    *("num_clips", "top1", "top5", "mean_class_accuracy", "loss", "shuffled", "reversed", "single_frame", "commit"),
+)
+
+
+def tables(comparison: Comparison) -> Group:
+    """What was measured, what it says, and what failed, to be printed with rich."""
+    table = Table(title=f"Comparison on {comparison.num_clips} test clips", title_justify="left")
+    headers, lines = _accuracy_lines(comparison)
+    for position, header in enumerate(headers):
+        table.add_column(header, justify="left" if position in (0, len(headers) - 1) else "right")
+    for line in lines:
+        table.add_row(*map(Text, line))
+    failures = [Text(f"failed: {item.title}, seed {item.seed}: {item.error}") for item in comparison.failures]
+    return Group(table, *map(Text, comparison.sentences), *failures)
+
+
+def write_markdown(path: Path, comparison: Comparison, figures: Sequence[Path] = ()) -> None:
+    """Write the tables, the sentences, and what was measured how."""
+    parts = [
+        "<!-- Written by stadapter compare from the result files beside it; not edited by hand. -->",
+        _markdown(*_accuracy_lines(comparison)),
+        "\n".join(comparison.sentences),
+        *(f"![{figure.stem.replace('-', ' ')}]({figure.name})" for figure in figures),
+        "What each costs:",
+        _markdown(*_cost_lines(comparison)),
+        _notes(comparison),
+    ]
+    if comparison.failures:
+        lines = [f"- {item.title}, seed {item.seed}: {_cell(item.error)}" for item in comparison.failures]
+        parts.append("Runs that failed:\n\n" + "\n".join(lines))
+    write_whole(path, ("\n\n".join(part for part in parts if part) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def write_csv(path: Path, comparison: Comparison) -> None:
+    """Write one line for every run that gave a result."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    interval = ("top1_low", "top1_high", "top5_low", "top5_high")
+    writer.writerow([*_RUN_COLUMNS, "lr", *interval])
+    for row in comparison.rows:
+        for run in row.runs:
+            ends = [run[f"{name}_interval"][end] for name in ("top1", "top5") for end in ("low", "high")]
+            writer.writerow([*(run[name] for name in _RUN_COLUMNS), run["config"]["lr"], *ends])
+    write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def _accuracy_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    headers = ["experiment", "seeds", "trained parameters", "top-1", "95 % interval", "lowest to highest seed", "top-5"]
+    headers += ["shuffled", "reversed", "one frame", f"above {comparison.reference}, points", "verdict"]
+    lines = [
+        [
+            row.title,
+            str(len(row.runs)),
+            f"{row.median('trained_parameters'):,.0f}",
+            percent(row.top1),
+            interval_text(row.interval),
+            f"{100 * row.lowest:.1f} to {100 * row.highest:.1f} %",
+            percent(row.mean("top5")),
+            *(percent(row.mean(order)) for order in ("shuffled", "reversed", "single_frame")),
+            _difference(row.difference),
+            row.verdict,
+        ]
+        for row in comparison.rows
+    ]
+    return headers, lines
+
+
+def _cost_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    headers = ["experiment", "steps", "frames", "learning rate", "total parameters", "artefact", "GMACs a view"]
+    headers += ["clips/s", "peak memory", "training"]
+    return headers, [_cost_line(row) for row in comparison.rows]
+
+
+def _cost_line(row: Row) -> list[str]:
+    def shown(key: str, factor: float, unit: str, digits: int = 1) -> str:
+        value = row.median(key)
+        return "" if value is None else f"{value / factor:,.{digits}f}{unit}"
+
+    first: dict[str, Any] = row.runs[0]
+    return [
+        row.title,
+        str(first["steps"]),
+        str(first["config"]["num_frames"]),
+        f"{first['config']['lr']:g}" + (", searched" if first["lr_search"] else ""),
+        shown("total_parameters", 1, "", 0),
+        shown("artefact_bytes", 1e6, " MB", 2),
+        shown("gmacs_per_view", 1, "", 2),
+        shown("clips_per_second", 1, ""),
+        shown("peak_memory_bytes", 2**20, " MiB", 0),
+        shown("training_seconds", 60, " min"),
+    ]
+
+
+def _difference(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    low, high = difference.interval.low, difference.interval.high
+    return f"{100 * difference.mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _notes(comparison: Comparison) -> str:
+    if not comparison.rows:
+        return ""
+    runs = [run for row in comparison.rows for run in row.runs]
+    budget = runs[0]["budget"]
+    hardware = sorted({f"{run['hardware']['device']}, {run['hardware']['processor']}" for run in runs})
+    versions = sorted({", ".join(f"{name} {value}" for name, value in run["versions"].items()) for run in runs})
+    commits = sorted({run["commit"] or "no checkout" for run in runs})
+    search = next((run["lr_search"] for run in runs if run["lr_search"]), None)
+    notes = [
+        f"Budget, the same for all: {runs[0]['steps']} steps of {budget['batch_size']} clips, {budget['num_frames']} "
+        f"frames of {runs[0]['size']} pixels unless the experiment is about frames.",
+        f"Test clips: {comparison.num_clips}; data {budget['train_sha256'][:12]}, test {budget['test_sha256'][:12]}, "
+        f"trunk {budget['backbone_sha256'][:12]} (sha256).",
+        "Accuracies are means over the seeds; intervals are 95 % bootstrap intervals over the test clips, and what "
+        "other seeds would give is not in them. A difference is taken clip by clip, correctness averaged over the "
+        "seeds first.",
+        f"GMACs: {COUNTED}. Clips/s: median during training. Peak memory: "
+        f"{' and '.join(sorted({run['peak_memory_of'] for run in runs}))}, decoding processes not counted.",
+        f"Hardware: {'; '.join(hardware)}. Versions: {'; '.join(versions)}. Commit: {', '.join(commits)}.",
+    ]
+    if search is not None:
+        notes.append(
+            f"The learning rate of each is the best of {len(search['values'])}, tried with one seed and "
+            f"{search.get('steps', 'a third of the')} steps on {search['num_held_out_clips']} clips held out of the "
+            "training data; the test clips were not looked at for it."
+        )
+    return "\n".join(f"- {note}" for note in notes)
+
+
+def _markdown(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    marks = ["---", *("---:" for _ in headers[1:])]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in (headers, marks, *lines))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,351 @@
+import csv
+import io
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from stadapter.checkpoint import CHECKPOINT_NAME
+from stadapter.compare import CompareConfig, child, compare, runner, write_summary
+from stadapter.compare.costs import gmacs_per_view
+from stadapter.compare.experiments import Experiment, read_experiment, read_experiments
+from stadapter.compare.tables import tables
+from stadapter.errors import DataError, SettingsError
+from stadapter.manifest import read_manifest
+from stadapter.model import build_model
+from stadapter.synthetic import write_clips
+from stadapter.tuning import STRATEGIES, LinearProbe, STAdapter
+from trunks import make_trunk, save_trunk
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def write_experiment(folder: Path, title: str, **values: Any) -> Path:
+    file = folder / f"{title}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(values))
+    return file
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips to train and test on, a tiny trunk, and two experiments."""
+    folder = tmp_path_factory.mktemp("compare")
+    write_clips(folder / "train", classes=("left", "right"), clips_per_class=4, seed=0)
+    write_clips(folder / "test", classes=("left", "right"), clips_per_class=2, seed=1)
+    save_trunk(folder / "trunk", "dinov2")
+    write_experiment(folder / "experiments", "st-adapter/default", tuning={"width": "D/4"})
+    write_experiment(folder / "experiments", "linear-probe/default", about="Only the classifier.")
+    return folder
+
+
+def small(stage: Path, out: Path, **changes: Any) -> CompareConfig:
+    config = CompareConfig(
+        data=str(stage / "train"),
+        test=str(stage / "test"),
+        out=str(out),
+        experiments=(str(stage / "experiments"),),
+        backbone=str(stage / "trunk"),
+        steps=2,
+        batch_size=4,
+        num_frames=2,
+        num_workers=0,
+        num_spatial_views=1,
+        device="cpu",
+        precision="fp32",
+    )
+    return replace(config, **changes)
+
+
+def results(out: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*--seed*.json"))}
+
+
+def in_this_process(command: Sequence[str]) -> int:
+    """A training without the seconds that a new process takes to import torch."""
+    return child.main([command[-1]])
+
+
+def no_child(command: Sequence[str]) -> int:
+    raise AssertionError(f"a training was started: {command}")
+
+
+@pytest.fixture(scope="module")
+def finished(stage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results") / "out"
+    compare(small(stage, out, strategies=("st-adapter",)), console=quiet())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "_wait_for", in_this_process)
+        compare(small(stage, out, seeds=(0, 1)), console=quiet())
+    return out
+
+
+def test_every_run_leaves_a_result_that_says_all(stage: Path, finished: Path) -> None:
+    found = results(finished)
+    assert list(found) == [f"{s}--default--seed{k}" for s in ("linear-probe", "st-adapter") for k in (0, 1)]
+    run = found["st-adapter--default--seed1"]
+    assert run["config"]["tuning"]["width"] == 8  # a quarter of 32
+    assert (run["strategy"], run["name"], run["seed"], run["config"]["seed"]) == ("st-adapter", "default", 1, 1)
+    assert run["budget"]["train_sha256"] == read_manifest(stage / "train").hash()
+    assert run["budget"]["test_sha256"] == read_manifest(stage / "test").hash()
+    assert run["trained_parameters"] < run["total_parameters"]
+    weights = finished / "runs" / "st-adapter--default--seed1" / "stadapter.safetensors"
+    assert run["artefact_bytes"] == weights.stat().st_size
+    assert 4 * run["trained_parameters"] < run["artefact_bytes"]
+    assert run["peak_memory_bytes"] > 50 * 2**20
+    assert min(run[name] for name in ("gmacs_per_view", "clips_per_second", "training_seconds")) > 0
+    assert run["wall_seconds"] >= run["training_seconds"]
+    assert run["interruptions"] == 0
+    assert [row["name"] for row in run["predictions"]] == [e.name for e in read_manifest(stage / "test").entries]
+    assert run["top1"] == sum(row["is_correct"] for row in run["predictions"]) / 4
+    assert run["top1_interval"]["low"] <= run["top1"] <= run["top1_interval"]["high"]
+    assert all(0 <= run[order] <= 1 for order in ("shuffled", "reversed", "single_frame"))
+    assert run["versions"]["torch"]
+    assert run["hardware"]["device"]
+
+
+def test_all_runs_have_the_same_budget(finished: Path) -> None:
+    found = list(results(finished).values())
+    assert {run["steps"] for run in found} == {2}
+    assert len({json.dumps(run["budget"]) for run in found}) == 1
+
+
+def test_what_is_there_is_passed_over(stage: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_wait_for", no_child)
+    comparison = compare(small(stage, finished, seeds=(0, 1)), console=quiet())
+    assert [row.title for row in comparison.rows] == ["st-adapter/default", "linear-probe/default"]
+
+
+def test_results_with_other_settings_are_refused(
+    stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_wait_for", no_child)
+    write_experiment(tmp_path / "e", "linear-probe/default", lr=0.125)
+    shutil.copytree(finished, tmp_path / "out")
+    changed = small(stage, tmp_path / "out", seeds=(0, 1), experiments=(str(tmp_path / "e"),))
+    with pytest.raises(SettingsError, match=r"lr 0\.002, now 0\.125; choose another --out, or do it again with --redo"):
+        compare(changed, console=quiet())
+    with pytest.raises(AssertionError, match="a training was started"):
+        compare(replace(changed, redo=True), console=quiet())
+
+
+def test_results_of_another_budget_are_not_mixed(stage: Path, finished: Path, tmp_path: Path) -> None:
+    write_experiment(tmp_path, "linear-probe/other", about="New, so nothing of its own is there.")
+    with pytest.raises(SettingsError, match="was made with another budget: steps 2, now 4"):
+        compare(small(stage, finished, steps=4, experiments=(str(tmp_path),)), console=quiet())
+
+
+def test_the_table_says_where_it_cannot_tell(finished: Path) -> None:
+    comparison = write_summary(finished)
+    console = Console(file=io.StringIO(), width=400)
+    console.print(tables(comparison))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "linear-probe/default" in shown
+    assert "the reference" in shown
+    assert "cannot tell with 4 clips" in shown
+    markdown = (finished / "comparison.md").read_text()
+    assert "| linear-probe/default | 2 |" in markdown
+    assert "Cannot tell with 4 clips whether better or worse than st-adapter/default: linear-probe/default." in markdown
+    rows = list(csv.DictReader(io.StringIO((finished / "runs.csv").read_text())))
+    assert [(row["strategy"], row["seed"]) for row in rows] == [
+        *(("st-adapter", "0"), ("st-adapter", "1")),
+        *(("linear-probe", "0"), ("linear-probe", "1")),
+    ]
+    assert float(rows[0]["top1"]) == results(finished)["st-adapter--default--seed0"]["top1"]
+
+
+@pytest.mark.parametrize(("name", "unit"), [("top1-by-parameters", " k"), ("top1-by-time", " s")])
+def test_the_figures_show_every_experiment_with_its_interval(finished: Path, name: str, unit: str) -> None:
+    write_summary(finished)
+    picture = ElementTree.parse(finished / f"{name}.svg").getroot()
+    svg = "{http://www.w3.org/2000/svg}"
+    words = [text.text or "" for text in picture.iter(f"{svg}text")]
+    assert len(list(picture.iter(f"{svg}circle"))) == 2
+    assert {title.text.split(":")[0] for title in picture.iter(f"{svg}title") if title.text} == {
+        "st-adapter/default",
+        "linear-probe/default",
+    }
+    assert any("4 test clips" in word for word in words)
+    assert any(word.endswith(unit) for word in words)
+    assert f"({name}.svg)" in (finished / "comparison.md").read_text()
+
+
+def fake_result(out: Path, source: Path, strategy: str, seed: int, correct: Sequence[bool]) -> None:
+    """A result as `source`, on as many clips as `correct` has."""
+    run = json.loads(source.read_text())
+    rows = [{**run["predictions"][0], "name": f"{i}.mp4", "is_correct": right} for i, right in enumerate(correct)]
+    run |= {"strategy": strategy, "seed": seed, "predictions": rows, "num_clips": len(rows)}
+    run["top1"] = sum(correct) / len(correct)
+    out.mkdir(exist_ok=True)
+    (out / f"{strategy}--default--seed{seed}.json").write_text(json.dumps(run))
+
+
+def test_differences_are_taken_clip_by_clip_after_averaging_the_seeds(finished: Path, tmp_path: Path) -> None:
+    source = finished / "st-adapter--default--seed0.json"
+    for seed in (0, 1):
+        fake_result(tmp_path / "out", source, "st-adapter", seed, [True] * 30 + [False] * 10)
+        fake_result(tmp_path / "out", source, "lora", seed, [True] * (10 + 10 * seed) + [False] * (30 - 10 * seed))
+        fake_result(tmp_path / "out", source, "full", seed, [True] * 30 + [False] * 9 + [True])
+    reference, lora, full = write_summary(tmp_path / "out").rows
+    assert reference.verdict == "the reference"
+    assert lora.top1 == 15 / 40
+    assert lora.difference is not None
+    assert lora.difference.mean == pytest.approx(-15 / 40)  # clips 10 to 19 half right, 20 to 29 wrong
+    assert lora.difference.interval.high < 0
+    assert lora.verdict == "worse than st-adapter/default"
+    assert full.verdict == "cannot tell with 40 clips"
+    assert (lora.lowest, lora.highest) == (0.25, 0.5)
+
+
+def test_a_failing_run_is_recorded_and_the_rest_goes_on(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_wait_for", in_this_process)
+    write_experiment(tmp_path / "e", "lora/default", tuning={"rank": 0})
+    write_experiment(tmp_path / "e", "full/default", tuning={})
+    config = small(stage, tmp_path / "out", experiments=(str(tmp_path / "e"),))
+    comparison = compare(config, console=quiet())
+    assert [(failure.title, failure.seed) for failure in comparison.failures] == [("lora/default", 0)]
+    assert "LoRA rank 0: expected at least 1" in comparison.failures[0].error
+    assert [row.title for row in comparison.rows] == ["full/default"]
+    assert "lora/default, seed 0: LoRA rank 0" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_a_killed_run_is_recorded_and_gone_on_with(
+    stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = runner.subprocess.Popen  # type: ignore[attr-defined]
+    config = small(stage, tmp_path / "out", strategies=("st-adapter",), steps=60, checkpoint_minutes=0.0)
+    checkpoint = tmp_path / "out" / "runs" / "st-adapter--default--seed0" / CHECKPOINT_NAME
+
+    class Killed:
+        def __init__(self, command: Sequence[str], **settings: Any) -> None:
+            self.child = started(command, **settings)
+
+        def wait(self) -> int:
+            while not checkpoint.is_file() and self.child.poll() is None:
+                pass
+            self.child.kill()
+            code: int = self.child.wait()
+            return code
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.subprocess, "Popen", Killed)  # type: ignore[attr-defined]
+        comparison = compare(config, console=quiet())
+    assert "ended by a signal (Killed); most likely memory" in comparison.failures[0].error
+    assert checkpoint.is_file()
+    monkeypatch.setattr(runner, "_wait_for", in_this_process)
+    comparison = compare(config, console=quiet())
+    assert not comparison.failures
+    (run,) = comparison.rows[0].runs
+    assert run["steps"] == 60
+    assert run["interruptions"] == 1
+
+
+def test_the_learning_rate_is_searched_without_the_test_clips(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_wait_for", in_this_process)
+    config = small(stage, tmp_path / "out", strategies=("linear-probe",), steps=6, lr_search=(1e-4, 1e-1))
+    compare(config, console=quiet())
+    (result,) = results(tmp_path / "out").values()
+    search = result["lr_search"]
+    assert search["values"] == [1e-4, 1e-1]
+    assert search["steps"] == 2
+    assert set(search["top1"]) == {"0.0001", "0.1"}
+    best = max(search["values"], key=lambda rate: (search["top1"][f"{rate:g}"], -search["loss"][f"{rate:g}"]))
+    assert result["config"]["lr"] == search["chosen"] == best
+    training = {entry.path.name for entry in read_manifest(stage / "train").entries}
+    for rate in ("0.0001", "0.1"):
+        trial = json.loads((tmp_path / "out" / "search" / f"linear-probe--default--lr{rate}.json").read_text())
+        assert trial["config"]["val_data"] is None
+        assert Path(trial["config"]["data"]) == stage / "train"
+        assert {Path(row["name"]).name for row in trial["predictions"]} < training
+        assert len(trial["predictions"]) == search["num_held_out_clips"] == 2
+
+
+def test_clips_on_both_sides_are_refused(stage: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"--data .* and the test clips share 8: left/left_00\.mp4"):
+        compare(small(stage, tmp_path / "out", test=str(stage / "train")), console=quiet())
+    for split, source in (("train", "train"), ("val", "test")):
+        shutil.copytree(stage / source, tmp_path / "data" / split)
+    config = small(stage, tmp_path / "out", data=str(tmp_path / "data"), test=str(tmp_path / "data" / "val"))
+    with pytest.raises(DataError, match=r"held out of --data .* for the learning rate and the test clips share 4"):
+        compare(replace(config, lr_search=(1e-3, 1e-2)), console=quiet())
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_reaches_the_training_once_and_then_the_comparison_stops(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (open(sys.argv[1], 'a').write('asked '), sys.exit(130)))\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "time.sleep(30)\n"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        runner._wait_for([sys.executable, "-c", code, str(tmp_path / "told")])
+    assert (tmp_path / "told").read_text() == "asked "
+
+
+@pytest.mark.parametrize(
+    ("title", "values", "message"),
+    [
+        ("st-adaptor/default", {}, "no strategy 'st-adaptor'; expected a folder called st-adapter or"),
+        ("lora/a--b", {}, "expected a name of letters, digits, dots and single dashes"),
+        ("lora/default", {"batch_size": 4}, "batch_size is not an experiment's to choose"),
+        ("lora/default", {"tuning": {"width": 4}}, "lora has no setting width; it has alpha, dropout"),
+        ("lora/default", {"tuning": 4}, "tuning is 4; expected an object"),
+        ("lora/default", {"lr": "fast"}, "lr is 'fast'; expected a number"),
+        ("lora/default", {"num_frames": 2.5}, r"num_frames is 2\.5; expected a whole number"),
+    ],
+)
+def test_an_experiment_that_cannot_be_understood_is_refused(
+    tmp_path: Path, title: str, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        read_experiment(write_experiment(tmp_path, title, **values))
+
+
+def test_shares_follow_the_trunk() -> None:
+    assert Experiment("st-adapter", tuning={"width": "D/4"}).make_tuning(width=384, num_blocks=12) == STAdapter(
+        width=96
+    )
+    halved = Experiment("st-adapter", tuning={"first_blocks": "L/2"}).make_tuning(width=384, num_blocks=12)
+    assert halved == STAdapter(first_blocks=6)
+    with pytest.raises(SettingsError, match="width 'L/2'; expected a number, or a share such as D/4"):
+        Experiment("st-adapter", tuning={"width": "L/2"}).make_tuning(width=384, num_blocks=12)
+    with pytest.raises(SettingsError, match="leaves nothing of 8"):
+        Experiment("st-adapter", tuning={"width": "D/16"}).make_tuning(width=8, num_blocks=12)
+
+
+@pytest.mark.parametrize("folder", ["experiments", "experiments/ablations"])
+def test_the_experiments_that_come_with_the_project_fit_a_trunk(folder: str) -> None:
+    experiments = read_experiments([ROOT / folder])
+    for experiment in experiments:
+        tuning = experiment.make_tuning(width=32, num_blocks=12)  # a quarter of three blocks would be none
+        if "L-" not in experiment.name:
+            build_model(backbone=make_trunk("dinov2"), labels=["a", "b"], tuning=tuning)
+        assert experiment.about.endswith(".")
+        assert len(experiment.lr_search) in (0, 3)
+    if folder == "experiments":
+        assert [item.stem for item in experiments] == [f"{strategy}--default" for strategy in STRATEGIES]
+
+
+def test_gmacs_are_those_counted_by_hand() -> None:
+    model = build_model(backbone=make_trunk("vit"), labels=["a", "b"], tuning=LinearProbe())
+    frames, patches, tokens, width, blocks, hidden = 2, 16, 17, 32, 3, 48
+    block = tokens * (4 * width * width + 2 * width * hidden) + 2 * tokens * tokens * width
+    unread = patches * 2 * width * hidden  # the class token alone goes through the last MLP: it is all the head reads
+    by_hand = frames * (patches * 3 * 4 * 4 * width + blocks * block - unread) + 2 * width
+    assert gmacs_per_view(model, num_frames=frames, size=16) * 1e9 == pytest.approx(by_hand)
