@@ -6,11 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from stadapter.check import check_data
+from stadapter.clips import ClipConfig
+from stadapter.dataset import VideoDataset
 from stadapter.errors import DataError
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.synthetic import draw_clip, write_video
+from stadapter.video import VideoReader
 
 
 @pytest.fixture(scope="session")
@@ -364,6 +368,33 @@ def test_epic_kitchens_gives_segments_of_long_videos_and_classes_in_the_order_of
     assert verbs.labels == ("take", "put", "open")
     assert [entry.label for entry in verbs.entries] == ["open", "take", "take"]
     assert read_splits(folder, label_kind="noun")[0].labels == ("plate", "door", "pan:dust")
+
+
+def test_epic_kitchens_frames_are_cut_by_their_rate_for_loading_and_for_the_doctor(tmp_path: Path) -> None:
+    folder = make_epic(tmp_path)
+    lengths = {"P01/rgb_frames/P01_01": 120, "P02/rgb_frames/P02_109": 75, "P01/rgb_frames/P01_11": 90}
+    for name, length in lengths.items():
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(1, length + 1):
+            Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / name / f"frame_{number:010d}.jpg", quality=95)
+        flow = tmp_path / name.replace("rgb_", "flow_") / "u"
+        flow.mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(flow / "frame_0000000001.jpg")
+    train, val = read_splits(folder)
+    assert val is not None
+    assert [entry.frames_per_second for entry in train.entries] == [60.0, 60.0, 50.0, 60.0]
+    config = ClipConfig(num_frames=2, size=16, num_spatial_views=1)
+    sampled = VideoDataset(train, config, labels=train.labels)
+    reds = [sampled[index]["clip"][0, :, 0].float().mean((1, 2)).tolist() for index in range(3)]
+    with VideoReader(train.entries[0].path, 0.14, 1.0, frames_per_second=60) as reader:
+        assert reader.num_frames == 60 - 9  # images 9 to 59, shown at 0.15 to 0.983 s
+    for values, (first, last) in zip(reds, [(10, 60), (61, 114), (26, 75)], strict=True):
+        assert all(first - 3 <= value <= last + 3 for value in values), (values, first, last)
+        assert values[1] - values[0] > (last - first) / 3
+    report = check_data(folder)
+    assert [(clip.error, clip.num_frames) for clip in report.clips] == [
+        (None, 51), (None, 54), (None, 50), (None, 51), (None, 90),
+    ]  # fmt: skip
 
 
 def test_epic_kitchens_classes_without_their_names_are_numbers(put: Callable[..., Path]) -> None:

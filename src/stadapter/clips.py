@@ -63,6 +63,7 @@ def load_clip(
     *,
     start_seconds: float | None = None,
     end_seconds: float | None = None,
+    frames_per_second: float | None = None,
     augmentation: Augmentation | None = None,
     generator: np.random.Generator | None = None,
 ) -> torch.Tensor:
@@ -74,7 +75,7 @@ def load_clip(
     Raises VideoError where the video cannot be read or, if asked, is shorter than a clip.
     """
     if augmentation is None:
-        with VideoReader(path, start_seconds, end_seconds) as reader:
+        with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
             positions, frames = _read_views(reader, config, None)
         return _test_views(frames, positions, config)
     if generator is None:
@@ -86,6 +87,7 @@ def load_clip(
         generators=[generator],
         start_seconds=start_seconds,
         end_seconds=end_seconds,
+        frames_per_second=frames_per_second,
     )
 
 
@@ -95,12 +97,13 @@ def load_frames(
     *,
     start_seconds: float | None = None,
     end_seconds: float | None = None,
+    frames_per_second: float | None = None,
 ) -> torch.Tensor:
     """The frames that the first test view of a video is made of, whole: uint8 (T, 3, H, W), for people to look at.
 
     Raises VideoError as `load_clip` does.
     """
-    with VideoReader(path, start_seconds, end_seconds) as reader:
+    with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
         positions, frames = _read_views(reader, config, None)
     return frames[positions[0]]
 
@@ -113,6 +116,7 @@ def load_random_views(
     generators: Sequence[np.random.Generator],
     start_seconds: float | None = None,
     end_seconds: float | None = None,
+    frames_per_second: float | None = None,
 ) -> torch.Tensor:
     """Several training views of a video, decoded once: (views, T, 3, size, size), one for each generator.
 
@@ -121,7 +125,7 @@ def load_random_views(
     Raises VideoError as `load_clip` does.
     """
     seeds = [_Seeds(*(int(seed) for seed in generator.integers(2**63, size=2))) for generator in generators]
-    with VideoReader(path, start_seconds, end_seconds) as reader:
+    with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
         positions, frames = _read_views(reader, config, [seed.time for seed in seeds])
     return torch.stack(
         [_train_view(frames, view, config, augmentation, seed) for view, seed in zip(positions, seeds, strict=True)]

@@ -279,6 +279,7 @@ class VideoDataset(Dataset[Sample]):
             generators=[np.random.default_rng((self.seed, each, index, 0)) for each in epochs],
             start_seconds=entry.start_seconds,
             end_seconds=entry.end_seconds,
+            frames_per_second=entry.frames_per_second,
         )  # (epochs, T, 3, H, W)
         store.put(index, epoch + 1, views[1:])
         return views[0].clone()
@@ -289,6 +290,7 @@ class VideoDataset(Dataset[Sample]):
             self.clip_config,
             start_seconds=entry.start_seconds,
             end_seconds=entry.end_seconds,
+            frames_per_second=entry.frames_per_second,
             augmentation=self.augmentation,
             generator=generator,
         )

@@ -19,6 +19,8 @@ Fault = Literal["missing", "forbidden", "empty", "cut", "unreadable"]
 Segment = tuple[float | None, float | None]
 """Start and end in seconds; None for the start and the end of the video."""
 WHOLE: Segment = (None, None)
+Job = tuple[Path, list[Segment], bool, float | None]
+"""A video, its segments, whether its content is hashed, and the rate of a folder of images."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,15 @@ def examine_all(
     segments: dict[Path, set[Segment]] = {}
     for entry, _ in entries:
         segments.setdefault(entry.path, set()).add((entry.start_seconds, entry.end_seconds))
+    rates = {entry.path: entry.frames_per_second for entry, _ in entries}
     sizes = {path: size_bytes(path) for path in segments}
     alike: dict[int, int] = {}
     for size in sizes.values():
         alike[size] = alike.get(size, 0) + 1
     examine_one = partial(_examine_job, deep=deep)
-    jobs = [(path, sorted(wanted, key=_order), alike[sizes[path]] > 1) for path, wanted in segments.items()]
+    jobs = [
+        (path, sorted(wanted, key=_order), alike[sizes[path]] > 1, rates[path]) for path, wanted in segments.items()
+    ]
     videos: dict[Path, Video] = {}
     with closing(_mapped(examine_one, jobs, num_workers)) as results:
         for done, video in enumerate(results, start=1):
@@ -122,8 +127,18 @@ def examine_all(
     )
 
 
-def examine(path: Path, segments: Sequence[Segment] = (WHOLE,), *, deep: bool = False, hashed: bool = False) -> Video:
-    """Open one video and each of the segments; never raises for what is wrong with it."""
+def examine(
+    path: Path,
+    segments: Sequence[Segment] = (WHOLE,),
+    *,
+    deep: bool = False,
+    hashed: bool = False,
+    frames_per_second: float | None = None,
+) -> Video:
+    """Open one video and each of the segments; never raises for what is wrong with it.
+
+    `frames_per_second` is the rate of a folder of images, which cannot be cut without.
+    """
     size = size_bytes(path)
     num_decoded, num_damaged = None, 0
     try:
@@ -133,7 +148,10 @@ def examine(path: Path, segments: Sequence[Segment] = (WHOLE,), *, deep: bool = 
                 num_decoded, num_damaged = reader.decode_all()
     except (VideoError, OSError) as error:
         return Video(path, size, None, _fault(path, size), str(error), {segment: str(error) for segment in segments})
-    found = {segment: info.num_frames if segment == WHOLE else _num_frames(path, segment) for segment in segments}
+    found = {
+        segment: info.num_frames if segment == WHOLE else _num_frames(path, segment, frames_per_second)
+        for segment in segments
+    }
     content = content_hash(path) if hashed else None
     return Video(path, size, info, None, None, found, num_decoded, num_damaged, content)
 
@@ -154,14 +172,14 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _examine_job(job: tuple[Path, list[Segment], bool], *, deep: bool) -> Video:
-    path, segments, hashed = job
-    return examine(path, segments, deep=deep, hashed=hashed)
+def _examine_job(job: Job, *, deep: bool) -> Video:
+    path, segments, hashed, frames_per_second = job
+    return examine(path, segments, deep=deep, hashed=hashed, frames_per_second=frames_per_second)
 
 
 def _mapped(
-    function: Callable[[tuple[Path, list[Segment], bool]], Video],
-    jobs: Iterable[tuple[Path, list[Segment], bool]],
+    function: Callable[[Job], Video],
+    jobs: Iterable[Job],
     num_workers: int,
 ) -> Generator[Video, None, None]:
     """The results in order. FFmpeg runs without Python's lock, so threads share the work."""
@@ -176,9 +194,9 @@ def _order(segment: Segment) -> tuple[float, float]:
     return segment[0] or 0.0, segment[1] or 0.0
 
 
-def _num_frames(path: Path, segment: Segment) -> int | str:
+def _num_frames(path: Path, segment: Segment, frames_per_second: float | None) -> int | str:
     try:
-        with VideoReader(path, *segment) as reader:
+        with VideoReader(path, *segment, frames_per_second=frames_per_second) as reader:
             return reader.num_frames
     except (VideoError, OSError) as error:
         return str(error)

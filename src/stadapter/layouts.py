@@ -39,6 +39,7 @@ _HMDB_FILE = re.compile(r"(.+)_test_split(\d)\.txt")
 _EPIC_FILES: dict[Part, str] = {"train": "EPIC_100_train.csv", "val": "EPIC_100_validation.csv"}
 _EPIC_COLUMNS = ("video_id", "start_timestamp", "stop_timestamp")
 _EPIC_CLASS_COLUMNS = ("verb_class", "noun_class")
+_FLOW_FOLDER = "flow_frames"  # of EPIC-Kitchens: images of motion, no frames
 _EPIC_TIME = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)")
 
 
@@ -421,7 +422,7 @@ def _collect(folder: Path, paths: dict[str, list[Path]], parents: tuple[str, ...
                 paths[stem].append(path)
         elif name in paths and _is_video(path):
             paths[name].append(path)
-        else:
+        elif name != _FLOW_FOLDER:
             _collect(path, paths, (*parents, here))
 
 

@@ -60,6 +60,8 @@ class Entry:
     """Start of the segment; None for the start of the video."""
     end_seconds: float | None = None
     """End of the segment; None for the end of the video."""
+    frames_per_second: float | None = None
+    """Rate of a folder of images, where it is known; None for files, which tell their own."""
 
 
 @dataclass(frozen=True)
@@ -466,7 +468,8 @@ def _find_listed(
 
 def _annotated_entry(clip: ListedClip, path: Path, root: Path) -> Entry:
     name = path.relative_to(root).as_posix()
-    return Entry(path, name, clip.label, clip.start_seconds, clip.end_seconds)
+    rate = clip.frames_per_second if path.is_dir() else None
+    return Entry(path, name, clip.label, clip.start_seconds, clip.end_seconds, rate)
 
 
 def _read_list(source: Path, root: Path, on_problem: OnProblem) -> Manifest:

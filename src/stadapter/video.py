@@ -110,7 +110,8 @@ class VideoReader:
 
     Frame i is the i-th frame that the decoder puts out, in presentation order, turned upright. With
     `start_seconds` or `end_seconds` only frames shown at start <= time < end exist, and frame 0 is the first
-    of them. Time 0 is the start of the stream.
+    of them. Time 0 is the start of the stream. A folder of images has times where `frames_per_second` tells them:
+    image i, the first being 0, is shown at i / frames_per_second; files have their own.
 
     Raises VideoError where the path is missing, is no video, or holds no frame, and where it asks for more than the
     limits of this module: `MAX_FRAME_PIXELS`, `MAX_FRAMES`, and processor time for opening and for each reading.
@@ -121,6 +122,8 @@ class VideoReader:
         path: str | os.PathLike[str],
         start_seconds: float | None = None,
         end_seconds: float | None = None,
+        *,
+        frames_per_second: float | None = None,
     ) -> None:
         if not os.fspath(path):
             raise VideoError("an empty path; expected a video file or a folder of numbered images")
@@ -129,7 +132,7 @@ class VideoReader:
         self._source: _ImageFolder | _VideoFile
         with _decoder_errors_named(self.path):
             if self.path.is_dir():
-                self._source = _ImageFolder(self.path, start_seconds, end_seconds)
+                self._source = _ImageFolder(self.path, start_seconds, end_seconds, frames_per_second)
             else:
                 self._source = _VideoFile(self.path, start_seconds, end_seconds)
 
@@ -233,8 +236,11 @@ def is_video(path: str | os.PathLike[str]) -> bool:
 class _ImageFolder:
     """Numbered images in the order of their numbers."""
 
-    def __init__(self, path: Path, start_seconds: float | None, end_seconds: float | None) -> None:
-        if start_seconds is not None or end_seconds is not None:
+    def __init__(
+        self, path: Path, start_seconds: float | None, end_seconds: float | None, frames_per_second: float | None
+    ) -> None:
+        is_cut = start_seconds is not None or end_seconds is not None
+        if is_cut and not frames_per_second:
             raise VideoError(f"{path.name}: a folder of images has no frame rate, so it cannot be cut by seconds")
         numbered = sorted((key[1], key[0], name) for name in os.listdir(path) if (key := _numbered(name)))
         prefixes = sorted({prefix for _, prefix, _ in numbered})
@@ -242,6 +248,13 @@ class _ImageFolder:
             raise VideoError(f"{path.name}: a folder without numbered .jpg or .png images is not a video")
         if len(prefixes) > 1:
             raise VideoError(f"{path.name}: {len(prefixes)} image sequences in one folder {prefixes}; keep one")
+        if is_cut and frames_per_second:
+            shown = (
+                None if time is None else _first_image(time, frames_per_second) for time in (start_seconds, end_seconds)
+            )
+            numbered = numbered[slice(*shown)]
+        if not numbered:
+            raise VideoError(_nothing(path, 1, start_seconds, end_seconds))
         self._files = [path / name for _, _, name in numbered]
         self.num_frames = len(self._files)
 
@@ -739,6 +752,11 @@ def _numbered(name: str) -> tuple[str, int] | None:
     if file.suffix.lower() not in IMAGE_SUFFIXES or number is None or name.startswith("."):
         return None
     return file.stem[: number.start()], int(number.group())
+
+
+def _first_image(seconds: float, frames_per_second: float) -> int:
+    """The first image that is shown at a time or after it."""
+    return math.ceil(round(seconds * frames_per_second, _TICK_DIGITS))
 
 
 def _require_segment(path: Path, start_seconds: float | None, end_seconds: float | None) -> None:

@@ -65,7 +65,11 @@ def make_filmstrip(prediction: ClipPrediction, entry: Entry | None, clip_config:
         return Filmstrip(prediction, (), 0, 0, "not in the data any more")
     try:
         frames = load_frames(
-            entry.path, clip_config, start_seconds=entry.start_seconds, end_seconds=entry.end_seconds
+            entry.path,
+            clip_config,
+            start_seconds=entry.start_seconds,
+            end_seconds=entry.end_seconds,
+            frames_per_second=entry.frames_per_second,
         )  # (T, 3, H, W)
         pictures = [_picture(frames[place]) for place in _spread(len(frames))]
     except (STAdapterError, OSError, ValueError) as error:
