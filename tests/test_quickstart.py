@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_a_second_one_keeps_out_of_a_folder_in_use(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_one_goes_on_and_ends_the_same(tmp_path: Path, finished: Path) -> None:
-    quickstart(small(tmp_path / "a"), console=quiet())
+    shutil.copytree(finished, tmp_path / "a")
     result = json.loads((tmp_path / "a" / RESULT_NAME).read_text())
     del result["unseen"], result["runs"]["st-adapter"]
     (tmp_path / "a" / RESULT_NAME).write_text(json.dumps(result))
@@ -132,9 +133,11 @@ def test_st_adapter_sees_time_and_a_linear_probe_does_not(tmp_path: Path) -> Non
 
 def test_the_readme_shows_what_the_quickstart_gave() -> None:
     root = Path(__file__).parents[1]
-    runs = json.loads((root / "results" / "quickstart.json").read_text())["runs"]
+    result = json.loads((root / "results" / "quickstart.json").read_text())
+    runs = result["runs"]
     readme = (root / "README.md").read_text()
     table = readme.split("<!-- quickstart:begin -->")[1].split("<!-- quickstart:end -->")[0]
+    assert f"{result['seconds'] / 60:.1f} minutes" in table
     for run in runs.values():
         assert f"| {run['trained_parameters']:,} | {100 * run['top1']:.1f} % |" in table
     assert runs["linear-probe"]["top1"] <= 0.55

@@ -20,7 +20,7 @@ from stadapter.backbones import EMBEDDED_BACKBONE
 from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.durable import write_whole
 from stadapter.errors import SettingsError
-from stadapter.evaluate import Report, percent
+from stadapter.evaluate import Report, interval_text, percent
 from stadapter.hands import CLASSES, write_hand_clips
 from stadapter.predict import Classifier
 from stadapter.run_folder import LOCK_NAME, locked
@@ -28,6 +28,7 @@ from stadapter.settings import TrainConfig
 from stadapter.train import train
 from stadapter.transforms import Augmentation
 from stadapter.tuning import LinearProbe, STAdapter, Tuning
+from stadapter.uncertainty import Interval
 
 RESULT_NAME = "result.json"
 CONTESTANTS: dict[str, Tuning] = {"linear-probe": LinearProbe(), "st-adapter": STAdapter(kernel_size=(3, 3, 3))}
@@ -114,7 +115,7 @@ def tables(result: dict[str, Any]) -> Group:
             _TITLES[name],
             f"{run['trained_parameters']:,}",
             percent(run["top1"]),
-            f"{percent(run['top1_interval']['low'])} to {percent(run['top1_interval']['high'])}",
+            interval_text(Interval(**run["top1_interval"])),
             percent(run["reversed"]),
             f"{run['seconds']:.0f} s",
         )
