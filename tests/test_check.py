@@ -1,9 +1,11 @@
 """The data doctor on real files: every layout, every kind of damage, tables, JSON, exit codes."""
 
+import dataclasses
 import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +18,11 @@ from rich.console import Console
 import stadapter as st
 from stadapter.__main__ import main
 from stadapter.check import SHOWN_CLASSES, DataReport, check_data, printable, tables
+from stadapter.cli.check import CheckFlags
+from stadapter.cli.train import parse_train_flags
 from stadapter.errors import SettingsError
 from stadapter.manifest import read_splits
+from stadapter.settings import TrainConfig
 from stadapter.synthetic import draw_clip, write_clips, write_video
 
 
@@ -322,6 +327,19 @@ def test_what_a_terminal_cannot_show_is_written_out() -> None:
 def test_a_number_out_of_range_is_refused(wrong: dict[str, float], good: Path) -> None:
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         check_data(good, **wrong)  # type: ignore[arg-type]
+
+
+def test_what_to_do_next_trains_on_what_was_checked(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--val-fraction", "0.5", "--num-frames", "4", "--num-workers", "1", "--deep"]
+    assert main(["check", str(data), *flags]) == 0
+    said = capsys.readouterr().err
+    assert said == f"next: stadapter train --data {data} --val-fraction 0.5 --num-frames 4 --out runs/first\n"
+    parse_train_flags(shlex.split(said.partition("train ")[2]))
+
+
+def test_every_flag_that_check_hands_on_is_one_of_train() -> None:
+    kept = {field.name for field in dataclasses.fields(CheckFlags)} - {"deep", "json", "num_workers"}
+    assert kept <= {field.name for field in dataclasses.fields(TrainConfig)}
 
 
 def test_the_verb_tells_by_its_exit_code_whether_training_could_start(

@@ -261,7 +261,8 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:
         raise BackboneError(f"{name} is a file; expected a folder with {' and '.join(needed)}, or a Hub id")
     if not is_hub_id(name):
         raise BackboneError(
-            f"no folder {name}; give a folder with {' and '.join(needed)}, or a Hub id such as {DEFAULT_BACKBONE}"
+            f"no folder {name}; give a folder with {' and '.join(needed)}, a Hub id such as {DEFAULT_BACKBONE}, "
+            f"or {EMBEDDED_BACKBONE} for first steps"
         )
     folder = fetch_snapshot(name, _trunk_patterns, needed=needed)
     return folder, folder.name

@@ -178,7 +178,7 @@ def find_copies(clips: Sequence[Clip]) -> Iterator[Finding]:
         advice = "keep one copy of each, or keep all copies on one side: train/ and val/ folders, or --val-data"
         yield Finding("leak", "warning", found, advice, tuple(leaks))
     if contradictions:
-        found = f"the same content under two labels ({len(contradictions)} times): one must be wrong"
+        found = f"the same content under two labels ({counted(len(contradictions), 'time')}): one must be wrong"
         yield Finding("contradiction", "warning", found, "keep the right one of each", tuple(contradictions))
     if copies:
         found = f"{counted(num_surplus, 'repeated clip')}: the same content again in the same class"

@@ -1,5 +1,6 @@
 """stadapter check: what is wrong with a data set, before anything is trained on it."""
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
@@ -67,5 +68,15 @@ def run(arguments: Sequence[str]) -> int:
     if flags.json is not None:
         write_json(flags.json, report.to_json())
     if report.could_train:
-        say(f"next: stadapter train --data {shlex.quote(flags.data)} --out runs/first")
+        say(f"next: {training_command(flags)}")
     return 0 if report.could_train else 1
+
+
+def training_command(flags: CheckFlags) -> str:
+    """What to type to train on what was checked, held out in the same way."""
+    words = ["stadapter", "train", "--data", flags.data]
+    for field in dataclasses.fields(CheckFlags):
+        value = getattr(flags, field.name)
+        if value != field.default and field.name not in ("data", "deep", "json", "num_workers"):
+            words += [f"--{field.name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, "--out", "runs/first"])
