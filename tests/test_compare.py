@@ -140,6 +140,22 @@ def test_results_with_other_settings_are_refused(
         compare(replace(changed, redo=True), console=quiet())
 
 
+def test_a_result_from_before_a_setting_existed_has_its_default(
+    stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_wait_for", no_child)
+    shutil.copytree(finished, tmp_path / "out")
+    for path in (tmp_path / "out").glob("st-adapter*.json"):
+        result = json.loads(path.read_text())
+        del result["identity"]["lr_clips"], result["identity"]["tuning"]["first_blocks"]
+        path.write_text(json.dumps(result))
+    config = small(stage, tmp_path / "out", strategies=("st-adapter",), seeds=(0, 1))
+    compare(config, console=quiet())
+    write_experiment(tmp_path / "e", "st-adapter/default", tuning={"width": "D/4", "first_blocks": 1})
+    with pytest.raises(SettingsError, match=r"'first_blocks': None.* now .*'first_blocks': 1"):
+        compare(replace(config, experiments=(str(tmp_path / "e"),)), console=quiet())
+
+
 def test_results_of_another_budget_are_not_mixed(stage: Path, finished: Path, tmp_path: Path) -> None:
     write_experiment(tmp_path, "linear-probe/other", about="New, so nothing of its own is there.")
     with pytest.raises(SettingsError, match="was made with another budget: steps 2, now 4"):

@@ -18,7 +18,7 @@ import torch
 from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME
 from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.compare.costs import COUNTED, commit, gmacs_per_view, peak_memory_bytes, processor
-from stadapter.durable import write_whole
+from stadapter.compare.results import write_result
 from stadapter.errors import STAdapterError, first_line
 from stadapter.evaluate import Report
 from stadapter.progress import METRICS_NAME
@@ -139,11 +139,6 @@ def take_up(config: TrainConfig) -> TrainConfig:
         refuse_folder_in_use(folder)
         shutil.rmtree(folder)
     return config
-
-
-def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a result, whole or not at all; bytes of a file name that are no text stay escaped."""
-    write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

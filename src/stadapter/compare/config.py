@@ -7,6 +7,7 @@ from typing import Literal
 from stadapter.backbones import DEFAULT_BACKBONE
 from stadapter.compare.experiments import Experiment, read_experiments
 from stadapter.errors import SettingsError
+from stadapter.layouts import LabelKind
 from stadapter.settings import TrainConfig
 from stadapter.transforms import Augmentation
 from stadapter.tuning import STRATEGIES
@@ -27,6 +28,12 @@ class CompareConfig:
     """Folders of <strategy>/<name>.json with the settings that differ from the defaults, or single such files."""
     strategies: tuple[str, ...] = ()
     """Only these strategies; without experiments, each with its default settings."""
+    video_root: str | None = None
+    """As for train, for both."""
+    label_kind: LabelKind = "action"
+    """As for train."""
+    split_number: int = 1
+    """As for train."""
     backbone: str = DEFAULT_BACKBONE
     """Image trunk: a Hub id or a local folder in Hugging Face layout."""
     seeds: tuple[int, ...] = (0,)

@@ -41,7 +41,7 @@ def write_figures(folder: Path, comparison: Comparison) -> list[Path]:
         return []
     parameters, time = folder / "top1-by-parameters.svg", folder / "top1-by-time.svg"
     write_whole(parameters, _draw(comparison, "trained_parameters", "trained parameters", _short_count).encode())
-    write_whole(time, _draw(comparison, "training_seconds", "training time, median of the seeds", _duration).encode())
+    write_whole(time, _draw(comparison, "training_seconds", "training time", _duration).encode())
     return [parameters, time]
 
 

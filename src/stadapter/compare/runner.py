@@ -15,22 +15,16 @@ from rich.console import Console
 
 from stadapter.backbones import load_backbone
 from stadapter.checkpoint import CHECKPOINT_NAME
-from stadapter.compare.child import write_result
 from stadapter.compare.config import CompareConfig
 from stadapter.compare.experiments import Experiment
+from stadapter.compare.results import FORMAT, changes, learned_from, read_result, write_result
 from stadapter.errors import DataError, SettingsError, listed
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.processes import stopped_by_signals
 from stadapter.schedule import make_plan
 from stadapter.settings import TrainConfig, settings_to_json
 
-FORMAT = 1
 SEARCH_FOLDER, RUNS_FOLDER = "search", "runs"
-_CHANGES_NOTHING = (
-    *("data", "val_data", "backbone", "out", "resume", "accept_changes"),
-    *("device", "num_workers", "checkpoint_minutes", "view_store_megabytes"),
-)
-"""Settings in which a result may differ from what is asked for: paths, told by hashes, and what is not learned from."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +86,13 @@ def find_common(config: CompareConfig) -> Common:
     Raises:
         STAdapterError: either is not usable, or a clip is on both sides.
     """
-    train_set, _ = read_splits(config.data, val_fraction=0, val_data=config.test)
-    test_set = read_manifest(config.test)
+    layout: dict[str, Any] = {name: getattr(config, name) for name in ("video_root", "label_kind", "split_number")}
+    train_set, _ = read_splits(config.data, val_fraction=0, val_data=config.test, **layout)
+    test_set = read_manifest(config.test, **layout)
     _refuse_overlap(train_set, test_set, f"--data {config.data}")
     search_sets = None
     if config.lr_search:
-        part, held_out = read_splits(config.data, val_fraction=config.search_fraction)
+        part, held_out = read_splits(config.data, val_fraction=config.search_fraction, **layout)
         assert held_out is not None
         _refuse_overlap(held_out, test_set, f"the clips held out of --data {config.data} for the learning rate")
         _refuse_overlap(part, test_set, f"--data {config.data}")
@@ -147,6 +142,9 @@ def _train_config(config: CompareConfig, common: Common, experiment: Experiment,
         out=out,
         val_data=config.test,
         val_fraction=0,
+        video_root=config.video_root,
+        label_kind=config.label_kind,
+        split_number=config.split_number,
         backbone=config.backbone,
         tuning=experiment.make_tuning(width=common.width, num_blocks=common.num_blocks),
         size=config.size,
@@ -173,7 +171,7 @@ def _job(config: CompareConfig, common: Common, experiment: Experiment, seed: in
     stem, rates = f"{experiment.stem}--seed{seed}", _rates(config, experiment)
     train_config = _train_config(config, common, experiment, seed, folder / RUNS_FOLDER / stem)
     hashes = {name: common.budget[name] for name in ("train_sha256", "test_sha256", "backbone_sha256")}
-    identity = {**_learned_from(train_config), **hashes}
+    identity = {**learned_from(train_config), **hashes}
     if rates:
         identity["lr"] = {"search": list(rates), "search_fraction": config.search_fraction, "seed": config.seeds[0]}
     known = _known(experiment, seed, common, identity)
@@ -193,10 +191,6 @@ def _known(experiment: Experiment, seed: int, common: Common, identity: dict[str
     }
 
 
-def _learned_from(config: TrainConfig) -> dict[str, Any]:
-    return {name: value for name, value in settings_to_json(config).items() if name not in _CHANGES_NOTHING}
-
-
 def _search(
     config: CompareConfig, common: Common, experiment: Experiment, folder: Path, console: Console
 ) -> dict[str, Any]:
@@ -210,7 +204,7 @@ def _search(
         full = _train_config(config, common, experiment, config.seeds[0], folder / RUNS_FOLDER / SEARCH_FOLDER / stem)
         epochs = _epochs(math.ceil(config.steps / 3), part, config.batch_size)
         trial = replace(full, val_data=None, val_fraction=config.search_fraction, epochs=epochs, lr=rate)
-        identity = {**_learned_from(trial), "train_sha256": common.budget["train_sha256"]}
+        identity = {**learned_from(trial), "train_sha256": common.budget["train_sha256"]}
         identity["backbone_sha256"] = common.backbone_sha256
         known = _known(experiment, config.seeds[0], common, identity)
         job = Job(f"{experiment.title}, learning rate {rate:g}", folder / SEARCH_FOLDER / f"{stem}.json", trial, known)
@@ -229,18 +223,11 @@ def _search(
     return found
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """What a result or a job file holds; None where there is none that can be read."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) else None
-
-
 def _is_done(job: Job) -> bool:
-    result = _read(job.result)
-    return result is not None and "error" not in result and result.get("identity") == job.known["identity"]
+    result = read_result(job.result)
+    if result is None or "error" in result:
+        return False
+    return not changes(result.get("identity", {}), job.known["identity"])
 
 
 def _job_file(job: Job) -> Path:
@@ -249,22 +236,20 @@ def _job_file(job: Job) -> Path:
 
 def _refuse_other_settings(jobs: Sequence[Job]) -> None:
     for job in jobs:
-        found, wanted = _identity_there(job), job.known["identity"]
-        if found is None or found == wanted:
-            continue
-        changed = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
-        told = ", ".join(f"{name} {found.get(name)!r}, now {wanted.get(name)!r}" for name in changed[:3])
-        raise SettingsError(
-            f"{job.result} was made with other settings: {told}; choose another --out, or do it again with --redo"
-        )
+        found = _identity_there(job)
+        if found is not None and (changed := changes(found, job.known["identity"])):
+            raise SettingsError(
+                f"{job.result} was made with other settings: {listed(changed, 3)}; choose another --out, or do it "
+                "again with --redo"
+            )
 
 
 def _identity_there(job: Job) -> dict[str, Any] | None:
     """Of the result that is there, or of an unfinished run; None where nothing would be lost."""
-    result = _read(job.result)
+    result = read_result(job.result)
     if result is not None and "error" not in result:
         return dict(result.get("identity", {}))
-    if (Path(job.config.out) / CHECKPOINT_NAME).is_file() and (unfinished := _read(_job_file(job))):
+    if (Path(job.config.out) / CHECKPOINT_NAME).is_file() and (unfinished := read_result(_job_file(job))):
         identity: dict[str, Any] = unfinished["known"]["identity"]
         return identity
     return None
@@ -273,7 +258,7 @@ def _identity_there(job: Job) -> dict[str, Any] | None:
 def _refuse_other_budget(folder: Path, common: Common, redone: set[str]) -> None:
     """Results beside ours must have been made with our budget, or their table would compare what cannot be."""
     for path in sorted(folder.glob("*--seed*.json")):
-        found = (_read(path) or {}).get("budget")
+        found = (read_result(path) or {}).get("budget")
         if path.name not in redone and found not in (None, common.budget):
             changed = [name for name in common.budget if found.get(name) != common.budget[name]]
             told = ", ".join(f"{name} {found.get(name)!r}, now {common.budget[name]!r}" for name in changed)
@@ -289,14 +274,16 @@ def _run(job: Job, console: Console) -> None:
     job_file, identity = _job_file(job), job.known["identity"]
     job_file.parent.mkdir(parents=True, exist_ok=True)
     job.result.parent.mkdir(parents=True, exist_ok=True)
-    before = _read(job_file)
-    if before is not None and (before["known"]["identity"], before["settings"]["lr"]) != (identity, job.config.lr):
+    before = read_result(job_file)
+    if before is not None and (
+        changes(before["known"]["identity"], identity) or before["settings"]["lr"] != job.config.lr
+    ):
         shutil.rmtree(job.config.out, ignore_errors=True)  # done again with other settings
     job.result.unlink(missing_ok=True)
     content = {"settings": settings_to_json(job.config), "known": job.known, "result": str(job.result.resolve())}
     write_result(job_file, content)
     code = _wait_for([sys.executable, "-m", "stadapter.compare.child", str(job_file)])
-    result = _read(job.result)
+    result = read_result(job.result)
     if result is None:
         _fail(job, _ending(code))
         result = {"error": _ending(code)}

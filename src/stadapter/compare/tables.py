@@ -150,7 +150,7 @@ def _notes(comparison: Comparison) -> str:
 
 
 def _markdown(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    marks = ["---", *("---:" for _ in headers[1:])]
+    marks = ["---" if header in ("experiment", "verdict") else "---:" for header in headers]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in (headers, marks, *lines))
 
 
