@@ -1,6 +1,7 @@
 """Samples for training and evaluation: what is random, what replaces an unreadable clip, what workers see."""
 
 import errno
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import stadapter.dataset as dataset_module
 from stadapter.clips import ClipConfig, load_clip
-from stadapter.dataset import Sample, VideoDataset, ViewStore, collate, epoch_order
+from stadapter.dataset import Sample, VideoDataset, ViewStore, balanced_order, collate, epoch_order
 from stadapter.errors import DataError, SettingsError
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.synthetic import write_clips
@@ -181,6 +182,37 @@ def test_the_order_of_an_epoch_is_a_permutation_of_its_own() -> None:
     assert order != epoch_order(50, seed=3, epoch=3)
     assert order != epoch_order(50, seed=4, epoch=2)
     assert epoch_order(0, seed=0, epoch=0) == []
+
+
+def test_a_balanced_epoch_has_every_class_equally_often_and_other_clips_of_a_large_one_each_time() -> None:
+    targets = [0] * 70 + [1] * 5 + [3] * 25
+    order = balanced_order(targets, seed=3, epoch=2)
+    assert order == balanced_order(targets, seed=3, epoch=2)
+    assert order != balanced_order(targets, seed=3, epoch=3)
+    assert order != balanced_order(targets, seed=4, epoch=2)
+    assert len(order) == len(set(order)) == 100
+    counts = Counter(targets[index % 100] for index in order)
+    assert sorted(counts) == [0, 1, 3]
+    assert set(counts.values()) == {33, 34}
+    visits = Counter(index % 100 for index in order)
+    assert max(visits[index] for index in range(70)) == 1
+    assert {visits[index] for index in range(70, 75)} <= {6, 7}
+    seen = {index for epoch in range(12) for index in balanced_order(targets, seed=3, epoch=epoch)}
+    assert set(range(100)) <= seen
+    assert balanced_order([], seed=0, epoch=0) == []
+
+
+def test_every_visit_of_a_clip_in_one_epoch_has_a_view_of_its_own(manifest: Manifest) -> None:
+    clips = training(manifest)
+    first, again = clips[1], clips[1 + len(clips)]
+    assert (again["index"], again["label"]) == (first["index"], first["label"]) == (1, first["label"])
+    assert not torch.equal(clip_of(first), clip_of(again))
+    assert torch.equal(clip_of(again), clip_of(clips[1 + len(clips)]))
+    store = ViewStore(num_clips=len(clips), view_shape=tuple(clip_of(first).shape), max_bytes=2**30)
+    clips.store = store
+    assert torch.equal(clip_of(again), clip_of(clips[1 + len(clips)]))
+    break_clip(manifest, 1)
+    assert clips[1 + len(clips)]["failures"]
 
 
 def test_views_drawn_ahead_are_the_views_drawn_in_their_own_epoch(manifest: Manifest) -> None:

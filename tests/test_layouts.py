@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from stadapter.__main__ import main
 from stadapter.check import check_data
 from stadapter.clips import ClipConfig
 from stadapter.dataset import VideoDataset
@@ -427,3 +428,24 @@ def test_the_data_doctor_reads_published_annotations_as_training_does(put: Calla
     assert [(clip.name, clip.held_out) for clip in report.clips][-1] == (names[0], True)
     assert len(report.clips) == 3
     assert sum("read as UCF101" in finding.found for finding in report.findings) == 2
+
+
+def test_the_command_line_reads_them_and_says_how(
+    put: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stems = [f"{i}aaaaaaaaaa_000001_000011" for i in range(4)]
+    root = put(*(f"elsewhere/{stem}.mp4" for stem in stems))
+    rows = "".join(f"{label},{stem[:11]},1,11,train,0\n" for label, stem in zip("abab", stems, strict=True))
+    listed = write(root / "lists" / "train.csv", KINETICS + rows + "a,vanishedaaa,1,11,train,0\n")
+    monkeypatch.chdir(root)
+    assert main(["check", str(listed), "--video-root", "elsewhere"]) == 0
+    captured = capsys.readouterr()
+    assert "read as Kinetics (train.csv)" in captured.out
+    flags = ["--data", str(listed), "--video-root", "elsewhere"]
+    assert captured.err == f"next: stadapter train {' '.join(flags)} --out runs/first\n"
+    run = ["--out", "run", "--backbone", "tiny", "--epochs", "2", "--num-frames", "4", "--num-workers", "0"]
+    assert main(["train", *flags, *run, "--balance-classes", "--size", "16"]) == 0
+    told = capsys.readouterr().err
+    assert "read as Kinetics (train.csv)" in told
+    assert "1 of 5 listed clips not found" in " ".join(told.split())
+    assert main(["evaluate", "run", *flags, "--num-workers", "0"]) == 0

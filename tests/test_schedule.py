@@ -48,6 +48,16 @@ def test_an_epoch_can_start_in_its_middle() -> None:
     assert sorted(index for batch in whole for index in batch) == list(range(10))
 
 
+def test_balanced_batches_draw_a_rare_class_as_often_as_a_common_one() -> None:
+    batches = EpochBatches(10, batch_size=4, seed=0, balanced_targets=[0] * 8 + [1] * 2)
+    batches.start(3, 0)
+    whole = list(batches)
+    batches.start(3, 2)
+    assert list(batches) == whole[2:]
+    drawn = [index % 10 for batch in whole for index in batch]
+    assert (len(drawn), sum(index >= 8 for index in drawn)) == (10, 5)
+
+
 def test_accumulation_and_processes_divide_the_steps() -> None:
     assert make_plan(num_clips=100, batch_size=4, epochs=2).total_steps == 50
     assert make_plan(num_clips=100, batch_size=4, epochs=2, accumulation_steps=3).steps_per_epoch == 9

@@ -244,14 +244,15 @@ class VideoDataset(Dataset[Sample]):
         return Sample(clip=clip, label=self.targets[index], index=index, failures=failures)
 
     def _training_sample(self, index: int) -> Sample:
+        # Indices from len(self) on are further visits of the same clips in one epoch, as balanced_order gives them.
         failures: list[Failure] = []
-        chosen = index
+        clip_index = chosen = index % len(self)
         for attempt in range(self.max_bad_tries if len(self) > 1 else 1):
             generator = np.random.default_rng((self.seed, self.epoch, index, attempt))
             if attempt > 0:
                 chosen = (index + 1 + int(generator.integers(len(self) - 1))) % len(self)  # any other clip
             try:
-                if attempt == 0 and self.store is not None and self.store.epochs_ahead:
+                if attempt == 0 and index == clip_index and self.store is not None and self.store.epochs_ahead:
                     clip = self._stored_view(index, self.store)
                 else:
                     clip = self._load(self.entries[chosen], generator)[0]
@@ -259,7 +260,7 @@ class VideoDataset(Dataset[Sample]):
                 failures.append((_title(self.entries[chosen]), str(error)))
                 continue
             return Sample(clip=clip, label=self.targets[chosen], index=chosen, failures=failures)
-        return Sample(clip=None, label=self.targets[index], index=index, failures=failures)
+        return Sample(clip=None, label=self.targets[clip_index], index=clip_index, failures=failures)
 
     def _stored_view(self, index: int, store: ViewStore) -> Tensor:
         """This epoch's view (T, 3, H, W): taken from the store, or drawn together with those of the next epochs."""
@@ -304,6 +305,29 @@ def epoch_order(num_clips: int, seed: int, epoch: int) -> list[int]:
     """
     sequence = np.random.SeedSequence((seed, epoch), spawn_key=(1,))  # not the stream of any clip
     return [int(index) for index in np.random.default_rng(sequence).permutation(num_clips)]
+
+
+def balanced_order(targets: Sequence[int], seed: int, epoch: int) -> list[int]:
+    """As many clips as there are, equally many of every class that has any, give or take one, in random order.
+
+    Of a large class other clips are taken in every epoch; those of a small one come several times: visit number v of
+    clip i is i + v * len(targets), which `VideoDataset` gives a view of its own.
+
+    >>> sorted(balanced_order([0, 0, 0, 1], seed=0, epoch=0))[-2:]  # the only clip of class 1, twice
+    [3, 7]
+    """
+    generator = np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(2,)))
+    of_class: dict[int, list[int]] = {}
+    for index, target in enumerate(targets):
+        of_class.setdefault(target, []).append(index)
+    order: list[int] = []
+    for turn, target in enumerate(generator.permutation(sorted(of_class))):
+        clips = of_class[int(target)]
+        wanted = (len(targets) + turn) // len(of_class)  # these add up to len(targets)
+        for visit in range(math.ceil(wanted / len(clips))):
+            remaining = wanted - visit * len(clips)
+            order += [clips[place] + visit * len(targets) for place in generator.permutation(len(clips))[:remaining]]
+    return [order[place] for place in generator.permutation(len(order))]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

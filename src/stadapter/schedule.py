@@ -4,7 +4,7 @@ All of it is a pure function of the settings and the position in the run: resumi
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import Sampler
 
-from stadapter.dataset import epoch_order
+from stadapter.dataset import balanced_order, epoch_order
 
 MIN_STEPS = 600
 """With fewer optimizer steps than this a small data set is not learned."""
@@ -49,10 +49,16 @@ def make_plan(
 
 
 class EpochBatches(Sampler[list[int]]):
-    """The batches of an epoch, in an order that is a pure function of (seed, epoch); may start in its middle."""
+    """The batches of an epoch, in an order that is a pure function of (seed, epoch); may start in its middle.
 
-    def __init__(self, num_clips: int, *, batch_size: int, seed: int) -> None:
+    With `balanced_targets`, the class of every clip, every class comes equally often; without, every clip once.
+    """
+
+    def __init__(
+        self, num_clips: int, *, batch_size: int, seed: int, balanced_targets: Sequence[int] | None = None
+    ) -> None:
         self.num_clips, self.batch_size, self.seed = num_clips, batch_size, seed
+        self.balanced_targets = balanced_targets
         self.drop_last = False
         self.epoch = self.first_batch = 0
 
@@ -64,7 +70,10 @@ class EpochBatches(Sampler[list[int]]):
         return math.ceil(self.num_clips / self.batch_size) - self.first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = epoch_order(self.num_clips, self.seed, self.epoch)
+        if self.balanced_targets is not None:
+            order = balanced_order(self.balanced_targets, self.seed, self.epoch)
+        else:
+            order = epoch_order(self.num_clips, self.seed, self.epoch)
         for start in range(self.first_batch * self.batch_size, self.num_clips, self.batch_size):
             yield order[start : start + self.batch_size]
 

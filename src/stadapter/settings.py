@@ -78,6 +78,8 @@ class TrainConfig:
     """Clips a step and process."""
     accumulation_steps: int = 1
     """Batches whose gradients are added up before the weights change."""
+    balance_classes: bool = False
+    """Every class comes equally often in an epoch, whatever its number of clips; else every clip comes once."""
     lr: float = 2e-3
     """Highest learning rate."""
     lr_clips: int | None = None

@@ -389,7 +389,12 @@ class Loop:
             store=self.store,
             num_epochs=self.run.plan.epochs,
         )
-        batches = EpochBatches(len(dataset), batch_size=self.config.batch_size, seed=self.config.seed)
+        batches = EpochBatches(
+            len(dataset),
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            balanced_targets=dataset.targets if self.config.balance_classes else None,
+        )
         loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=batches,
