@@ -292,7 +292,7 @@ def _left_out(root: Path, manifest: Manifest) -> Iterator[Finding]:
     for remark in manifest.remarks:
         yield Finding("layout", "note", remark, "")
     if manifest.missing:
-        total = len(manifest.entries) + len(manifest.missing)
+        total = len(manifest.entries) + manifest.num_held_out + len(manifest.missing)
         found = f"{len(manifest.missing)} of {counted(total, 'listed clip')} not there"
         yield Finding("not found", "warning", found, "training leaves them out: correct the list", manifest.missing)
     loose = tuple(name for name in manifest.ignored if looks_like_video(root / name))

@@ -79,6 +79,8 @@ class Manifest:
     """Files in the folders that are no labelled video; they are no entries."""
     remarks: tuple[str, ...] = ()
     """Sentences on how annotations were understood."""
+    num_held_out: int = 0
+    """Clips that were taken out of it to validate on."""
 
     def hash(self) -> str:
         """sha256 hex over the sorted (name, label, start, end, size in bytes) of all clips.
@@ -104,7 +106,7 @@ class Manifest:
         """Sentences on how it was read and what was left out, to be shown to the user; often empty."""
         notes = list(self.remarks)
         if self.missing:
-            total = len(self.entries) + len(self.missing)
+            total = len(self.entries) + self.num_held_out + len(self.missing)
             notes.append(f"{len(self.missing)} of {counted(total, 'listed clip')} not found: {listed(self.missing)}")
         if self.ignored:
             notes.append(
@@ -646,4 +648,4 @@ def _hold_out(manifest: Manifest, fraction: float, on_problem: OnProblem) -> tup
         )
     train = tuple(entry for entry in manifest.entries if (entry.label, entry.name) not in held)
     val = tuple(entry for entry in manifest.entries if (entry.label, entry.name) in held)
-    return replace(manifest, entries=train), Manifest(val, manifest.labels)
+    return replace(manifest, entries=train, num_held_out=len(val)), Manifest(val, manifest.labels)
