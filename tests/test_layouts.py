@@ -1,9 +1,11 @@
 """Miniatures of public data sets, named exactly as the archives unpack, with real little videos."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -123,6 +125,24 @@ def test_of_two_videos_of_one_name_the_one_in_the_folder_of_its_class_is_taken(p
     root = put(*names, "z/bbbbbbbbbbb_000001_000011.mp4")
     listed = write(root / "train.csv", KINETICS + "sky diving,aaaaaaaaaaa,1,11,train,0\nz,bbbbbbbbbbb,1,11,train,0\n")
     assert [name for name, _ in pairs(read_manifest(listed))] == [names[1], "z/bbbbbbbbbbb_000001_000011.mp4"]
+
+
+def test_a_folder_that_cannot_be_listed_is_passed_over_unless_it_was_given(
+    put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = put("k/videos/aaaaaaaaaaa_000001_000011.mp4", "k/lost/bbbbbbbbbbb_000001_000011.mp4")
+    listed = write(root / "k/lists/train.csv", KINETICS + "x,aaaaaaaaaaa,1,11,train,0\ny,bbbbbbbbbbb,1,11,train,0\n")
+    scandir = os.scandir
+
+    def refusing(path: Path) -> Any:
+        if Path(path).name == "lost":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert read_manifest(listed).missing == ("bbbbbbbbbbb_000001_000011",)
+    with pytest.raises(DataError, match=r"lost cannot be listed \(Permission denied\)"):
+        read_manifest(listed, video_root=root / "k" / "lost")
 
 
 def test_hostile_kinetics_rows_are_read_or_told(put: Callable[..., Path]) -> None:

@@ -17,11 +17,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from stadapter.errors import DataError, counted, listed
-from stadapter.video import VIDEO_SUFFIXES, is_video
+from stadapter.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 OnProblem = Callable[[str], None]
 """What is done with a sentence on what is wrong; where it returns, reading goes on with what is left."""
@@ -413,6 +414,8 @@ def _collect(folder: Path, paths: dict[str, list[Path]], parents: tuple[str, ...
         with os.scandir(folder) as items:
             found = sorted((item.name, item.is_dir()) for item in items if not item.name.startswith("."))
     except OSError as error:
+        if parents:  # what it may hold is counted among what is not found
+            return
         raise DataError(f"{folder} cannot be listed ({error.strerror}); expected a readable folder") from error
     for name, is_folder in found:
         path = folder / name
@@ -420,15 +423,17 @@ def _collect(folder: Path, paths: dict[str, list[Path]], parents: tuple[str, ...
             stem, suffix = os.path.splitext(name)
             if stem in paths and suffix.lower() in VIDEO_SUFFIXES:
                 paths[stem].append(path)
-        elif name in paths and _is_video(path):
+        elif name in paths and _holds_images(path):
             paths[name].append(path)
         elif name != _FLOW_FOLDER:
             _collect(path, paths, (*parents, here))
 
 
-def _is_video(path: Path) -> bool:
+def _holds_images(folder: Path) -> bool:
+    """Whether a folder starts with images; one of EPIC-Kitchens' may hold a hundred thousand."""
     try:
-        return is_video(path)
+        with os.scandir(folder) as items:
+            return any(os.path.splitext(item.name)[1].lower() in IMAGE_SUFFIXES for item in islice(items, 8))
     except OSError:
         return False
 
