@@ -306,6 +306,7 @@ def test_ctrl_c_reaches_the_training_once_and_then_the_comparison_stops(tmp_path
     code = (
         "import os, signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: (open(sys.argv[1], 'a').write('asked '), sys.exit(130)))\n"
+        "time.sleep(0.5)\n"
         "os.kill(os.getppid(), signal.SIGINT)\n"
         "time.sleep(30)\n"
     )

@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from stadapter.backbones import DEFAULT_BACKBONE
 from stadapter.compare.experiments import Experiment, read_experiments
@@ -11,6 +13,9 @@ from stadapter.layouts import LabelKind
 from stadapter.settings import TrainConfig
 from stadapter.transforms import Augmentation
 from stadapter.tuning import STRATEGIES
+
+_NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
+_ALL = tyro.conf.arg(help_behavior_hint="(default: all)")
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,9 @@ class CompareConfig:
     """Clips to test on, laid out likewise; none may be among those to train on."""
     out: str = "results/compare"
     """Folder for the results; run folders are made in runs/ below it. What is there already is not done again."""
-    experiments: tuple[str, ...] = ()
+    experiments: Annotated[tuple[str, ...], _NONE] = ()
     """Folders of <strategy>/<name>.json with the settings that differ from the defaults, or single such files."""
-    strategies: tuple[str, ...] = ()
+    strategies: Annotated[tuple[str, ...], _ALL] = ()
     """Only these strategies; without experiments, each with its default settings."""
     video_root: str | None = None
     """As for train, for both."""
@@ -52,7 +57,7 @@ class CompareConfig:
     """Crops averaged when testing, 1 or 3; default as for train."""
     augmentation: Augmentation = field(default_factory=lambda: TrainConfig(data="", out="").augmentation)
     """How training clips are varied, the same for all."""
-    lr_search: tuple[float, ...] = ()
+    lr_search: Annotated[tuple[float, ...], _NONE] = ()
     """Learning rates to try for every experiment, with the first seed and a third of the steps, on clips held out of
     the training data; the best one is used. Default none: each experiment's own. Full fine-tuning's files have others,
     as many."""

@@ -293,17 +293,21 @@ def _run(job: Job, console: Console) -> None:
 
 def _wait_for(command: Sequence[str]) -> int:
     """Run a command in a session of its own, so that Ctrl-C reaches it once, through us; its exit code."""
-    child = subprocess.Popen(command, start_new_session=True)
+    child: subprocess.Popen[bytes] | None = None
     stopped = False
     while True:
         try:
+            child = child or subprocess.Popen(command, start_new_session=True)
             code = child.wait()
             break
         except KeyboardInterrupt:
+            if child is None:
+                raise
             stopped = True
             child.send_signal(signal.SIGTERM)
         except BaseException:
-            child.kill()
+            if child is not None:
+                child.kill()
             raise
     if stopped:
         raise KeyboardInterrupt
