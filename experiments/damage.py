@@ -264,7 +264,7 @@ def mp4_chunks(nodes: list[Node], random: Random) -> None:
 
 def mp4_overlap(nodes: list[Node], random: Random) -> None:
     """Many chunks of many one-byte samples, all in the same place: a small file of very many samples."""
-    chunks, each = 20_000, int(random.choice([20, 1000]))
+    chunks, each = 20_000, int(random.choice([1, 5, 20, 1000]))
     for node in named(nodes, b"stco"):
         node.payload = struct.pack(">II", 0, chunks) + np.full(chunks, 48, ">u4").tobytes()
     for node in named(nodes, b"stsz"):

@@ -100,6 +100,7 @@ def setting() -> dict[str, Any]:
             "frame_pixels": video.MAX_FRAME_PIXELS,
             "frames": video.MAX_FRAMES,
             "samples": boxes.MAX_SAMPLES,
+            "edited_samples": boxes.MAX_EDITED_SAMPLES,
             "seconds": video.MAX_SECONDS,
             "seconds_per_mebibyte": video.MAX_SECONDS_PER_MEBIBYTE,
         },
@@ -240,7 +241,9 @@ def read(path: Path) -> str:
     load_clip(path, config, augmentation=Augmentation(), generator=np.random.default_rng(0))
     with suppress(VideoError):  # there may be nothing in this part
         read_frames(path, [0], start_seconds=0.4, end_seconds=1.0)
-    return hashlib.sha256(f"{num_frames} {frames.shape}".encode() + frames.numpy().tobytes()).hexdigest()
+    content = hashlib.sha256(f"{num_frames} {frames.shape}".encode())
+    content.update(frames.permute(0, 2, 3, 1).numpy())  # as it lies in memory: without a copy
+    return content.hexdigest()
 
 
 def read_evenly(reader: VideoReader, count: int) -> tuple[int, torch.Tensor]:
@@ -279,6 +282,11 @@ def check(work: Path, *, deep: bool) -> dict[str, Any]:
     return outcome | {
         "num_clips": len(report["clips"]),
         "unreadable": sorted(Path(clip["name"]).name for clip in report["clips"] if clip["error"] is not None),
+        "named": sorted(
+            Path(clip["name"]).name
+            for clip in report["clips"]
+            if any(clip["name"] in name for item in report["findings"] for name in item["items"])
+        ),
         "findings": {item["kind"]: [item["level"], len(item["items"]), item["found"]] for item in report["findings"]},
     }
 
@@ -292,7 +300,7 @@ def train(work: Path, *, max_bad_fraction: float | None = None) -> dict[str, Any
         bad = [path for label in CLASSES for path in sorted((work / "variants" / label).iterdir())]
         rows = [f"{path.relative_to(work)},{path.parent.name}" for path in [*clips, *bad]]
         listing.write_text("\n".join(["path,label", *rows]) + "\n")
-    folder = work / f"run-{max_bad_fraction}"
+    folder = work / ("run-default" if max_bad_fraction is None else "run")
     arguments = ["train", "--data", str(listing), "--backbone", str(trunk), "--out", str(folder), "--size", "16"]
     arguments += ["--val-fraction", "0", "--epochs", "1", "--num-workers", "2", "--device", "cpu"]
     if max_bad_fraction is not None:
@@ -336,7 +344,7 @@ def write_page() -> None:
         "peak": max(row["peak_mebibytes"] or 0 for row in rows),
         "check_words": check_words(result["check"], refused),
         "deep_words": check_words(result["check_deep"], refused),
-        "train_words": train_words(result["train"], refused),
+        "train_words": train_words(result["train"], refused, rows),
         "stop_words": result["train_default"]["last_words"],
         "table": table(rows),
         "reasons": reasons(rows),
@@ -371,22 +379,24 @@ def reasons(rows: list[dict[str, Any]]) -> str:
 
 def check_words(outcome: dict[str, Any], refused: set[str]) -> str:
     """What check did, in a few sentences."""
-    found = "; ".join(f"{level}: {words}" for level, _, words in outcome["findings"].values())
+    unreadable, named = (refused & set(outcome[key]) for key in ("unreadable", "named"))
+    found = "\n".join(f"- {level}: {words}" for level, _, words in outcome["findings"].values())
     return (
-        f"Exit code {outcome['exit_code']} after {outcome['seconds']} s, {outcome['peak_mebibytes']:.0f} MiB at most. "
-        f"{len(outcome['unreadable'])} of {outcome['num_clips']} clips named as unreadable; "
-        f"{len(refused & set(outcome['unreadable']))} of the {len(refused)} that were refused above are among them. "
-        f"Its findings: {found}."
+        f"Exit code {outcome['exit_code']} after {outcome['seconds']:.0f} s, {outcome['peak_mebibytes']:.0f} MiB of "
+        f"memory at most. Of the {len(refused)} refused above, {len(unreadable)} are told to be unreadable and "
+        f"{len(named)} are named in a finding. The findings:\n\n{found}"
     )
 
 
-def train_words(outcome: dict[str, Any], refused: set[str]) -> str:
-    """What the training run did, in a sentence."""
+def train_words(outcome: dict[str, Any], refused: set[str], rows: list[dict[str, Any]]) -> str:
+    """What the training run did, in a few sentences."""
     lost = set(outcome["unreadable"])
+    read = {row["mutation"] for row in rows if row["name"] in refused - lost}
+    others = f" The others ({', '.join(read)}) were read: the frame drawn is not the bad one." if read else ""
     return (
-        f"Exit code {outcome['exit_code']} after {outcome['seconds']} s and {outcome['steps']} steps over "
+        f"Exit code {outcome['exit_code']} after {outcome['seconds']:.0f} s, {outcome['steps']} steps over "
         f"{outcome['num_clips']} clips. {len(lost)} lost clips are named in the run's receipt, among them "
-        f"{len(refused & lost)} of the {len(refused)} that were refused above."
+        f"{len(refused & lost)} of the {len(refused)} refused above.{others}"
     )
 
 
@@ -394,9 +404,9 @@ PAGE = """# Damaged videos
 
 Written by `python experiments/mutations.py table` from `results/mutations/campaign.json`; not edited by hand.
 
-{total} damaged videos, {num_of_given} of them from {num_given} real ones and the others from {num_made} that the script
-makes in many formats, by the mutations of `experiments/damage.py`, seeded. Each was read in a process of its own:
-frames by number, `probe`, test views, a random training view, a segment.
+{total} damaged videos, {num_of_given} of them from {num_given} real ones and the others from {num_made} that
+the script makes in many formats, by the mutations of `experiments/damage.py`, seeded. Each was read in a process of its
+own: frames by number, `probe`, test views, a random training view, a segment.
 
     {command}
 
@@ -408,9 +418,8 @@ Versions: {versions}. {cores} cores, shared with other work. Date: {date}.
 - Refused without its name: {unnamed}. An error of another type: {other_error}. A crash: {crash}. Still running after
   ten minutes on the clock: {hang}. More than 2 GiB of memory: {memory}.
 
-A variant took {median:.2f} s of the processor in the median and {longest:.1f} s at most, all of the above together
-({clock:.0f} s on the clock at most), and {peak:.0f} MiB of memory at most beside what a process of this package starts
-with.
+All of this together took {median:.2f} s of the processor for a video in the median and {longest:.1f} s at most
+({clock:.0f} s on the clock), and {peak:.0f} MiB of memory at most beside what a process of this package starts with.
 
 {table}
 
@@ -427,6 +436,7 @@ Of one video, as `stadapter.video` and `stadapter.boxes` state them:
 | pixels of a frame, before it is decoded; also of an image in a folder | {limit_frame_pixels:,} (8192 x 4352) |
 | frames of a video, or of a segment of one | {limit_frames:,} |
 | samples of all tracks of an MP4, as its tables declare them, before FFmpeg builds them | {limit_samples:,} |
+| rows of an MP4's edit list | as many as samples, and both multiplied {limit_edited_samples:,} |
 | processor time of opening a file, and of each reading from it | {seconds} |
 
 Loading a clip opens a file once and reads from it once, or twice where it holds fewer frames than it announced. Time is
@@ -437,7 +447,7 @@ as they are decoded, width x height x 3 bytes each, and what the decoder needs b
 
 {check_words}
 
-With `--deep`: {deep_words}
+It decodes the first frame of each. With `--deep`, all of them: {deep_words}
 
 ## All of them in `stadapter train`
 

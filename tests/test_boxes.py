@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 import damage
@@ -21,6 +23,10 @@ def changed(path: Path, change: Callable[[list[Node]], None]) -> Path:
     change(nodes)
     path.write_bytes(damage.write_mp4(nodes))
     return path
+
+
+def boxes_of(path: Path, kind: bytes) -> list[Node]:
+    return damage.named(damage.parse_mp4(path.read_bytes()), kind)
 
 
 @pytest.fixture
@@ -70,6 +76,38 @@ def test_an_edit_list_that_shows_a_long_track_again_and_again_is_refused(clip: P
 
     with pytest.raises(VideoError, match=r"left_00\.mp4: an edit list of 101 rows over 167772 samples"):
         check_tables(changed(clip, many))
+
+
+def test_an_edit_list_of_more_rows_than_samples_is_refused(clip: Path) -> None:
+    check_tables(changed(clip, lambda nodes: add_edits(nodes, 100)))
+    with pytest.raises(VideoError, match=r"left_00\.mp4: an edit list of 101 rows over 16 samples"):
+        check_tables(changed(clip, lambda nodes: add_edits(nodes, 101)))
+
+
+def test_uncompressed_sound_is_not_counted_sample_by_sample(tmp_path: Path) -> None:
+    """An hour of it at 48 kHz declares 172.8 million samples."""
+    path = tmp_path / "camera.mov"
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream("libx264", rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=48_000)
+        for index in range(25):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 9 * index, np.uint8), format="rgb24")
+            container.mux(pictures.encode(frame))
+        heard = av.AudioFrame.from_ndarray(np.zeros((1, 48_000), np.int16), layout="mono")
+        heard.sample_rate = 48_000
+        container.mux(sound.encode(heard))
+        container.mux(pictures.encode(None))
+        container.mux(sound.encode(None))
+    declared = [struct.unpack(">I", node.payload[8:12])[0] for node in boxes_of(path, b"stsz")]
+    assert sorted(declared) == [25, 48_000]
+
+    def lengthen(nodes: list[Node]) -> None:
+        for node in damage.named(nodes, b"stsz"):
+            if node.payload[8:12] == struct.pack(">I", 48_000):
+                node.payload = node.payload[:8] + struct.pack(">I", 172_800_000)
+
+    assert len(read_frames(changed(path, lengthen), [0, 24])) == 2
 
 
 def test_rows_that_an_edit_list_does_not_hold_do_not_count(clip: Path) -> None:

@@ -474,6 +474,13 @@ def test_a_pipe_is_refused_with_what_to_do(tmp_path: Path) -> None:
         VideoReader(tmp_path / "pipe.mp4")
 
 
+def test_a_codec_without_a_decoder_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mkv", 5)
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_QUICKTIME/AVC"))
+    with pytest.raises(VideoError, match=r"clip\.mkv: no decoder for its video; encode it anew"):
+        VideoReader(path)
+
+
 def test_an_empty_path_is_not_the_working_directory() -> None:
     with pytest.raises(VideoError, match="an empty path"):
         VideoReader("")

@@ -1,7 +1,9 @@
 """What the tables of an MP4 promise, looked at before FFmpeg builds them in memory.
 
-    moov / trak / mdia / minf / stbl / stsz     how many samples (frames) a track has, if not of which sizes
-                / edts / elst                   which parts of the track are shown, in rows
+    moov / trak / mdia / hdlr                   whether a track is pictures or sound
+                     / minf / stbl / stsz       how many samples (frames) it has, if not of which sizes
+                                   / stts       how many ticks of its clock each lasts
+                / edts / elst                   which parts of it are shown, in rows
     moof / traf / trun                          how many samples a fragment adds
 
 FFmpeg believes these numbers, and takes the memory and the time that they ask for while it opens the file, out of
@@ -11,6 +13,7 @@ here.
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -18,9 +21,14 @@ from typing import BinaryIO, NamedTuple
 from stadapter.errors import VideoError
 
 MAX_SAMPLES = 2**23
-"""Most samples of all tracks of a file, sound included: 8.4 million, 77 hours of video at 30 frames per second."""
+"""Most samples of all tracks of a file, sound included: 8.4 million, 77 hours of video at 30 frames per second.
+
+Uncompressed sound, whose every sample counts as one, is left out, as FFmpeg takes it in larger pieces.
+"""
 MAX_EDITED_SAMPLES = 2**24
 """Most samples times rows of edit lists: every row may show the whole track once more."""
+_FEW_ROWS = 100  # of an edit list; more than this are expected to be fewer than the samples
+_SOUND = int.from_bytes(b"soun", "big")
 _MAX_BOXES = 200_000
 _PARENTS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf"})
 _MAX_DEPTH = 10  # as deep as FFmpeg goes
@@ -38,7 +46,8 @@ def check_tables(path: Path) -> None:
     """Refuse an MP4 or MOV whose tables cannot be held; files of other kinds pass, and so do files damaged otherwise.
 
     Raises:
-        VideoError: more samples than `MAX_SAMPLES`, or edit lists of more than `MAX_EDITED_SAMPLES`.
+        VideoError: more samples than `MAX_SAMPLES`, or an edit list of more rows than samples, or of so many that both
+            multiplied are more than `MAX_EDITED_SAMPLES`.
     """
     with path.open("rb") as file:
         samples, rows = _promised(file, path.stat().st_size)
@@ -47,25 +56,46 @@ def check_tables(path: Path) -> None:
             f"{path.name}: {samples} samples declared, {MAX_SAMPLES} at most are read; the file is damaged, "
             "or is to be cut into shorter ones"
         )
-    if rows > 1 and samples * rows > MAX_EDITED_SAMPLES:
+    if rows > max(_FEW_ROWS, samples) or (rows > 1 and samples * rows > MAX_EDITED_SAMPLES):
         raise VideoError(
-            f"{path.name}: an edit list of {rows} rows over {samples} samples, at most {MAX_EDITED_SAMPLES} of both "
-            "multiplied are read; the file is damaged, or is to be encoded anew"
+            f"{path.name}: an edit list of {rows} rows over {samples} samples, more than can be meant or followed; "
+            "the file is damaged, or is to be encoded anew"
         )
+
+
+@dataclass
+class _Track:
+    """What the headers of a track say."""
+
+    num_samples: int = 0
+    is_sound: bool = False
+    has_samples_of_one_tick: bool = False
+
+    @property
+    def num_held(self) -> int:
+        """Samples that FFmpeg keeps one by one."""
+        return 0 if self.is_sound and self.has_samples_of_one_tick else self.num_samples
 
 
 def _promised(file: BinaryIO, size_bytes: int) -> tuple[int, int]:
     """Samples of all tracks, and rows of the longest edit list."""
-    samples = rows = 0
+    tracks = [_Track()]
+    rows = 0
     for box in islice(_walk(file, 0, size_bytes), _MAX_BOXES):
-        if box.kind in (b"stsz", b"stz2"):
-            samples += _number(file, box.body + 8)
+        if box.kind == b"trak":
+            tracks.append(_Track())
+        elif box.kind == b"hdlr":
+            tracks[-1].is_sound |= _number(file, box.body + 8) == _SOUND  # MOV has a second one, on where its data are
+        elif box.kind == b"stts":
+            tracks[-1].has_samples_of_one_tick = _number(file, box.body + 4) == _number(file, box.body + 12) == 1
+        elif box.kind in (b"stsz", b"stz2"):
+            tracks[-1].num_samples = _number(file, box.body + 8)
         elif box.kind == b"trun":
-            samples += _number(file, box.body + 4)
+            tracks.append(_Track(_number(file, box.body + 4)))
         elif box.kind == b"elst":
             # A table ends with its box or with the file, whatever it says.
             rows = max(rows, min(_number(file, box.body + 4), (box.end - box.body) // 12))
-    return samples, rows
+    return sum(track.num_held for track in tracks), rows
 
 
 def _walk(file: BinaryIO, begin: int, end: int, depth: int = 0) -> Iterator[_Box]:

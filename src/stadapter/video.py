@@ -618,7 +618,10 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
     if not streams:
         container.close()
         raise VideoError(f"{path.name}: the file holds no video stream")
-    context = streams[0].codec_context
+    context: VideoCodecContext | None = streams[0].codec_context
+    if context is None:
+        container.close()
+        raise VideoError(f"{path.name}: no decoder for its video; encode it anew, such as with H.264")
     context.thread_count = 1
     context.options = dict(_DECODER_OPTIONS)
     if context.width * context.height > MAX_FRAME_PIXELS:
