@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -104,8 +105,8 @@ def test_every_run_leaves_a_result_that_says_all(stage: Path, finished: Path) ->
     assert run["artefact_bytes"] == weights.stat().st_size
     assert 4 * run["trained_parameters"] < run["artefact_bytes"]
     assert run["peak_memory_bytes"] > 50 * 2**20
-    assert min(run[name] for name in ("gmacs_per_view", "clips_per_second", "training_seconds")) > 0
-    assert run["wall_seconds"] >= run["training_seconds"]
+    assert min(run["gmacs_per_view"], run["clips_per_second"]) > 0
+    assert run["wall_seconds"] >= run["training_seconds"] >= 0  # two steps may take less than it counts in
     assert run["interruptions"] == 0
     assert [row["name"] for row in run["predictions"]] == [e.name for e in read_manifest(stage / "test").entries]
     assert run["top1"] == sum(row["is_correct"] for row in run["predictions"]) / 4
@@ -303,6 +304,7 @@ def test_clips_on_both_sides_are_refused(stage: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_reaches_the_training_once_and_then_the_comparison_stops(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     code = (
         "import os, signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: (open(sys.argv[1], 'a').write('asked '), sys.exit(130)))\n"
@@ -310,8 +312,11 @@ def test_ctrl_c_reaches_the_training_once_and_then_the_comparison_stops(tmp_path
         "os.kill(os.getppid(), signal.SIGINT)\n"
         "time.sleep(30)\n"
     )
-    with pytest.raises(KeyboardInterrupt):
-        runner._wait_for([sys.executable, "-c", code, str(tmp_path / "told")])
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runner._wait_for([sys.executable, "-c", code, str(tmp_path / "told")])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "told").read_text() == "asked "
 
 
