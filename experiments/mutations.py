@@ -373,7 +373,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def reasons(rows: list[dict[str, Any]]) -> str:
     """The sentences that came most often, without the names and numbers in them."""
     sentences = (row["error"].partition(": ")[2] for row in rows if row["outcome"] == "refused")
-    counts = Counter(re.sub(r"\d[\d.]*", "N", sentence) for sentence in sentences)
+    counts = Counter(re.sub(r"(?<![\w.])\d+", "N", sentence) for sentence in sentences)
     return "\n".join(f"- {count} times: {sentence}" for sentence, count in counts.most_common(12))
 
 
@@ -392,7 +392,7 @@ def train_words(outcome: dict[str, Any], refused: set[str], rows: list[dict[str,
     """What the training run did, in a few sentences."""
     lost = set(outcome["unreadable"])
     read = {row["mutation"] for row in rows if row["name"] in refused - lost}
-    others = f" The others ({', '.join(read)}) were read: the frame drawn is not the bad one." if read else ""
+    others = f" The others ({', '.join(read)}) were read: the bad image is not among the frames drawn." if read else ""
     return (
         f"Exit code {outcome['exit_code']} after {outcome['seconds']:.0f} s, {outcome['steps']} steps over "
         f"{outcome['num_clips']} clips. {len(lost)} lost clips are named in the run's receipt, among them "
@@ -436,12 +436,15 @@ Of one video, as `stadapter.video` and `stadapter.boxes` state them:
 | pixels of a frame, before it is decoded; also of an image in a folder | {limit_frame_pixels:,} (8192 x 4352) |
 | frames of a video, or of a segment of one | {limit_frames:,} |
 | samples of all tracks of an MP4, as its tables declare them, before FFmpeg builds them | {limit_samples:,} |
-| rows of an MP4's edit list | as many as samples, and both multiplied {limit_edited_samples:,} |
+| rows of an MP4's edit list | 100 or as many as samples, and both multiplied {limit_edited_samples:,} |
 | processor time of opening a file, and of each reading from it | {seconds} |
 
 Loading a clip opens a file once and reads from it once, or twice where it holds fewer frames than it announced. Time is
 that of the processor: a busy machine or a slow disk makes no clip unreadable. A clip takes the memory of its frames
 as they are decoded, width x height x 3 bytes each, and what the decoder needs beside them.
+
+A file that crashed FFmpeg itself would end a decoding process; none did. A training run then ends with a sentence that
+says so, and `--num-workers 0` shows which file it was.
 
 ## All of them in `stadapter check`
 

@@ -77,6 +77,29 @@ def test_the_campaign_sees_what_must_not_be(
     assert mutations.read_apart(sources[0])["outcome"] == outcome
 
 
+def test_the_page_holds_the_figures_of_the_result_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setattr(mutations, "ROOT", tmp_path)
+    mutations.write_page()
+    assert (tmp_path / "docs/robustness.md").read_text() == (ROOT / "docs/robustness.md").read_text()
+
+
+def test_the_published_campaign_is_as_large_as_promised_and_without_a_crash() -> None:
+    result = json.loads((ROOT / "results/mutations/campaign.json").read_text())
+    assert len(result["variants"]) >= 500
+    assert {row["outcome"] for row in result["variants"]} == {"exact", "changed", "refused"}
+    assert result["num_of_given"] >= 500
+    refused = {row["name"]: row["mutation"] for row in result["variants"] if row["outcome"] == "refused"}
+    lost, named = set(result["train"]["unreadable"]), set(result["check_deep"]["named"])
+    assert refused.keys() <= named
+    # Of a folder of images a training view may leave out the bad one.
+    assert {mutation for name, mutation in refused.items() if name not in lost} <= {damage.IMAGES}
+    assert result["train"]["exit_code"] == 0
+    assert result["train_default"]["exit_code"] == 1
+    assert "could not be read" in result["train_default"]["last_words"]
+    assert result["limits"]["frame_pixels"] == video.MAX_FRAME_PIXELS
+
+
 @pytest.mark.slow
 def test_the_whole_campaign(tmp_path: Path, shared: Path) -> None:
     real = [str(shared / "videos" / name) for name in ("gestures-small", "odd")]
