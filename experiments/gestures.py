@@ -5,7 +5,7 @@
 
 `run` goes through the command line as a user would: `stadapter train`, then `stadapter evaluate` on the clips whose
 number (in the file's name) leaves 4 when divided by 6. It writes one JSON file a run to results/gestures and passes
-over runs that have theirs. `table` writes docs/results.md, and the table in the README, from those files.
+over runs that have theirs. `table` writes its part of docs/results.md, and the table in the README, from those files.
 """
 
 import argparse
@@ -136,15 +136,13 @@ def write_tables() -> None:
     if not results:
         raise SystemExit(f"no result files in {RESULTS}; run `python experiments/gestures.py run` first")
     table = summary(results)
-    page = [PREFACE.format(**facts(results)), table, "\n## Every run\n", every_run(results), "\n## Commands\n"]
-    page += ["```", *dict.fromkeys(c for r in results for c in (r["train_command"], r["evaluate_command"])), "```", ""]
-    (ROOT / "docs" / "results.md").write_text("\n".join(page))
-    replace_between(ROOT / "README.md", "<!-- results:begin -->", "<!-- results:end -->", readme_block(results, table))
+    page = [PREFACE.format(**facts(results)), table, "\n### Every run\n", every_run(results), "\n### Commands\n"]
+    page += ["```", *dict.fromkeys(c for r in results for c in (r["train_command"], r["evaluate_command"])), "```"]
+    replace_between(ROOT / "docs" / "results.md", "gestures", "\n".join(page))
+    replace_between(ROOT / "README.md", "results", readme_block(results, table))
 
 
-PREFACE = """# Results
-
-Written by `python experiments/gestures.py table` from the files in `results/gestures`; not edited by hand.
+PREFACE = """Written by `python experiments/gestures.py table` from the files in `results/gestures`; not edited by hand.
 
 First-person clips of one finger drawing ten shapes; left and right, up and down are each other in reverse, often
 before the same background, so that the class is in the motion. {train} clips to train on, {test} to test on: those
@@ -214,12 +212,12 @@ def readme_block(results: list[dict[str, Any]], table: str) -> str:
     )
 
 
-def replace_between(path: Path, begin: str, end: str, block: str) -> None:
-    """Replace what stands between two marks of a file."""
-    text = path.read_text()
-    head, rest = text.split(begin)
+def replace_between(path: Path, mark: str, block: str) -> None:
+    """Replace what stands between the two marks of that name in a file."""
+    begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+    head, rest = path.read_text(encoding="utf-8").split(begin)
     _, tail = rest.split(end)
-    path.write_text(f"{head}{begin}\n{block}\n{end}{tail}")
+    path.write_text(f"{head}{begin}\n{block}\n{end}{tail}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -506,8 +506,12 @@ def test_a_run_that_is_asked_to_stop_saves_the_step_it_is_in(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     at_step(monkeypatch, 5, lambda: os.kill(os.getpid(), number))
-    with pytest.raises(KeyboardInterrupt):
-        train_here(config, checkpoint_minutes=60)
+    before = signal.signal(number, signal.SIG_DFL)  # below nohup, SIGHUP is ignored, and a run leaves it so
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_here(config, checkpoint_minutes=60)
+    finally:
+        signal.signal(number, before)
     assert read_checkpoint(Path(config.out))[0].step == 5
 
 

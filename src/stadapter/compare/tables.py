@@ -37,19 +37,31 @@ def tables(comparison: Comparison) -> Group:
 
 def write_markdown(path: Path, comparison: Comparison, figures: Sequence[Path] = ()) -> None:
     """Write the tables, the sentences, and what was measured how."""
+    head = "<!-- Written by stadapter compare from the result files beside it; not edited by hand. -->"
+    text = f"{head}\n\n{markdown(comparison, [figure.name for figure in figures])}\n"
+    write_whole(path, text.encode("utf-8", "backslashreplace"))
+
+
+def markdown(comparison: Comparison, figures: Sequence[str] = ()) -> str:
+    """The tables, the sentences, and what was measured how; figures are named as the page links to them."""
     parts = [
-        "<!-- Written by stadapter compare from the result files beside it; not edited by hand. -->",
-        _markdown(*_accuracy_lines(comparison)),
+        markdown_table(*_accuracy_lines(comparison)),
         "\n".join(comparison.sentences),
-        *(f"![{figure.stem.replace('-', ' ')}]({figure.name})" for figure in figures),
+        *(f"![{Path(figure).stem.replace('-', ' ')}]({figure})" for figure in figures),
         "What each costs:",
-        _markdown(*_cost_lines(comparison)),
+        markdown_table(*_cost_lines(comparison)),
         _notes(comparison),
     ]
     if comparison.failures:
         lines = [f"- {item.title}, seed {item.seed}: {_cell(item.error)}" for item in comparison.failures]
         parts.append("Runs that failed:\n\n" + "\n".join(lines))
-    write_whole(path, ("\n\n".join(part for part in parts if part) + "\n").encode("utf-8", "backslashreplace"))
+    return "\n\n".join(part for part in parts if part)
+
+
+def markdown_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Numbers to the right, names and verdicts to the left."""
+    marks = ["---" if header in ("experiment", "verdict") else "---:" for header in headers]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in (headers, marks, *lines))
 
 
 def write_csv(path: Path, comparison: Comparison) -> None:
@@ -147,11 +159,6 @@ def _notes(comparison: Comparison) -> str:
             "training data; the test clips were not looked at for it."
         )
     return "\n".join(f"- {note}" for note in notes)
-
-
-def _markdown(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    marks = ["---" if header in ("experiment", "verdict") else "---:" for header in headers]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in (headers, marks, *lines))
 
 
 def _cell(text: str) -> str:
