@@ -24,7 +24,7 @@ from stadapter.uncertainty import Difference, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 STRATEGIES, ABLATIONS = ROOT / "results" / "strategies", ROOT / "results" / "ablations"
-BUDGET = ("--steps", "300", "--size", "84")
+BUDGET = ("--steps", "300", "--size", "84", "--fit", "stretch")
 SEARCH = ("--lr-search", "5e-4", "2e-3", "8e-3")
 NEIGHBOURS = ("span-1", "span-5", "width-D-4", "width-D", "before-mlp", "before-both", "last-L-2", "no-activation")
 """Ablations that differ from the default in one step, and are run with every seed."""
