@@ -86,7 +86,7 @@ def test_the_readme_shows_every_verb() -> None:
 
 ELSEWHERE_IN_THE_README = [
     ["train", "--resume", "--dry-run", "--tuning", "lora", "--tuning.rank", "8", "--fit", "stretch"],
-    ["convert", "--stride-frames", "16", "--num-temporal-views", "3", "--num-spatial-views", "3"],
+    ["convert", "--recipe", "ssv2-b16", "--backbone", "clip", "--stride-frames", "16", "--num-temporal-views", "3"],
 ]
 
 

@@ -23,6 +23,8 @@ from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.errors import ArtefactError, SettingsError, first_line, listed
 from stadapter.model import VideoClassifier, build_model
+from stadapter.recipes import RECIPES
+from stadapter.settings import TrainConfig
 from stadapter.tuning import STAdapter
 from stadapter.vit import ImageViT
 
@@ -45,51 +47,61 @@ _WRAPPED = "module."
 def convert_released(
     checkpoint: str | os.PathLike[str],
     *,
-    backbone: ImageViT | str | os.PathLike[str],
     out: str | os.PathLike[str],
+    backbone: ImageViT | str | os.PathLike[str] | None = None,
     labels: Sequence[str] | None = None,
-    num_frames: int = 8,
+    recipe: str | None = None,
+    num_frames: int | None = None,
     size: int | None = None,
     stride_frames: int | None = None,
-    num_temporal_views: int = 1,
-    num_spatial_views: int = 1,
+    num_temporal_views: int | None = None,
+    num_spatial_views: int | None = None,
 ) -> Path:
     """Write a run folder from a released `*.pth` checkpoint, and return it.
 
-    The adapters' width, kernel and places are read off the checkpoint; what a checkpoint does not hold, the clips it
-    was tested with, is given here. Released: 8 frames, stride 16, 3 temporal views and 1 spatial one for
-    Kinetics-400; 8 frames spread over the video, 1 temporal view and 3 spatial ones for Something-Something-v2.
+    The adapters' width, kernel and places are read off the checkpoint. What a checkpoint does not hold, the clips it
+    was tested with, comes from a recipe, or is given here.
 
     Args:
         checkpoint: the file; it is read without running any code in it.
-        backbone: the CLIP trunk it was trained on: a Hub id, a folder, or a loaded trunk.
         out: run folder to make; an existing one is refused.
+        backbone: the CLIP trunk it was trained on: a Hub id, a folder, or a loaded trunk; default the recipe's.
         labels: class names in the order of the classifier; default "0", "1" …
-        num_frames: frames of a clip.
-        size: side of a clip, pixels; default the trunk's own.
-        stride_frames: distance between frames; default spreads them over the whole video.
-        num_temporal_views: clips along time that are averaged.
-        num_spatial_views: crops that are averaged, 1 or 3.
+        recipe: the published run it comes from, such as "k400-b16": its trunk and test views are the defaults below.
+        num_frames: frames of a clip; default the recipe's, else 8.
+        size: side of a clip, pixels; default the trunk's own, the only one the released code knows.
+        stride_frames: distance between frames; default the recipe's, else spread over the whole video.
+        num_temporal_views: clips along time that are averaged; default the recipe's, else 1.
+        num_spatial_views: crops that are averaged, 1 or 3; default the recipe's, else 1.
 
     Raises:
-        ArtefactError: not a released checkpoint, unknown or missing keys, sizes that do not fit the trunk, or an
-            existing `out`.
+        ArtefactError: not a released checkpoint, unknown or missing keys, sizes that do not fit the trunk, adapters
+            in other places than the recipe's, or an existing `out`.
         BackboneError: the trunk cannot be loaded.
-        SettingsError: a wrong number of labels, or clip settings without meaning.
+        SettingsError: no such recipe, neither recipe nor trunk, a wrong number of labels, or clip settings without
+            meaning.
     """
     checkpoint, out = Path(checkpoint).expanduser(), Path(out).expanduser()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ArtefactError(f"{out} exists; expected a new folder: choose another, or remove it")
+    published = _published(recipe)
     tensors = read_released(checkpoint)
     _check_readable(checkpoint, tensors)
-    trunk = backbone if isinstance(backbone, ImageViT) else load_backbone(backbone)
+    _check_places(checkpoint, tensors, recipe, published)
+    trunk = _trunk(backbone, published)
     _check_fits(checkpoint, tensors, trunk)
     labels = _checked_labels(checkpoint, tensors, labels)
-    views = {"num_temporal_views": num_temporal_views, "num_spatial_views": num_spatial_views}
-    clip_config = _released_clips(trunk, size, num_frames=num_frames, stride_frames=stride_frames, **views)
+    given = {
+        "num_frames": num_frames,
+        "stride_frames": stride_frames,
+        "num_temporal_views": num_temporal_views,
+        "num_spatial_views": num_spatial_views,
+    }
+    clip_config = _released_clips(trunk, size, published, given)
     model = build_model(backbone=trunk, labels=labels, tuning=infer_tuning(tensors, num_blocks=len(trunk.blocks)))
     model.load_trained(_renamed(checkpoint, tensors, model))
-    return save_artefact(out, model, clip_config, receipt={"converted_from": checkpoint.name})
+    receipt = {"converted_from": checkpoint.name} | ({"recipe": recipe} if recipe is not None else {})
+    return save_artefact(out, model, clip_config, receipt=receipt)
 
 
 def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -121,13 +133,13 @@ def infer_tuning(tensors: Mapping[str, Tensor], *, num_blocks: int) -> STAdapter
     pieces = _pieces(tensors)
     convolution = next(tensors[name] for name, piece in pieces.items() if piece == "conv")  # (A, 1, t, h, w)
     time, height, width = (int(side) for side in convolution.shape[2:])
-    blocks, points = zip(*(name.split(".")[2:4] for name in pieces), strict=True)
+    blocks, points = {int(name.split(".")[2]) for name in pieces}, _points(tensors)
     return STAdapter(
         width=int(convolution.shape[0]),
         kernel_size=(time, height, width),
         before_attention="adapter_pre_attn" in points,
         before_mlp="adapter_pre_mlp" in points,
-        last_blocks=num_blocks - min(map(int, blocks)),
+        last_blocks=num_blocks - min(blocks),
         activation=None,
         keep_unreachable=True,
     )
@@ -148,6 +160,15 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
         ) from error
 
 
+def _published(recipe: str | None) -> TrainConfig | None:
+    """The run of that name; None for None."""
+    runs = {name: make("", "") for name, make in RECIPES.items()}
+    known = {name: run for name, run in runs.items() if run.resize == "released"}
+    if recipe is not None and recipe not in known:
+        raise SettingsError(f"recipe {recipe!r}: expected a run of the released code: {', '.join(known)}")
+    return known[recipe] if recipe is not None else None
+
+
 def _check_readable(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuse tensors from which no strategy and no number of classes can be read."""
     pieces = _pieces(tensors)
@@ -162,6 +183,22 @@ def _check_readable(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
         shape, expected = tuple(tensors[name].shape), _DIMENSIONS[piece]
         if len(shape) != expected:
             raise ArtefactError(f"{checkpoint}: {name} has shape {shape}; expected {expected} dimensions")
+
+
+def _check_places(
+    checkpoint: Path, tensors: Mapping[str, Tensor], recipe: str | None, published: TrainConfig | None
+) -> None:
+    """Refuse a checkpoint whose adapters stand elsewhere than those of its recipe: it is another run's."""
+    if published is None or not isinstance(published.tuning, STAdapter):
+        return
+    found = _points(tensors)
+    flags = {"before_attention": published.tuning.before_attention, "before_mlp": published.tuning.before_mlp}
+    expected = {_PIECES[point] for point, is_adapted in flags.items() if is_adapted}
+    if found != expected:
+        raise ArtefactError(
+            f"{checkpoint} has {' and '.join(sorted(found))}; the run {recipe} has {' and '.join(sorted(expected))}: "
+            "name the recipe it comes from, or none and the clips it was tested with"
+        )
 
 
 def _check_fits(checkpoint: Path, tensors: Mapping[str, Tensor], trunk: ImageViT) -> None:
@@ -186,11 +223,30 @@ def _pieces(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {match[0]: match[3] for match in map(_RELEASED.fullmatch, tensors) if match}
 
 
-def _released_clips(trunk: ImageViT, size: int | None, **settings: Any) -> ClipConfig:
-    """Clips as the released code tests with them, for this trunk; `settings` as in `ClipConfig`."""
+def _points(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Where adapters stand: adapter_pre_attn, adapter_pre_mlp or both."""
+    return {name.split(".")[3] for name in _pieces(tensors)}
+
+
+def _trunk(backbone: ImageViT | str | os.PathLike[str] | None, published: TrainConfig | None) -> ImageViT:
+    if backbone is None and published is not None:
+        backbone = published.backbone
+    if backbone is None:
+        raise SettingsError(
+            "neither a trunk nor a recipe that names one; expected backbone, such as openai/clip-vit-base-patch16"
+        )
+    return backbone if isinstance(backbone, ImageViT) else load_backbone(backbone)
+
+
+def _released_clips(
+    trunk: ImageViT, size: int | None, published: TrainConfig | None, given: Mapping[str, int | None]
+) -> ClipConfig:
+    """Clips as the released code tests with them, for this trunk: as given, else as published."""
     info = trunk.info
     size = size if size is not None else info.image_size
     info.check_size(size)
+    settings = {name: getattr(published, name) for name in given} if published is not None else {}
+    settings |= {name: value for name, value in given.items() if value is not None}
     return ClipConfig(size=size, resize="released", mean=info.mean, std=info.std, **settings)
 
 

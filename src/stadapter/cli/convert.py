@@ -1,9 +1,9 @@
 """stadapter convert: a checkpoint of the released code as a run folder."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -15,28 +15,30 @@ from stadapter.errors import counted
 class ConvertFlags:
     """Turn a checkpoint of the released ST-Adapter code (*.pth) into a run folder.
 
-    Released: for Kinetics-400 --stride-frames 16 --num-temporal-views 3, for Something-Something-v2
-    --num-spatial-views 3.
+    Which clips it was tested with is not in the checkpoint: name the published run it comes from with --recipe, or say
+    frames and views.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """The checkpoint; no code in it is run."""
-    backbone: str
-    """CLIP trunk it was trained on: a Hub id or a folder, such as openai/clip-vit-base-patch16."""
     out: str
     """Run folder to make; an existing one is refused."""
+    recipe: str | None = None
+    """The published run that it comes from: k400-b16 or ssv2-b16. Its trunk and test views are the defaults below."""
+    backbone: str | None = None
+    """CLIP trunk it was trained on: a Hub id or a folder; default the recipe's."""
     labels: str | None = None
     """Text file with the class names, one per line, in the order of the classes; default 0, 1 and so on."""
-    num_frames: int = 8
-    """Frames of a clip."""
+    num_frames: int | None = None
+    """Frames of a clip; default the recipe's, else 8."""
     size: int | None = None
     """Side of a clip, pixels; default the trunk's own."""
     stride_frames: int | None = None
-    """Distance between frames, in frames; default spreads them over the whole video."""
-    num_temporal_views: int = 1
-    """Clips along time that are averaged."""
-    num_spatial_views: int = 1
-    """Crops that are averaged, 1 or 3."""
+    """Distance between frames, in frames; default the recipe's, else spread over the whole video."""
+    num_temporal_views: int | None = None
+    """Clips along time that are averaged; default the recipe's, else 1."""
+    num_spatial_views: int | None = None
+    """Crops that are averaged, 1 or 3; default the recipe's, else 1."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -52,7 +54,18 @@ def run(arguments: Sequence[str]) -> int:
     say(
         [
             f"saved in {folder}: {counted(len(spec['labels']), 'class')}, {spec['parameters']['summary']}",
+            f"tested with {_views(spec['clip'])}",
             next_step(folder),
         ]
     )
     return 0
+
+
+def _views(clip: Mapping[str, Any]) -> str:
+    """The test views of a run, in words."""
+    stride = clip["stride_frames"]
+    spread = f"{counted(stride, 'frame')} apart" if stride is not None else "spread over the video"
+    return (
+        f"{counted(clip['num_frames'], 'frame')} {spread}, {clip['size']} x {clip['size']} pixels: "
+        f"{counted(clip['num_temporal_views'], 'temporal view')} x {counted(clip['num_spatial_views'], 'crop')}"
+    )
