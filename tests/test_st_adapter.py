@@ -73,14 +73,14 @@ def test_the_path_over_time_alone_equals_the_general_path(
     adapter = make_adapter(kernel_size)
     x = make_tokens(layout)
     fast = adapter(x, layout)
-    monkeypatch.setattr(adapter, "_convolve_time", lambda hidden: adapter._convolve_grid(hidden, layout))
+    monkeypatch.setattr(adapter, "convolve_time", lambda hidden: adapter._convolve_grid(hidden, layout))
     assert relative_error(fast, adapter(x, layout)) < 1e-6
 
 
 def test_the_path_over_time_alone_reads_a_view_and_gives_a_view() -> None:
     adapter = make_adapter()
     hidden = torch.randn(2, 4, 15, 8)
-    output = adapter._convolve_time(hidden)
+    output = adapter.convolve_time(hidden)
     assert output.shape == hidden.shape
     assert output.is_contiguous()  # channels-last all the way: nothing was rearranged
 

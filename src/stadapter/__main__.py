@@ -20,6 +20,7 @@ VERBS = {
     "compare": "train and test several strategies with one budget, and say which is better",
     "check": "say what is wrong with a data set, before training on it",
     "convert": "turn a checkpoint of the released ST-Adapter code into a run folder",
+    "benchmark": "measure speed beside the released code and beside the least the machine could take",
 }
 """The verbs, and what they are for in one line."""
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for these signals

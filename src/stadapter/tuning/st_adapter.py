@@ -50,12 +50,12 @@ class SpaceTimeAdapter(nn.Module):
         hidden: Tensor = self.down(patches)  # (B*T, P, A)
         hidden = hidden.view(-1, layout.num_frames, *hidden.shape[1:])  # (B, T, P, A)
         over_time_alone = self.conv.kernel_size[1:] == (1, 1)
-        hidden = self._convolve_time(hidden) if over_time_alone else self._convolve_grid(hidden, layout)
+        hidden = self.convolve_time(hidden) if over_time_alone else self._convolve_grid(hidden, layout)
         update = self.up(self.activation(hidden)).flatten(0, 1)  # (B*T, P, D)
         adapted = patches + update.to(patches.dtype)
         return torch.cat([prefix, adapted], dim=1) if layout.num_prefix else adapted
 
-    def _convolve_time(self, x: Tensor) -> Tensor:
+    def convolve_time(self, x: Tensor) -> Tensor:
         """A kernel (t, 1, 1) on x (B, T, P, A): the same as on the grid, as a 2-D convolution that copies nothing."""
         y = F.conv2d(
             x.permute(0, 3, 1, 2),  # (B, A, T, P), a view

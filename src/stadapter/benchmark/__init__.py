@@ -1,0 +1,126 @@
+"""What this program takes, beside the released code in the same process and beside the least the machine could take."""
+
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stadapter import __version__
+from stadapter.benchmark import adapter, clips, loop, model, start
+from stadapter.benchmark.config import BenchmarkConfig, Part
+from stadapter.benchmark.floors import copy_rate, product_rate
+from stadapter.benchmark.networks import DTYPES
+from stadapter.benchmark.released import Released, import_released
+from stadapter.benchmark.timing import Case, measure, synchroniser
+from stadapter.machine import choose_device, describe_device
+
+__all__ = ["BenchmarkConfig", "all_equal", "benchmark"]
+
+FORMAT_VERSION = 1
+
+
+def benchmark(config: BenchmarkConfig, *, progress: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
+    """Verify and measure.
+
+    Args:
+        config: what, and at which sizes.
+        progress: told the name of every case before it is measured.
+
+    Returns:
+        JSON values: hardware, versions, date, and for every case its checks, seconds and ratios.
+
+    Raises:
+        SettingsError: a device that is not there, or a reference that is no checkout of the released code.
+    """
+    device = choose_device(config.device)
+    released = import_released(config.reference) if config.reference is not None else None
+    threads = torch.get_num_threads()
+    try:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        return _measure_all(config, released, device, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def all_equal(result: dict[str, Any]) -> bool:
+    """Whether every check of a benchmark holds."""
+    return all(case["equal"] for case in result["cases"])
+
+
+def _measure_all(
+    config: BenchmarkConfig, released: Released | None, device: torch.device, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    synchronise = synchroniser(device)
+    result = _header(config, released, device, synchronise)
+    with ExitStack() as folders:
+        for part in config.parts:
+            for case in _cases(part, config, released, device, folders):
+                progress(case.name)
+                result["cases"].append(measure(case, repeats=config.repeats, synchronise=synchronise))
+    return result
+
+
+def _cases(
+    part: Part, config: BenchmarkConfig, released: Released | None, device: torch.device, folders: ExitStack
+) -> Iterator[Case]:
+    makers: dict[Part, Callable[..., Iterator[Case]]] = {
+        "adapter": adapter.cases,
+        "model": model.cases,
+        "clips": clips.cases,
+        "loop": loop.cases,
+        "cold-start": start.cases,
+    }
+    make = makers[part]
+    if part in ("clips", "loop"):
+        folder = folders.enter_context(tempfile.TemporaryDirectory(prefix="stadapter-benchmark-"))
+        make = partial(make, folder=Path(folder))
+    return make(config, released, device)
+
+
+def _header(
+    config: BenchmarkConfig, released: Released | None, device: torch.device, synchronise: Callable[[], None]
+) -> dict[str, Any]:
+    import av
+    import transformers
+
+    rates = {
+        name: product_rate(DTYPES[name], device, synchronise, repeats=config.repeats) for name in config.precisions
+    }
+    return {
+        "format_version": FORMAT_VERSION,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "settings": {name: value for name, value in vars(config).items() if name not in ("reference", "json")},
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": describe_device(device),
+            "platform": platform.platform(),
+            "product_flops_per_second": rates,
+            "copy_bytes_per_second": copy_rate(device, synchronise, repeats=config.repeats),
+        },
+        "versions": {
+            "stadapter": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "av": av.__version__,
+        },
+        "reference": {"notes": list(released.notes)} if released is not None else None,
+        "cases": [],
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

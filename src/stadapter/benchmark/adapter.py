@@ -1,0 +1,166 @@
+"""The adapter alone, and its convolution alone with the changes of layout it needs."""
+
+# B batch, T frames, P patches, N tokens, D width, A bottleneck
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from stadapter.benchmark.config import BenchmarkConfig, Precision
+from stadapter.benchmark.floors import Sizes, adapter_products, flops, replay
+from stadapter.benchmark.networks import DTYPES, autocast, disturb, sizes_of
+from stadapter.benchmark.released import Released, released_adapter
+from stadapter.benchmark.timing import Case, Check, relative_error
+from stadapter.tuning.st_adapter import SpaceTimeAdapter
+from stadapter.vit import TokenLayout
+
+_LIMITS: dict[Precision, float] = {"fp32": 1e-5, "bf16": 2e-2}
+Side = Callable[[Tensor], Tensor]
+
+
+def cases(config: BenchmarkConfig, released: Released | None, device: torch.device) -> Iterator[Case]:
+    """The convolution and the adapter, forward alone and with the backward pass, in every precision."""
+    sizes = sizes_of(config, "12x384", device)  # its adapter is that of every preset
+    adapter = _adapter(sizes, device)
+    side = sizes.image_size // sizes.patch_size
+    layout = TokenLayout(config.num_frames, 1, side, side)
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randn(sizes.num_images, sizes.num_tokens, sizes.width, generator=generator).to(device)
+    hidden = torch.randn(
+        sizes.num_images // layout.num_frames,
+        layout.num_frames,
+        sizes.num_patches,
+        sizes.bottleneck,
+        generator=generator,
+    ).to(device)
+    theirs = None
+    if released is not None:
+        theirs = released_adapter(released, adapter, width=sizes.width, bottleneck=sizes.bottleneck)
+    for precision in config.precisions:
+        for backward in (False, True):
+            yield _convolution_case(adapter, hidden, layout, precision, device, backward=backward)
+            yield _adapter_case(adapter, theirs, tokens, layout, sizes, precision, device, backward=backward)
+
+
+def plain_convolution(conv: nn.Module, x: Tensor, layout: TokenLayout) -> Tensor:
+    """The convolution as the released code has it: to (B, A, T, h, w), Conv3d, and back, each a copy."""
+    grid = x.view(*x.shape[:2], layout.grid_height, layout.grid_width, -1)  # (B, T, h, w, A)
+    y: Tensor = conv(grid.permute(0, 4, 1, 2, 3).contiguous())  # (B, A, T, h, w)
+    return y.permute(0, 2, 3, 4, 1).contiguous().flatten(2, 3)  # (B, T, P, A)
+
+
+def _adapter(sizes: Sizes, device: torch.device) -> SpaceTimeAdapter:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        adapter = SpaceTimeAdapter(width=sizes.width, bottleneck=sizes.bottleneck)
+    disturb(adapter)
+    return adapter.to(device)
+
+
+def _convolution_case(
+    adapter: SpaceTimeAdapter,
+    hidden: Tensor,
+    layout: TokenLayout,
+    precision: Precision,
+    device: torch.device,
+    *,
+    backward: bool,
+) -> Case:
+    hidden = hidden.to(DTYPES[precision])
+    sides: dict[str, Side] = {
+        "ours": adapter.convolve_time,
+        "as released": lambda x: plain_convolution(adapter.conv, x, layout),
+    }
+    weights = list(adapter.conv.parameters())
+    runs = {name: _run(side, hidden, weights, precision, backward=backward) for name, side in sides.items()}
+    target = torch.empty_like(hidden)
+    return Case(
+        "adapter",
+        f"convolution with its changes of layout, {_extent(backward)}, {precision}",
+        ours=runs["ours"],
+        others={"as released": runs["as released"]},
+        floors={"one copy of its input": lambda: target.copy_(hidden)},
+        checks=lambda: _compare(runs["as released"](), runs["ours"](), "as released", _LIMITS[precision]),
+    )
+
+
+def _adapter_case(
+    adapter: SpaceTimeAdapter,
+    theirs: nn.Module | None,
+    tokens: Tensor,
+    layout: TokenLayout,
+    sizes: Sizes,
+    precision: Precision,
+    device: torch.device,
+    *,
+    backward: bool,
+) -> Case:
+    tokens = tokens.to(DTYPES[precision])
+    products = adapter_products(sizes, backward=backward)
+
+    def textbook(x: Tensor) -> Tensor:
+        hidden = adapter.down(x[:, 1:]).unflatten(0, (-1, layout.num_frames))
+        update = adapter.up(plain_convolution(adapter.conv, hidden, layout)).flatten(0, 1)
+        return torch.cat([x[:, :1], x[:, 1:] + update.to(x.dtype)], dim=1)
+
+    ours = _run(lambda x: adapter(x, layout), tokens, list(adapter.parameters()), precision, backward=backward)
+    plain = _run(textbook, tokens, list(adapter.parameters()), precision, backward=backward)
+    others = {}
+    if theirs is not None:
+        # It writes into its input, which may not be a leaf of the graph: a copy, of which all sides have one.
+        others["released"] = _run(
+            lambda x: theirs(x, layout.num_frames), tokens, _in_our_order(theirs), precision, backward=backward
+        )
+    against = {"the equation": plain, **others}
+    return Case(
+        "adapter",
+        f"adapter, {_extent(backward)}, {precision}",
+        ours=ours,
+        others=others,
+        floors={"matrix products": replay(products, DTYPES[precision], device)},
+        checks=lambda: [
+            check for name, side in against.items() for check in _compare(side(), ours(), name, _LIMITS[precision])
+        ],
+        flops=flops(products),
+    )
+
+
+def _in_our_order(theirs: nn.Module) -> list[nn.Parameter]:
+    parameters = dict(theirs.named_parameters())
+    return [parameters[f"{piece}.{kind}"] for piece in ("fc1", "conv", "fc2") for kind in ("weight", "bias")]
+
+
+def _run(
+    side: Side, x: Tensor, weights: list[nn.Parameter], precision: Precision, *, backward: bool
+) -> Callable[[], list[Tensor]]:
+    """A call that gives the result, and with the backward pass the gradients of the input and of the weights."""
+    if not backward:
+
+        def forward() -> list[Tensor]:
+            with torch.no_grad(), autocast(x.device, precision):
+                return [side(x.clone())]
+
+        return forward
+    leaf = x.detach().clone().requires_grad_(True)
+    # No constant, with which shifts would not show; of one sign, so that no sum of it is mere rounding.
+    gradient = torch.linspace(0.1, 1, x.numel(), device=x.device).view_as(x)
+
+    def both() -> list[Tensor]:
+        with autocast(x.device, precision):
+            y = side(leaf.clone())
+        return [y.detach(), *torch.autograd.grad(y, [leaf, *weights], gradient.to(y.dtype))]
+
+    return both
+
+
+def _compare(expected: list[Tensor], found: list[Tensor], name: str, limit: float) -> list[Check]:
+    what = ["result", "gradient of the input"] + ["gradient of a weight"] * len(found)
+    return [
+        Check(f"{what[position]}, against {name}", relative_error(ours, theirs), limit)
+        for position, (ours, theirs) in enumerate(zip(found, expected, strict=True))
+    ]
+
+
+def _extent(backward: bool) -> str:
+    return "forward and backward" if backward else "forward"

@@ -1,0 +1,245 @@
+"""The whole model: inference and a training step, for each preset and precision."""
+
+# B batch, T frames, H W pixels
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stadapter.benchmark.config import BenchmarkConfig, Precision, Preset
+from stadapter.benchmark.floors import backward_products, flops, forward_products, replay
+from stadapter.benchmark.networks import (
+    DTYPES,
+    Networks,
+    autocast,
+    make_networks,
+    ready,
+    released_step,
+    saved_bytes,
+    sizes_of,
+    training_step,
+)
+from stadapter.benchmark.released import Released, released_name
+from stadapter.benchmark.timing import Call, Case, Check, relative_error
+from stadapter.model import VideoClassifier
+
+_EXACT, _ROUNDED = 1e-5, 5e-2
+"""How far apart two fp32 computations of the same may be, and one in bf16 from one in fp32 (relative, of a tensor)."""
+_ROUNDED_GRADIENT = 0.5
+"""The same for a single gradient of a deep model in bf16: a bug gives 1 and more."""
+
+
+def cases(config: BenchmarkConfig, released: Released | None, device: torch.device) -> Iterator[Case]:
+    """Inference and a training step of every preset, in every precision."""
+    for preset in config.presets:
+        networks = make_networks(sizes_of(config, preset, device), device)
+        for precision in config.precisions:
+            yield _inference_case(config, networks, released, preset, precision)
+            yield _training_case(config, networks, released, preset, precision)
+
+
+def _inference_case(
+    config: BenchmarkConfig, networks: Networks, released: Released | None, preset: Preset, precision: Precision
+) -> Case:
+    clips, half = networks.clips(config.num_frames), _runs_in_half(networks, precision)
+    model = ready(networks.ours(), precision, training=False)
+    bare = ready(networks.ours(adapted=False), precision, training=False)
+    others: dict[str, Call] = {}
+    if released is not None:
+        theirs = _released(networks, released, half=half).eval()
+        their_clips = clips.transpose(1, 2).contiguous()  # (B, 3, T, H, W)
+        others[_title(half)] = _inference(theirs, their_clips, torch.float16 if half else None)
+    dtype = DTYPES[precision] if precision != "fp32" else None
+    products = forward_products(networks.sizes)
+    return Case(
+        "model",
+        f"inference, {preset}, {precision}",
+        ours=_inference(model, clips, dtype),
+        others=others,
+        floors={
+            "matrix products": replay(products, DTYPES[precision], networks.device),
+            "the bare trunk": _inference(bare, clips, dtype),
+        },
+        checks=lambda: _compare_logits(config, networks, released, model, precision),
+        flops=flops(products),
+        facts={"clips": len(clips)},
+    )
+
+
+def _training_case(
+    config: BenchmarkConfig, networks: Networks, released: Released | None, preset: Preset, precision: Precision
+) -> Case:
+    clips, targets = networks.clips(config.num_frames), networks.targets(config.num_frames)
+    half = _runs_in_half(networks, precision)
+    model = ready(networks.ours(), precision, training=True)
+    steps: dict[str, Call] = {"ours": training_step(model, clips, targets, precision)}
+    held: dict[str, nn.Module] = {"ours": model}
+
+    def forward() -> Tensor:
+        with autocast(networks.device, precision):
+            logits: Tensor = model(clips)
+            return logits
+
+    facts: dict[str, Any] = {
+        "clips": len(clips),
+        "saved_bytes": {"ours": saved_bytes(forward, model)},
+    }
+    if released is not None:
+        theirs = _released(networks, released, half=half)
+        their_clips = clips.transpose(1, 2).contiguous()
+        step = released_step(theirs, half=half)
+        steps[_title(half)] = lambda: step(their_clips, targets)
+        held[_title(half)] = theirs
+        facts["saved_bytes"][_title(half)] = saved_bytes(_forward(theirs, their_clips, half=half), theirs)
+    if networks.device.type == "cuda":
+        facts["peak_bytes"] = {name: _peak_bytes(step, held[name]) for name, step in steps.items()}
+    products = [*forward_products(networks.sizes), *backward_products(networks.sizes)]
+    return Case(
+        "model",
+        f"training step, {preset}, {precision}",
+        ours=steps.pop("ours"),
+        others=steps,
+        floors={"matrix products": replay(products, DTYPES[precision], networks.device)},
+        checks=lambda: _compare_gradients(config, networks, released, precision),
+        flops=flops(products),
+        facts=facts,
+    )
+
+
+def _runs_in_half(networks: Networks, precision: Precision) -> bool:
+    """The released code trains in fp16 on a GPU; on a CPU it is measured in fp32 beside all of ours."""
+    return networks.device.type == "cuda" and precision != "fp32"
+
+
+def _title(half: bool) -> str:
+    return f"released, {'fp16' if half else 'fp32'}"
+
+
+def _released(networks: Networks, released: Released, *, half: bool) -> nn.Module:
+    """Their model with our weights, frozen ones in fp16 where it computes so, as it does."""
+    model = networks.released(released, networks.ours().trained_tensors())
+    if half:
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.half()
+    return model
+
+
+def _inference(model: nn.Module, clips: Tensor, dtype: torch.dtype | None) -> Callable[[], Tensor]:
+    def infer() -> Tensor:
+        with torch.inference_mode(), torch.autocast(clips.device.type, dtype, enabled=dtype is not None):
+            logits: Tensor = model(clips)
+            return logits
+
+    return infer
+
+
+def _forward(model: nn.Module, clips: Tensor, *, half: bool) -> Callable[[], Tensor]:
+    def forward() -> Tensor:
+        with torch.autocast(clips.device.type, torch.float16, enabled=half):
+            logits: Tensor = model(clips)
+            return logits
+
+    return forward
+
+
+def _compare_logits(
+    config: BenchmarkConfig,
+    networks: Networks,
+    released: Released | None,
+    model: VideoClassifier,
+    precision: Precision,
+) -> list[Check]:
+    clips = networks.clips(config.num_frames)
+    exact = networks.ours().eval()
+    logits = _inference(exact, clips, None)()
+    bare = networks.ours(adapted=False).eval()
+    with torch.inference_mode():
+        images = clips.flatten(0, 1)  # (B*T, 3, H, W)
+        theirs = networks.vision.to(networks.device)(images).last_hidden_state
+        tokens = bare.trunk(clips).flatten(0, 1)
+    checks = [Check("tokens of the bare trunk, against transformers", relative_error(tokens, theirs), _EXACT)]
+    if released is not None:
+        their_logits = _inference(_released(networks, released, half=False).eval(), clips.transpose(1, 2), None)()
+        checks.append(Check("logits, fp32, against released", relative_error(logits, their_logits), _EXACT))
+    if precision != "fp32":
+        rounded = _inference(model, clips, DTYPES[precision])()
+        checks.append(Check(f"logits, {precision} against fp32", relative_error(rounded, logits), _ROUNDED))
+    return checks
+
+
+def _compare_gradients(
+    config: BenchmarkConfig, networks: Networks, released: Released | None, precision: Precision
+) -> list[Check]:
+    """The loss and the gradient of every trained tensor, in eval mode: dropout would differ."""
+    clips, targets = networks.clips(config.num_frames), networks.targets(config.num_frames)
+    exact = ready(networks.ours(), "fp32", training=True).eval()
+    training_step(exact, clips, targets, "fp32")()
+    gradients = _gradients(exact)
+    checks: list[Check] = []
+    if released is not None:
+        theirs = _released(networks, released, half=False)
+        step = released_step(theirs, half=False)
+        theirs.eval()
+        step(clips.transpose(1, 2), targets)
+        their_gradients = _gradients(theirs)
+        checks += [
+            Check(f"gradient of {name}, fp32, against released", error, _EXACT)
+            for name, error in _errors(gradients, {name: their_gradients[released_name(name)] for name in gradients})
+        ]
+    if precision != "fp32":
+        rounded = ready(networks.ours(), precision, training=True).eval()
+        training_step(rounded, clips, targets, precision)()
+        checks += [
+            Check(f"gradient of {name}, {precision} against fp32", error, _ROUNDED_GRADIENT)
+            for name, error in _errors(_gradients(rounded), gradients)
+        ]
+    else:
+        fused = networks.ours().eval()  # with the other attention kernel
+        training_step(fused, clips, targets, "fp32")()
+        checks += [
+            Check(f"gradient of {name}, with the fused attention kernel", error, _EXACT)
+            for name, error in _errors(_gradients(fused), gradients)
+        ]
+    return _worst(checks)
+
+
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+
+
+def _errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[tuple[str, float]]:
+    assert found.keys() == expected.keys()
+    return [(name, relative_error(found[name], expected[name])) for name in found]
+
+
+def _worst(checks: Sequence[Check]) -> list[Check]:
+    """Of each kind of check the one that is furthest out, and how many there were."""
+    kinds: dict[str, list[Check]] = {}
+    for check in checks:
+        kinds.setdefault(check.what.split(", ", 1)[1], []).append(check)
+    worst = {kind: max(members, key=lambda check: _order(check.error)) for kind, members in kinds.items()}
+    return [
+        Check(f"{check.what} (the worst of {len(kinds[kind])})", check.error, check.limit)
+        for kind, check in worst.items()
+    ]
+
+
+def _order(error: float) -> float:
+    return error if error == error else float("inf")  # no number is the worst
+
+
+def _peak_bytes(step: Call, model: nn.Module) -> int:
+    """GPU memory at the height of a step: what the model and its optimizer hold, and what the step takes beside."""
+    step()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    own = sum(p.numel() * p.element_size() for p in model.parameters())
+    own += sum(3 * p.numel() * p.element_size() for p in trained)  # a gradient and two moments
+    return torch.cuda.max_memory_allocated() - before + own

@@ -1,0 +1,207 @@
+"""The networks that are measured: this program's and the released one, with the same random weights."""
+
+# B batch, T frames, H W pixels
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stadapter.backbones import CLIP_MEAN, CLIP_STD, view_model
+from stadapter.benchmark.config import BenchmarkConfig, Precision, Preset, TrunkName
+from stadapter.benchmark.floors import Sizes
+from stadapter.benchmark.released import Released, released_model
+from stadapter.model import VideoClassifier, build_model
+from stadapter.schedule import make_optimizer
+from stadapter.train import prepare_trunk
+from stadapter.tuning import LinearProbe, STAdapter
+from stadapter.vit import BackboneInfo
+
+NUM_CLASSES = 400
+LABELS = tuple(f"class {index:03d}" for index in range(NUM_CLASSES))
+_TRUNKS: dict[TrunkName, dict[str, int]] = {
+    "b16": {"width": 768, "num_heads": 12, "num_blocks": 12, "patch_size": 16, "image_size": 224},
+    "tiny": {"width": 64, "num_heads": 2, "num_blocks": 2, "patch_size": 16, "image_size": 64},
+}
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def sizes_of(config: BenchmarkConfig, preset: Preset, device: torch.device) -> Sizes:
+    """The sizes of a preset on the chosen trunk, and of a step's clips."""
+    trunk = _TRUNKS[config.trunk]
+    return Sizes(
+        **trunk,
+        mlp_width=4 * trunk["width"],
+        bottleneck=trunk["width"] // 2,
+        before_attention=preset == "24x384",
+        before_mlp=True,
+        num_images=config.num_frames * config.clips_of_a_step(device.type),
+    )
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A CLIP vision model with random weights, and the classifiers that are made of it."""
+
+    vision: Any
+    """The transformers model."""
+    sizes: Sizes
+    device: torch.device
+
+    def ours(self, *, adapted: bool = True) -> VideoClassifier:
+        """Our classifier, in fp32, as in the middle of training; or a linear probe of the bare trunk."""
+        sizes = self.sizes
+        tuning = STAdapter(
+            width=sizes.bottleneck,
+            before_attention=sizes.before_attention,
+            before_mlp=sizes.before_mlp,
+            activation=None,  # as in the released code
+        )
+        trunk = view_model(self.vision, _info(sizes))
+        model = build_model(backbone=trunk, labels=LABELS, tuning=tuning if adapted else LinearProbe())
+        disturb(model)
+        return model.to(self.device)
+
+    def released(self, released: Released, trained: Mapping[str, Tensor]) -> nn.Module:
+        """The released one with the same weights, in fp32."""
+        model: nn.Module = released_model(
+            released, self.vision.state_dict(), trained, sizes=self.sizes, num_classes=NUM_CLASSES
+        )
+        return model.to(self.device)
+
+    def clips(self, num_frames: int) -> Tensor:
+        """Random normalised clips (B, T, 3, H, W)."""
+        generator = torch.Generator().manual_seed(1)
+        side, batch = self.sizes.image_size, self.sizes.num_images // num_frames
+        return torch.randn(batch, num_frames, 3, side, side, generator=generator).to(self.device)
+
+    def targets(self, num_frames: int) -> Tensor:
+        """A class for each of them."""
+        return torch.arange(self.sizes.num_images // num_frames, device=self.device) % NUM_CLASSES
+
+
+def make_networks(sizes: Sizes, device: torch.device) -> Networks:
+    """Networks of these sizes, whose weights are a function of the sizes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return Networks(make_vision(sizes), sizes, device)
+
+
+def make_vision(sizes: Sizes) -> Any:
+    """A transformers CLIP vision model with random weights, in eval mode."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=sizes.width,
+        intermediate_size=sizes.mlp_width,
+        num_hidden_layers=sizes.num_blocks,
+        num_attention_heads=sizes.num_heads,
+        image_size=sizes.image_size,
+        patch_size=sizes.patch_size,
+    )
+    model: Any = CLIPVisionModel(config)
+    return model.eval().requires_grad_(False)
+
+
+def save_vision(sizes: Sizes, folder: Path) -> Path:
+    """The same as a folder that `load_backbone` takes."""
+    make_networks(sizes, torch.device("cpu")).vision.save_pretrained(folder)
+    return folder
+
+
+def disturb(module: nn.Module) -> None:
+    """Give adapters that start as nothing something to do, as after some training."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad and name.split(".")[-2] in ("down", "conv", "up"):
+                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.device), alpha=0.02)
+
+
+def ready(model: VideoClassifier, precision: Precision, *, training: bool) -> VideoClassifier:
+    """The model as the training loop, or the classifier at work, sets it up for a precision."""
+    dtype = DTYPES[precision] if precision != "fp32" else None
+    if training:
+        prepare_trunk(model, next(model.parameters()).device, dtype)
+    elif dtype is not None:
+        model.cast_trunk(dtype)
+    return model.train(training)
+
+
+def training_step(model: VideoClassifier, clips: Tensor, targets: Tensor, precision: Precision) -> Callable[[], Tensor]:
+    """One step as the training loop does it; returns the loss."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    optimizer = make_optimizer(trained, lr=0.0, weight_decay=0.0)
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        with autocast(clips.device, precision):
+            logits = model(clips)
+        loss = F.cross_entropy(logits, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def released_step(model: nn.Module, *, half: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """What the released main.py does with a batch (B, 3, T, H, W), its metrics left out; returns the loss.
+
+    In fp16 autocast with the loss scaled, or in fp32.
+    """
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0)
+    device = next(model.parameters()).device
+    scaler = torch.amp.GradScaler(device.type, enabled=half)
+    model.train()
+
+    def step(clips: Tensor, targets: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, torch.float16, enabled=half):
+            logits = model(clips)
+            loss = F.cross_entropy(logits, targets)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach()
+
+    return step
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The autocast of a precision; none for fp32."""
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
+    """Bytes of memory that a forward pass keeps for the backward pass, beside the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = forward()  # held until all is counted: freed memory would be used, and counted, again
+    del result
+    return sum(kept.values())
+
+
+def _info(sizes: Sizes) -> BackboneInfo:
+    return BackboneInfo(
+        name="random weights",
+        family="clip_vision_model",
+        revision=None,
+        sha256="random weights",
+        image_size=sizes.image_size,
+        patch_size=sizes.patch_size,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+    )

@@ -1,0 +1,139 @@
+"""Verify, then measure in turns: A B C A B C …, so that whatever else the machine does meets all sides alike."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+Call = Callable[[], object]
+
+_SAMPLE_SECONDS = 0.02
+"""A sample lasts at least this long: shorter calls are repeated within it."""
+_MAX_CALLS = 1000
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether two sides gave the same."""
+
+    what: str
+    """What was compared."""
+    error: float
+    """How far apart they are."""
+    limit: float
+    """How far apart they may be."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether they are equal, but for rounding; an error that is no number does not hold."""
+        return self.error <= self.limit
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: the same work done by several sides."""
+
+    part: str
+    """Which part of the benchmark it belongs to."""
+    name: str
+    """What is done."""
+    ours: Call
+    """This program."""
+    others: Mapping[str, Call] = field(default_factory=dict)
+    """Other ways to the same, by name: how many times as fast ours is, is told."""
+    floors: Mapping[str, Call] = field(default_factory=dict)
+    """The least that has to be done, by name: how many times that ours takes, is told."""
+    checks: Callable[[], list[Check]] = list
+    """Compares the sides; called before anything is timed."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else is known of it, as JSON values."""
+    flops: float | None = None
+    """Floating-point operations of the matrix products that have to be done."""
+    notes: tuple[str, ...] = ()
+    """What was not measured, and why."""
+
+
+def measure(case: Case, *, repeats: int, synchronise: Callable[[], None]) -> dict[str, Any]:
+    """Check a case, then time its sides in turns.
+
+    A case whose sides are not equal is not timed: the speed of a wrong answer is worth nothing.
+
+    Returns:
+        JSON values: the checks, for each side the median, quartiles and all samples in seconds, the ratios.
+    """
+    checks = case.checks()
+    result: dict[str, Any] = {
+        "part": case.part,
+        "name": case.name,
+        "checks": [{"what": each.what, "error": each.error, "limit": each.limit} for each in checks],
+        "equal": all(each.holds for each in checks),
+        **({"flops": case.flops} if case.flops is not None else {}),
+        **({"facts": dict(case.facts)} if case.facts else {}),
+        **({"notes": list(case.notes)} if case.notes else {}),
+    }
+    if not result["equal"]:
+        return result
+    samples = take_turns({"ours": case.ours, **case.others, **case.floors}, repeats=repeats, synchronise=synchronise)
+    result["seconds"] = {name: _summary(values) for name, values in samples.items()}
+    result["times_as_fast_as"] = {name: _ratio(samples[name], samples["ours"]) for name in case.others}
+    result["times_the_floor"] = {name: _ratio(samples["ours"], samples[name]) for name in case.floors}
+    return result
+
+
+def take_turns(calls: Mapping[str, Call], *, repeats: int, synchronise: Callable[[], None]) -> dict[str, list[float]]:
+    """Seconds a call, `repeats` samples of each side, the sides taking turns.
+
+    A first call of each, which is not counted, warms up and tells how many calls a sample needs.
+    """
+    counts = {}
+    for name, call in calls.items():
+        first = _sample(call, 1, synchronise)
+        if first < _SAMPLE_SECONDS:  # a first call is often slower than the others
+            first = _sample(call, 1, synchronise)
+        counts[name] = min(_MAX_CALLS, max(1, math.ceil(_SAMPLE_SECONDS / max(first, 1e-9))))
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            samples[name].append(_sample(call, counts[name], synchronise))
+    return samples
+
+
+def _sample(call: Call, count: int, synchronise: Callable[[], None]) -> float:
+    synchronise()
+    started = time.perf_counter()
+    for _ in range(count):
+        call()
+    synchronise()
+    return (time.perf_counter() - started) / count
+
+
+def _summary(values: list[float]) -> dict[str, Any]:
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return {"median": statistics.median(values), "quartiles": [low, high], "samples": values}
+
+
+def _ratio(above: list[float], below: list[float]) -> float:
+    """The median over rounds of the ratio within a round: what slows a whole round down does not count."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def synchroniser(device: torch.device) -> Callable[[], None]:
+    """What waits until a device has done all that it was asked for."""
+    if device.type == "cpu":
+        return _nothing_to_wait_for
+    return torch.accelerator.synchronize
+
+
+def _nothing_to_wait_for() -> None:
+    """A CPU has done its work when a call returns."""
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """‖ours - theirs‖ / ‖theirs‖, or ‖ours‖ where theirs is zero."""
+    ours, theirs = ours.detach().double(), theirs.detach().double()
+    norm, distance = float(theirs.norm()), float((ours - theirs).norm())
+    return distance / norm if norm else distance

@@ -1,0 +1,273 @@
+"""The benchmark: that it verifies before it times, that its floors are what has to be done, and that it runs."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from stadapter.__main__ import main
+from stadapter.benchmark import BenchmarkConfig, all_equal, benchmark, clips, start
+from stadapter.benchmark.floors import (
+    Product,
+    Sizes,
+    adapter_products,
+    backward_products,
+    flops,
+    forward_products,
+    replay,
+)
+from stadapter.benchmark.networks import make_networks, ready, saved_bytes, sizes_of, training_step
+from stadapter.benchmark.released import import_released
+from stadapter.benchmark.timing import Case, Check, measure, take_turns
+from stadapter.errors import SettingsError
+
+CPU = torch.device("cpu")
+SMALL = {"trunk": "tiny", "batch_size": 2, "num_frames": 2, "repeats": 1, "device": "cpu"}
+
+
+def small(**settings: Any) -> BenchmarkConfig:
+    return BenchmarkConfig(**{**SMALL, **settings})
+
+
+def no_wait() -> None:
+    pass
+
+
+@pytest.fixture(scope="session")
+def reference() -> str:
+    """A checkout of github.com/linziyi96/st-adapter, which is no part of this repository."""
+    folder = os.environ.get("RELEASED_ST_ADAPTER")
+    if not folder:
+        pytest.skip("RELEASED_ST_ADAPTER names no checkout of github.com/linziyi96/st-adapter")
+    return folder
+
+
+def write_stand_in(folder: Path, models: str = "import configs\n", clips: str = "import torchvision\n") -> Path:
+    """A folder laid out as a checkout of the released code."""
+    (folder / "video_dataset").mkdir(parents=True)
+    (folder / "models_adapter.py").write_text(models)
+    (folder / "video_dataset" / "__init__.py").write_text("from . import dataset, transform\n")
+    (folder / "video_dataset" / "dataset.py").write_text(clips)
+    (folder / "video_dataset" / "transform.py").write_text("import torchvision.transforms.functional as F\n")
+    return folder
+
+
+def test_the_sides_take_turns() -> None:
+    called: list[str] = []
+
+    def side(name: str) -> Callable[[], None]:
+        def call() -> None:
+            called.append(name)
+            time.sleep(0.03)
+
+        return call
+
+    samples = take_turns({"a": side("a"), "b": side("b")}, repeats=3, synchronise=no_wait)
+    assert called == ["a", "b", *["a", "b"] * 3]
+    assert {name: len(values) for name, values in samples.items()} == {"a": 3, "b": 3}
+    assert all(0.03 <= seconds < 1 for values in samples.values() for seconds in values)
+
+
+def test_a_short_call_is_repeated_within_a_sample() -> None:
+    called: list[int] = []
+    samples = take_turns({"short": lambda: called.append(1)}, repeats=2, synchronise=no_wait)
+    assert len(called) > 100
+    assert all(seconds < 1e-3 for seconds in samples["short"])
+
+
+def test_what_is_not_equal_is_not_timed() -> None:
+    called: list[int] = []
+    for error in (0.2, float("nan")):
+        case = Case("part", "case", ours=lambda: called.append(1), checks=lambda: [Check("sum", error, 0.1)])  # noqa: B023
+        result = measure(case, repeats=1, synchronise=no_wait)
+        assert result["equal"] is False
+        assert "seconds" not in result
+    assert not called
+    assert measure(Case("part", "case", ours=no_wait), repeats=1, synchronise=no_wait)["seconds"]["ours"]["median"] > 0
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    seconds = iter([0.03, 0.03, 0.03, 0.06, 0.06, 0.12, 0.02, 0.04])  # the second round is a slow one
+
+    def call() -> None:
+        time.sleep(next(seconds))
+
+    result = measure(Case("part", "case", ours=call, others={"other": call}), repeats=3, synchronise=no_wait)
+    assert result["times_as_fast_as"]["other"] == pytest.approx(2, rel=0.1)
+    assert len(result["seconds"]["ours"]["samples"]) == 3
+
+
+def test_the_floor_does_the_products_it_counts() -> None:
+    sizes = sizes_of(small(), "24x384", CPU)
+    for products in (forward_products(sizes), backward_products(sizes), adapter_products(sizes, backward=True)):
+        with FlopCounterMode(display=False) as counter:
+            replay(products, torch.float32, CPU)()
+        assert counter.get_total_flops() == flops(products) > 0
+
+
+def test_adapters_of_the_released_kinetics_model_are_8_percent_of_the_work() -> None:
+    sizes = sizes_of(BenchmarkConfig(batch_size=1), "12x384", CPU)
+    patches = sizes.num_images * sizes.num_patches
+    down = Product(patches, 768, 384, is_transposed=True)
+    adapters = [product for product in forward_products(sizes) if product == down]
+    assert len(adapters) == 11  # the last block's cannot reach the class token
+    whole = flops(forward_products(sizes))
+    assert 2 * flops(adapters) / (whole - 2 * flops(adapters)) == pytest.approx(0.077, abs=0.003)
+
+
+@pytest.mark.parametrize("preset", ["12x384", "24x384"])
+def test_the_backward_floor_is_what_autograd_cannot_do_without(preset: Any) -> None:
+    sizes = sizes_of(small(), preset, CPU)
+    backward, forward = flops(backward_products(sizes)), flops(forward_products(sizes))
+    model = ready(make_networks(sizes, CPU).ours(), "fp32", training=True)
+    networks = make_networks(sizes, CPU)
+    with FlopCounterMode(display=False) as counter:
+        training_step(model, networks.clips(2), networks.targets(2), "fp32")()
+    assert forward + backward < counter.get_total_flops() < 1.9 * (forward + backward)
+
+
+def test_what_a_step_keeps_is_counted() -> None:
+    weight = torch.nn.Linear(4, 4, bias=False)
+    x = torch.ones(8, 4)
+    assert saved_bytes(lambda: weight(x), weight) == 8 * 4 * 4
+    weight.requires_grad_(False)
+    assert saved_bytes(lambda: weight(x), weight) == 0
+
+
+def test_all_of_the_network_is_verified_and_measured(tmp_path: Path) -> None:
+    names: list[str] = []
+    result = benchmark(small(parts=("adapter", "model")), progress=names.append)
+    assert [case["name"] for case in result["cases"]] == names
+    assert len(names) == 2 * 2 * 2 + 2 * 2 * 2
+    assert all_equal(result)
+    assert all(case["checks"] for case in result["cases"])
+    for case in result["cases"]:
+        assert all(side["median"] > 0 for side in case["seconds"].values())
+        assert case["times_the_floor"].keys() & {"matrix products", "one copy of its input"}
+    json.dumps(result, allow_nan=False)
+    broken = {**result, "cases": [*result["cases"], {"equal": False}]}
+    assert not all_equal(broken)
+
+
+def test_a_wrong_adapter_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stadapter.tuning.st_adapter import SpaceTimeAdapter
+
+    right = SpaceTimeAdapter.convolve_time
+    monkeypatch.setattr(SpaceTimeAdapter, "convolve_time", lambda self, x: right(self, x.flip(1)))
+    result = benchmark(small(parts=("adapter",), precisions=("fp32",)))
+    assert not all_equal(result)
+    assert all("seconds" not in case for case in result["cases"])
+
+
+def test_loading_clips_is_verified_and_measured() -> None:
+    config = small(parts=("clips",), clip_heights=(72,), clip_frames=(10,), clip_gops=(4, 12))
+    result = benchmark(config)
+    assert [case["name"] for case in result["cases"]] == [
+        f"{what}, 72p-10-frames-gop-{gop}" for gop in (4, 12) for what in ("evaluation", "training")
+    ]
+    assert all_equal(result)
+    assert all("decoding what must be" in case["times_the_floor"] for case in result["cases"])
+
+
+def test_videos_are_as_long_and_have_the_keyframes_that_were_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    clips.write_textured_video(path, height=64, num_frames=11, gop=5)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert container.streams.video[0].height == 64
+    assert len(packets) == 11
+    assert [number for number, packet in enumerate(packets) if packet.is_keyframe] == [0, 5, 10]
+
+
+def test_the_training_loop_is_measured_beside_its_steps() -> None:
+    (case,) = benchmark(small(parts=("loop",), precisions=("fp32",), loop_clips=4))["cases"]
+    assert case["facts"]["steps"] == 4
+    assert case["times_the_floor"]["its steps alone, clips in memory"] > 1
+
+
+def test_a_cold_start_is_measured_beside_that_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "_COMMANDS", {"stadapter --version": ("-m", "stadapter", "--version")})
+    (case,) = benchmark(small(parts=("cold-start",)))["cases"]
+    assert case["times_the_floor"]["python"] > 0.5
+
+
+def test_the_command_prints_tables_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "result.json"
+    flags = "--parts adapter --trunk tiny --batch-size 1 --num-frames 2 --repeats 1 --precisions fp32 --device cpu"
+    assert main(["benchmark", *flags.split(), "--json", str(target)]) == 0
+    shown = capsys.readouterr()
+    assert "times its floor" in shown.out
+    assert "GFLOP/s in fp32" in shown.out
+    assert "adapter, forward, fp32" in shown.err
+    result = json.loads(target.read_text())
+    assert result["versions"]["torch"] == torch.__version__
+    assert result["settings"]["trunk"] == "tiny"
+    assert result["reference"] is None
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "--reference", str(tmp_path)]) == 2
+    assert "expected a checkout of github.com/linziyi96/st-adapter" in capsys.readouterr().err
+    write_stand_in(tmp_path, models="raise RuntimeError('another torch')\n")
+    with pytest.raises(SettingsError, match=r"models_adapter.py cannot be imported: another torch"):
+        import_released(tmp_path)
+
+
+def test_importing_a_checkout_leaves_the_process_as_it_was(tmp_path: Path) -> None:
+    before = {name: sys.modules.get(name) for name in ("configs", "models_adapter", "video_dataset", "torchvision")}
+    released = import_released(write_stand_in(tmp_path / "checkout", models="from configs import CLIP_VIT_B16_PATH\n"))
+    assert released.models.CLIP_VIT_B16_PATH == ""
+    assert {name: sys.modules.get(name) for name in before} == before
+    assert "torchvision" in " ".join(released.notes)
+    with pytest.raises(AttributeError, match="torchvision is not installed"):
+        released.clips.torchvision.io  # noqa: B018
+
+
+def test_a_data_set_that_cannot_be_imported_is_told(tmp_path: Path) -> None:
+    released = import_released(write_stand_in(tmp_path / "checkout", clips="import no_such_module\n"))
+    assert released.clips is None
+    assert any("no_such_module" in note for note in released.notes)
+
+
+def test_this_program_equals_the_released_code(reference: str) -> None:
+    config = small(
+        reference=reference,
+        parts=("adapter", "model", "clips", "loop"),
+        clip_heights=(240,),
+        clip_frames=(20,),
+        clip_gops=(12,),
+        loop_clips=2,
+    )
+    result = benchmark(config)
+    assert all_equal(result), [case for case in result["cases"] if not case["equal"]]
+    for case in result["cases"]:
+        assert any(name.startswith("released") for name in case["times_as_fast_as"]) or "convolution" in case["name"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"repeats": 0}, "repeats is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"clip_heights": (31,)}, "even numbers of pixels"),
+        ({"clip_gops": (0,)}, "numbers of frames"),
+        ({"device": "cuda:77"}, "device cuda:77"),
+    ],
+)
+def test_settings_that_measure_nothing_are_refused(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        benchmark(small(**{"parts": (), **settings}))
+
+
+def test_sizes_know_their_tokens() -> None:
+    sizes: Sizes = sizes_of(BenchmarkConfig(), "12x384", CPU)
+    assert (sizes.num_patches, sizes.num_tokens, sizes.num_images) == (196, 197, 8)
