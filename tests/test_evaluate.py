@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stadapter.clips import ClipConfig, load_clip
 from stadapter.errors import DataError, SettingsError, STAdapterError
 from stadapter.evaluate import confusion_table, evaluate, headline_figures, tables
+from stadapter.labels import Labels, LabelSpace
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.synthetic import write_clips
 from stadapter.uncertainty import bootstrap_interval
@@ -28,9 +29,9 @@ CONFIG = ClipConfig(num_frames=4, size=16)
 class ByLookup(nn.Module):
     """Answers with the logits written down for a clip, which it recognises by its mean; keeps what it was given."""
 
-    def __init__(self, labels: Sequence[str], answers: dict[float, list[float]]) -> None:
+    def __init__(self, labels: Labels, answers: dict[float, list[float]]) -> None:
         super().__init__()
-        self.labels = tuple(labels)
+        self.label_space = LabelSpace.of(labels)
         self.answers = answers
         self.scale = nn.Parameter(torch.ones(()))
         self.shapes: list[torch.Size] = []
@@ -48,9 +49,12 @@ class ByLookup(nn.Module):
         return torch.tensor([self.answers[known] for known in nearest]) * self.scale
 
 
-def knowing(manifest: Manifest, labels: Sequence[str], answers: Sequence[list[float]]) -> ByLookup:
+def knowing(manifest: Manifest, labels: Labels, answers: Sequence[list[float]]) -> ByLookup:
     """A model that gives clip i of the manifest `answers[i]`."""
-    keys = [load_clip(entry.path, CONFIG).float().div(255).mean().item() for entry in manifest.entries]
+    clips = [
+        load_clip(e.path, CONFIG, start_seconds=e.start_seconds, end_seconds=e.end_seconds) for e in manifest.entries
+    ]
+    keys = [clip.float().div(255).mean().item() for clip in clips]
     assert len(set(keys)) == len(keys)
     return ByLookup(labels, dict(zip(keys, answers, strict=True)))
 
@@ -139,7 +143,7 @@ def test_calibration_error_is_the_gap_between_score_and_accuracy(manifest: Manif
 class SeesOrder(nn.Module):
     """Names up a clip whose brightest half comes late, down otherwise, and is sure of it."""
 
-    labels = ("down", "up")
+    label_space = LabelSpace.of(("down", "up"))
 
     def __init__(self) -> None:
         super().__init__()

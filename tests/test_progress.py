@@ -45,11 +45,17 @@ def test_other_processes_show_and_record_nothing(tmp_path: Path) -> None:
 
 def test_the_meter_weighs_batches_by_their_clips_and_starts_anew() -> None:
     meter = Meter(torch.device("cpu"))
-    logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    meter.add(torch.tensor(1.0), logits, torch.tensor([0, 0, 0]))
-    meter.add(torch.tensor(5.0), logits[:1], torch.tensor([0]))
-    loss, accuracy, clips_per_second = meter.read()
-    assert loss == pytest.approx((3 * 1.0 + 5.0) / 4)
-    assert accuracy == pytest.approx(3 / 4)
-    assert clips_per_second > 0
+    meter.add(torch.tensor(1.0), torch.tensor([[True], [True], [False]]))
+    meter.add(torch.tensor(5.0), torch.tensor([[True]]))
+    reading = meter.read()
+    assert reading.loss == pytest.approx((3 * 1.0 + 5.0) / 4)
+    assert reading.accuracy == pytest.approx(3 / 4)
+    assert reading.clips_per_second > 0
     assert meter.read()[:2] == (0.0, 0.0)
+
+
+def test_the_meter_counts_a_clip_as_right_where_every_head_is() -> None:
+    meter = Meter(torch.device("cpu"), num_heads=2)
+    meter.add(torch.tensor(1.0), torch.tensor([[True, True], [True, False], [True, False], [False, True]]))
+    reading = meter.read()
+    assert (reading.accuracy, reading.by_head) == (1 / 4, (3 / 4, 2 / 4))

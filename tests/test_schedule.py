@@ -49,7 +49,7 @@ def test_an_epoch_can_start_in_its_middle() -> None:
 
 
 def test_balanced_batches_draw_a_rare_class_as_often_as_a_common_one() -> None:
-    batches = EpochBatches(10, batch_size=4, seed=0, balanced_targets=[0] * 8 + [1] * 2)
+    batches = EpochBatches(10, batch_size=4, seed=0, balanced_targets=[(0,)] * 8 + [(1,)] * 2)
     batches.start(3, 0)
     whole = list(batches)
     batches.start(3, 2)

@@ -24,6 +24,7 @@ from stadapter.backbones import fetch_snapshot, is_hub_id, load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.durable import write_whole
 from stadapter.errors import ArtefactError, BackboneError, SettingsError, first_line
+from stadapter.labels import ACTION, LabelSpace
 from stadapter.model import VideoClassifier, build_model
 from stadapter.tuning import tuning_from_json, tuning_to_json
 from stadapter.vit import BackboneInfo, ImageViT
@@ -67,7 +68,7 @@ def save_artefact(
         "backbone": asdict(model.trunk.info) | {"name": _findable(model.trunk.info.name)},
         "tuning": tuning_to_json(model.tuning),
         "head": {"name": model.head.name},
-        "labels": list(model.labels),
+        "labels": model.label_space.to_json(),
         "clip": asdict(clip_config),
         "parameters": {"trained": count.trained, "total": count.total, "summary": str(count)},
         "receipt": dict(receipt),
@@ -98,7 +99,7 @@ def load_artefact(
         info = BackboneInfo(**{**spec["backbone"], **_tuples(spec["backbone"], "mean", "std")})
         clip_config = ClipConfig(**{**spec["clip"], **_tuples(spec["clip"], "mean", "std")})
         tuning = tuning_from_json(spec["tuning"])
-        labels = [str(label) for label in spec["labels"]]
+        labels = LabelSpace.from_json(spec["labels"])
         receipt = dict(spec.get("receipt", {}))
         head = spec["head"]["name"]
     except KeyError as error:
@@ -214,9 +215,10 @@ def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 def model_card(spec: Mapping[str, Any]) -> str:
     """A README for a run folder, with the front matter the Hub reads."""
     backbone, clip = spec["backbone"], spec["clip"]
-    rows = _metric_rows(spec["receipt"].get("metrics", {}), num_classes=len(spec["labels"]))
+    space = LabelSpace.from_json(spec["labels"])
+    rows = _metric_rows(spec["receipt"].get("metrics", {}), space)
     table = "\n".join(["", "## On held-out clips", "", "| measure | value |", "|---|---|", *rows, ""]) if rows else ""
-    labels = ", ".join(str(label) for label in spec["labels"])
+    labels = ", ".join(space.labels)
     is_on_hub = backbone["revision"] is not None
     trunk = backbone["name"] if is_on_hub else Path(backbone["name"]).name  # a card tells nothing of this machine
     base_model = f"base_model: {trunk}\n" if is_on_hub else ""
@@ -243,18 +245,22 @@ print(classifier.predict("clip.mp4"))
 """
 
 
-def _metric_rows(metrics: Mapping[str, Any], *, num_classes: int) -> list[str]:
+def _metric_rows(metrics: Mapping[str, Any], space: LabelSpace) -> list[str]:
     """The lines of the card's table: shares as percentages, all else as numbers."""
-    shares = {
-        "top1": "top-1",
-        "top5": f"top-{min(5, num_classes)}",
-        "mean_class_accuracy": "mean class accuracy",
-    }
-    return [
-        f"| {shares[name]} | {value:.1%} |" if name in shares else f"| {name} | {value:.4f} |"
-        for name, value in metrics.items()
-        if isinstance(value, float)
-    ]
+    rows = []
+    for name, value in metrics.items():
+        head = next((head for head in space.heads if name.startswith(f"{head}_")), "")
+        num_classes = len(space.heads[head]) if head else space.num_actions
+        measure = name.removeprefix(f"{head}_")
+        title = {
+            "top1": "top-1",
+            "top5": f"top-{min(5, num_classes)}",
+            "mean_class_accuracy": "mean class accuracy",
+        }.get(measure)
+        words = " ".join(filter(None, [head or (ACTION if space.heads else ""), title or measure]))
+        if isinstance(value, float):
+            rows.append(f"| {words} | {value:.1%} |" if title else f"| {words} | {value:.4f} |")
+    return rows
 
 
 def _findable(name: str) -> str:

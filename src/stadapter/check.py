@@ -58,11 +58,11 @@ class DataReport:
         return not any(finding.level == "error" for finding in self.findings)
 
     def per_class(self) -> tuple[ClassCount, ...]:
-        """Counts of every class, in the order of the labels."""
+        """Counts of every class of every head, in the order of the labels."""
         of: dict[str, list[Clip]] = {}
         for clip in self.clips:
-            if clip.label is not None:
-                of.setdefault(clip.label, []).append(clip)
+            for label in clip.classes:
+                of.setdefault(label, []).append(clip)
         return tuple(_count(label, of[label]) for label in sort_labels(list(of)))
 
     def to_json(self) -> dict[str, Any]:
@@ -322,6 +322,7 @@ def _clip_to_json(clip: Clip) -> dict[str, Any]:
     return {
         "name": clip.name,
         "label": clip.label,
+        "classes": list(clip.classes),
         "held_out": clip.held_out,
         "start_seconds": clip.start_seconds,
         "end_seconds": clip.end_seconds,

@@ -1,6 +1,6 @@
 """Labelled clips as tensors; what is random in training is a pure function of (seed, epoch, position)."""
 
-# B batch, V views, T frames, H W pixels
+# B batch, V views, T frames, K heads, H W pixels
 
 import errno
 import math
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from stadapter.clips import ClipConfig, load_clip, load_random_views
 from stadapter.errors import DataError, SettingsError, VideoError
+from stadapter.labels import Labels, LabelSpace
 from stadapter.manifest import Entry, Manifest
 from stadapter.transforms import Augmentation
 
@@ -33,8 +34,8 @@ class Sample(TypedDict):
 
     clip: Tensor | None
     """(T, 3, H, W) in training, (V, T, 3, H, W) in evaluation; None if it, and any in its place, could not be read."""
-    label: int
-    """Position of the class in the labels."""
+    label: tuple[int, ...]
+    """For each head the position of the class among its classes."""
     index: int
     """Position of the clip in the manifest; of the replacement, where one took its place."""
     failures: list[Failure]
@@ -47,7 +48,7 @@ class Batch(TypedDict):
     clips: Tensor
     """(B, T, 3, H, W) or (B, V, T, 3, H, W); of shape (0,) when no clip could be read."""
     labels: Tensor
-    """int64 (B,)"""
+    """int64 (B, K)"""
     indices: Tensor
     """int64 (B,), positions in the manifest."""
     failures: list[Failure]
@@ -180,7 +181,7 @@ class VideoDataset(Dataset[Sample]):
         manifest: Manifest,
         clip_config: ClipConfig,
         *,
-        labels: Sequence[str],
+        labels: Labels,
         augmentation: Augmentation | None = None,
         seed: int = 0,
         max_bad_tries: int = 10,
@@ -192,7 +193,7 @@ class VideoDataset(Dataset[Sample]):
         Args:
             manifest: the clips.
             clip_config: frames, size and views.
-            labels: class names; a clip's label is its position here.
+            labels: class names, or those of each head; a clip's label is its position here.
             augmentation: random view and colours for training; None for evaluation.
             seed: with the epoch and the clip's position it decides all that is random.
             max_bad_tries: after how many unreadable clips in a row a training sample is None.
@@ -212,7 +213,7 @@ class VideoDataset(Dataset[Sample]):
         self.max_bad_tries = max_bad_tries
         self.store = store
         self.num_epochs = num_epochs
-        self.targets = _targets(manifest, labels)
+        self.targets = _targets(manifest, LabelSpace.of(labels))
         # In shared memory, so that workers kept alive between epochs see a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
@@ -307,22 +308,24 @@ def epoch_order(num_clips: int, seed: int, epoch: int) -> list[int]:
     return [int(index) for index in np.random.default_rng(sequence).permutation(num_clips)]
 
 
-def balanced_order(targets: Sequence[int], seed: int, epoch: int) -> list[int]:
+def balanced_order(targets: Sequence[tuple[int, ...]], seed: int, epoch: int) -> list[int]:
     """As many clips as there are, equally many of every class that has any, give or take one, in random order.
 
     Of a large class other clips are taken in every epoch; those of a small one come several times: visit number v of
-    clip i is i + v * len(targets), which `VideoDataset` gives a view of its own.
+    clip i is i + v * len(targets), which `VideoDataset` gives a view of its own. With several heads it is their
+    combinations that come equally often: what is balanced for one head is not for another.
 
-    >>> sorted(balanced_order([0, 0, 0, 1], seed=0, epoch=0))[-2:]  # the only clip of class 1, twice
+    >>> sorted(balanced_order([(0,), (0,), (0,), (1,)], seed=0, epoch=0))[-2:]  # the only clip of class 1, twice
     [3, 7]
     """
     generator = np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(2,)))
-    of_class: dict[int, list[int]] = {}
+    of_class: dict[tuple[int, ...], list[int]] = {}
     for index, target in enumerate(targets):
         of_class.setdefault(target, []).append(index)
     order: list[int] = []
-    for turn, target in enumerate(generator.permutation(sorted(of_class))):
-        clips = of_class[int(target)]
+    classes = sorted(of_class)
+    for turn, place in enumerate(generator.permutation(len(classes))):
+        clips = of_class[classes[place]]
         wanted = (len(targets) + turn) // len(of_class)  # these add up to len(targets)
         for visit in range(math.ceil(wanted / len(clips))):
             remaining = wanted - visit * len(clips)
@@ -343,7 +346,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         stacked.share_memory_()  # type: ignore[no-untyped-call]
     return Batch(
         clips=stacked,
-        labels=torch.tensor([sample["label"] for sample in kept], dtype=torch.int64),
+        labels=torch.tensor([sample["label"] for sample in kept], dtype=torch.int64),  # (B, K)
         indices=torch.tensor([sample["index"] for sample in kept], dtype=torch.int64),
         failures=[failure for sample in samples for failure in sample["failures"]],
     )
@@ -361,16 +364,22 @@ def _title(entry: Entry) -> str:
     return f"{entry.name} [{start}-{end} s]"
 
 
-def _targets(manifest: Manifest, labels: Sequence[str]) -> list[int]:
-    positions = {label: position for position, label in enumerate(labels)}
-    if unknown := [label for label in manifest.labels if label not in positions]:
+def _targets(manifest: Manifest, space: LabelSpace) -> list[tuple[int, ...]]:
+    if manifest.entries and manifest.label_space.names != space.names:
+        ours, theirs = " and ".join(space.names), " and ".join(manifest.label_space.names)
+        raise DataError(
+            f"clips with a {theirs} each; expected a {ours} each: EPIC-Kitchens is read so with --label-kind "
+            f"{'+'.join(space.names) if space.num_heads > 1 else 'action, verb or noun'}"
+        )
+    if unknown := space.unknown(manifest.label_space):
         raise DataError(
             f"{len(unknown)} classes of the data are not among the labels: {', '.join(unknown[:5])}; "
-            f"expected some of {', '.join(labels)}"
+            f"expected some of {', '.join(space.labels)}"
         )
+    places = {label: place for classes in space.labels_by_head for place, label in enumerate(classes)}
     targets = []
     for entry in manifest.entries:
-        if entry.label is None:
-            raise DataError(f"{entry.name} has no label; expected one of {', '.join(labels)}")
-        targets.append(positions[entry.label])
+        if not entry.classes:
+            raise DataError(f"{entry.name} has no label; expected one of {', '.join(space.labels)}")
+        targets.append(tuple(places[label] for label in entry.classes))
     return targets

@@ -1,15 +1,16 @@
 """How good a classifier is on labelled clips: accuracies and how sure they are, by class, for every clip, over time."""
 
-# B batch, C classes
+# B batch, n clips, C classes, K heads
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -18,7 +19,8 @@ from torch.utils.data import DataLoader, Subset
 from stadapter.clips import ClipConfig
 from stadapter.dataset import Failure, VideoDataset, collate
 from stadapter.errors import DataError, SettingsError
-from stadapter.manifest import Manifest
+from stadapter.labels import ACTION, LabelSpace
+from stadapter.manifest import Entry, Manifest
 from stadapter.model import ClipClassifier, check_finite_scores, view_scores
 from stadapter.processes import quiet_worker, workers_of
 from stadapter.timecheck import CHANGED_ORDERS, ORDER_NAMES, Order, TimeCheck, make_time_check, reorder
@@ -37,9 +39,9 @@ class Row(NamedTuple):
     position: int
     """In the manifest."""
     scores: list[float]
-    """One for every class."""
-    reordered: tuple[int, ...]
-    """The class named with the frames in each of `CHANGED_ORDERS`; empty without a time check."""
+    """One for every class of every head."""
+    reordered: tuple[tuple[int, ...], ...]
+    """The class each head names with the frames in each of `CHANGED_ORDERS`; empty without a time check."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,16 @@ class ClipPrediction:
 
 @dataclass(frozen=True)
 class Report:
-    """What evaluating a model on labelled clips gave. Clips that could not be read are in `failures` only."""
+    """What evaluating a model on labelled clips gave. Clips that could not be read are in `failures` only.
+
+    Of a model with several heads it is the report on actions, combinations of one class of each head, and holds the
+    report of each head: an action is right where every head is, its score is the product of its classes' scores, and
+    its top 5 are the 5 largest products of all combinations, as in EPIC-Kitchens-100's own evaluation
+    (github.com/epic-kitchens/C1-Action-Recognition, evaluate.py).
+    """
 
     labels: tuple[str, ...]
+    """The classes; of actions those that occur or were named."""
     num_clips: int
     """Clips that were read and classified."""
     top1: float
@@ -93,7 +102,7 @@ class Report:
     """Mean of the accuracies of the classes that have clips."""
     mean_class_accuracy_interval: Interval
     loss: float
-    """Mean of -log(score of the true class), in nats; with one view the cross-entropy."""
+    """Mean of -log(score of the true class), in nats; with one view the cross-entropy, summed over the heads."""
     calibration_error: float
     """Expected calibration error: by how much the score of the named class and the share named right differ, 0 to 1,
     on average over clips sorted into `num_calibration_bins` equal bins by that score."""
@@ -101,7 +110,8 @@ class Report:
     """Mean score of the named class: above `top1` the classifier claims too much, below too little."""
     per_class: tuple[ClassResult, ...]
     confusion: tuple[tuple[int, ...], ...]
-    """Numbers of clips; rows are the true classes, columns the predicted ones, in the order of `labels`."""
+    """Numbers of clips; rows are the true classes, columns the predicted ones, in the order of `labels`; of actions
+    empty: those of the heads say more."""
     predictions: tuple[ClipPrediction, ...]
     """One for every classified clip, in the order of the data."""
     failures: tuple[Failure, ...]
@@ -113,13 +123,16 @@ class Report:
     num_resamples: int = NUM_RESAMPLES
     """Of the bootstrap."""
     num_calibration_bins: int = CALIBRATION_BINS
+    heads: "dict[str, Report]" = field(default_factory=dict)
+    """The report of each head by its name, where there are several."""
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON types: dicts, lists, strings, numbers and None; the time check with its sentence."""
-        report = asdict(self)
+        report = asdict(replace(self, heads={}))
         if self.time_check is not None:
             report["time_check"]["sentence"] = self.time_check.sentence()
         report["failures"] = [{"name": name, "message": message} for name, message in self.failures]
+        report["heads"] = {name: head.to_json() for name, head in self.heads.items()}
         plain: dict[str, Any] = json.loads(json.dumps(report))
         return plain
 
@@ -161,7 +174,7 @@ def evaluate(
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise SettingsError(f"{name} {value}: expected at least {least}")
-    dataset = VideoDataset(manifest, clip_config, labels=model.labels)
+    dataset = VideoDataset(manifest, clip_config, labels=model.label_space)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     with _eval_mode(model):
         rows, failures = _classify(
@@ -178,13 +191,22 @@ def evaluate(
         from accelerate.utils.operations import gather_object
 
         rows, failures = [Row(*row) for row in gather_object(rows)], gather_object(failures)
-    return _report(dataset, model.labels, rows, failures)
+    return _report(dataset, model.label_space, rows, failures)
 
 
 def tables(report: Report) -> Group:
-    """The summary, the time check, the table by class and the confusion matrix, to be printed with rich."""
-    check = [time_table(report.time_check)] if report.time_check is not None else []
-    return Group(summary_table(report), *check, class_table(report), confusion_table(report))
+    """The summary, the time check, the table by class and the confusion matrix, to be printed with rich.
+
+    Of several heads each has all but the summary, which is one.
+    """
+    parts: list[RenderableType] = [summary_table(report)]
+    for name, part in {ACTION: report, **report.heads}.items() if report.heads else [("", report)]:
+        suffix = f", {name}" if name else ""
+        if part.time_check is not None:
+            parts.append(time_table(part.time_check, suffix))
+        if part.confusion:
+            parts += [class_table(part, suffix), confusion_table(part, suffix)]
+    return Group(*parts)
 
 
 def summary_table(report: Report) -> Table:
@@ -204,9 +226,9 @@ def summary_table(report: Report) -> Table:
     return table
 
 
-def time_table(check: TimeCheck) -> Group:
+def time_table(check: TimeCheck, suffix: str = "") -> Group:
     """The accuracies with the frames in order and not, and the sentence that says what they mean."""
-    table = Table(title="Does time matter?", title_justify="left")
+    table = Table(title=f"Does time matter{suffix}?", title_justify="left")
     table.add_column("frames")
     for header in ("accuracy", f"{100 * CONFIDENCE:.0f} % interval"):
         table.add_column(header, justify="right")
@@ -215,9 +237,9 @@ def time_table(check: TimeCheck) -> Group:
     return Group(table, Text(check.verdict()))
 
 
-def class_table(report: Report) -> Table:
+def class_table(report: Report, suffix: str = "") -> Table:
     """Clips, accuracy and precision of every class, and the class it is most often mistaken for."""
-    table = Table(title="By class", title_justify="left")
+    table = Table(title=f"By class{suffix}", title_justify="left")
     table.add_column("class")
     for header in ("clips", "accuracy", "precision"):
         table.add_column(header, justify="right")
@@ -236,11 +258,11 @@ def class_table(report: Report) -> Table:
     return table
 
 
-def confusion_table(report: Report) -> Table:
+def confusion_table(report: Report, suffix: str = "") -> Table:
     """Rows are the true classes, columns the predicted ones; with many classes the largest errors instead."""
     if len(report.labels) > _MAX_MATRIX_CLASSES:
-        return _error_table(report)
-    table = Table(title="Confusion: rows true, columns predicted", title_justify="left")
+        return _error_table(report, suffix)
+    table = Table(title=f"Confusion{suffix}: rows true, columns predicted", title_justify="left")
     table.add_column("true")
     for label in report.labels:
         table.add_column(Text(label), justify="right")
@@ -260,10 +282,10 @@ def largest_errors(report: Report) -> list[tuple[int, str, str]]:
     return sorted(errors, key=lambda error: (-error[0], error[1], error[2]))
 
 
-def _error_table(report: Report) -> Table:
+def _error_table(report: Report, suffix: str) -> Table:
     errors = largest_errors(report)
     shown = errors[:_MAX_MATRIX_CLASSES]
-    table = Table(title=f"Largest errors, {len(shown)} of {len(errors)}", title_justify="left")
+    table = Table(title=f"Largest errors{suffix}, {len(shown)} of {len(errors)}", title_justify="left")
     table.add_column("true")
     table.add_column("predicted")
     table.add_column("clips", justify="right")
@@ -273,12 +295,17 @@ def _error_table(report: Report) -> Table:
 
 
 def headline_figures(report: Report) -> list[tuple[str, float, Interval]]:
-    """The accuracies over all clips: name, share of 1, interval."""
-    return [
+    """The accuracies over all clips: name, share of 1, interval; of several heads those of actions, then of each."""
+    num_classes = math.prod(len(head.labels) for head in report.heads.values()) if report.heads else len(report.labels)
+    figures = [
         ("top-1", report.top1, report.top1_interval),
-        (f"top-{min(5, len(report.labels))}", report.top5, report.top5_interval),
+        (f"top-{min(5, num_classes)}", report.top5, report.top5_interval),
         ("mean class accuracy", report.mean_class_accuracy, report.mean_class_accuracy_interval),
     ]
+    if not report.heads:
+        return figures
+    parts = {ACTION: figures} | {name: headline_figures(head) for name, head in report.heads.items()}
+    return [(f"{of} {name}", value, interval) for of, part in parts.items() for name, value, interval in part]
 
 
 def interval_text(interval: Interval) -> str:
@@ -317,6 +344,8 @@ def _classify(
 ) -> tuple[list[Row], list[Failure]]:
     """What the model says of the readable clips among `share`, and the failures of the others."""
 
+    space = model.label_space
+
     def scored(clips: Tensor) -> Tensor:
         return view_scores(model, clips, autocast_dtype=autocast_dtype, views_at_once=batch_size)
 
@@ -338,7 +367,7 @@ def _classify(
                 indices = batch["indices"].tolist()
                 names = [dataset.entries[index].name for index in indices]
                 scores = scored(batch["clips"])  # (B, C)
-                changed = [scored(reorder(batch["clips"], order, names)).argmax(-1).tolist() for order in orders]
+                changed = [space.named(scored(reorder(batch["clips"], order, names))).tolist() for order in orders]
                 reordered = zip(*changed, strict=True) if orders else [()] * len(indices)
                 rows += map(Row, indices, scores.tolist(), reordered)
             if progress is not None:
@@ -346,93 +375,145 @@ def _classify(
     return rows, failures
 
 
-def _report(
-    dataset: VideoDataset,
-    labels: tuple[str, ...],
-    rows: Sequence[Row],
-    failures: Sequence[Failure],
-) -> Report:
-    from torchmetrics.functional.classification import (
-        multiclass_accuracy,
-        multiclass_calibration_error,
-        multiclass_confusion_matrix,
-    )
-
+def _report(dataset: VideoDataset, space: LabelSpace, rows: Sequence[Row], failures: Sequence[Failure]) -> Report:
     if not rows:
         name, message = failures[0] if failures else ("no clip", "the data is empty")
         raise DataError(f"none of {len(dataset)} clips could be read, first {name}: {message}")
     rows = sorted(rows)
-    targets = torch.tensor([dataset.targets[row.position] for row in rows])  # (B,)
-    scores = torch.tensor([row.scores for row in rows])  # (B, C)
-    check_finite_scores(scores, [dataset.entries[row.position].name for row in rows])
-    best, num_best = scores.max(-1), min(5, len(labels))
-    hits = scores.topk(num_best).indices == targets[:, None]  # (B, 5)
-    confusion = multiclass_confusion_matrix(best.indices, targets, num_classes=len(labels))  # rows true
-    per_class = _per_class(labels, confusion)
-    predictions = _predictions(dataset, labels, rows, best.indices.tolist())
+    entries = [dataset.entries[row.position] for row in rows]
+    targets = torch.tensor([dataset.targets[row.position] for row in rows])  # (n, K)
+    scores = torch.tensor([row.scores for row in rows])  # (n, C)
+    check_finite_scores(scores, [entry.name for entry in entries])
+    named: dict[Order, Tensor] = {"as_is": space.named(scores)}  # (n, K) in every order
+    if rows[0].reordered:
+        named |= {order: torch.tensor([row.reordered[n] for row in rows]) for n, order in enumerate(CHANGED_ORDERS)}
+    heads = {
+        name: _figures(_answers_of_head(space, place, scores, targets, named), entries, failures, with_confusion=True)
+        for place, name in enumerate(space.names)
+    }
+    if not space.heads:
+        return heads[space.names[0]]
+    answers = _answers_of_actions(space, scores, targets, named)
+    actions = _figures(answers, entries, failures, with_confusion=False)  # there are thousands of combinations
+    return replace(actions, heads=heads, loss=sum(head.loss for head in heads.values()))
+
+
+class _Answers(NamedTuple):
+    """What was said of n clips, by one head or by all together; classes are positions in `labels`."""
+
+    labels: tuple[str, ...]
+    targets: Tensor
+    """The true classes, (n,)."""
+    named: dict[Order, Tensor]
+    """The classes named, (n,), with the frames in every order that was tried."""
+    score: Tensor
+    """Of the class named, (n,)."""
+    true_score: Tensor
+    """Of the true class, (n,)."""
+    is_in_top5: Tensor
+    """Whether the true class is among the 5 highest scores, bool (n,)."""
+
+
+def _answers_of_head(
+    space: LabelSpace, place: int, scores: Tensor, targets: Tensor, named: dict[Order, Tensor]
+) -> _Answers:
+    part, true = space.split(scores)[place], targets[:, place]  # (n, classes), (n,)
+    return _Answers(
+        labels=space.classes[place],
+        targets=true,
+        named={order: classes[:, place] for order, classes in named.items()},
+        score=part.max(-1).values,
+        true_score=part.gather(1, true[:, None])[:, 0],
+        is_in_top5=(part.topk(min(5, part.shape[1])).indices == true[:, None]).any(-1),
+    )
+
+
+def _answers_of_actions(space: LabelSpace, scores: Tensor, targets: Tensor, named: dict[Order, Tensor]) -> _Answers:
+    """The same for combinations of one class of each head: those that occur or were named are the classes."""
+    actions, places = torch.unique(torch.cat([targets, *named.values()]), dim=0, return_inverse=True)
+    true, *of_orders = places.split(len(targets))  # (n,) each
+    parts = space.split(scores.double())
+    return _Answers(
+        labels=tuple(space.text(action) for action in actions.tolist()),
+        targets=true,
+        named=dict(zip(named, of_orders, strict=True)),
+        score=torch.stack([part.max(-1).values for part in parts]).prod(0),
+        true_score=torch.stack([part.gather(1, targets[:, [n]])[:, 0] for n, part in enumerate(parts)]).prod(0),
+        is_in_top5=(space.likeliest(scores.double(), 5)[1] == targets[:, None]).all(-1).any(-1),
+    )
+
+
+def _figures(
+    answers: _Answers, entries: Sequence[Entry], failures: Sequence[Failure], *, with_confusion: bool
+) -> Report:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    targets, named = answers.targets, answers.named["as_is"]
+    is_right = named == targets
+    per_class = _per_class(answers.labels, targets, named)
     accuracies = [result.accuracy for result in per_class if result.accuracy is not None]
-
-    def top(k: int) -> float:
-        return float(multiclass_accuracy(scores, targets, num_classes=len(labels), average="micro", top_k=k))
-
-    true_scores = scores.gather(1, targets[:, None]).clamp_min(torch.finfo(scores.dtype).tiny)
-    # An average of softmaxes may come out a hair above 1, which torchmetrics would take for logits.
+    # Of a score and whether it was right, as of two classes; an average of softmaxes may come out a hair above 1.
+    sureness = torch.stack([answers.score.clamp(0, 1), torch.zeros_like(answers.score)], 1)
     calibration_error = multiclass_calibration_error(
-        scores.clamp(0, 1), targets, num_classes=len(labels), n_bins=CALIBRATION_BINS
+        sureness, (~is_right).long(), num_classes=2, n_bins=CALIBRATION_BINS
     )
+    true_score = answers.true_score.clamp_min(torch.finfo(torch.float32).tiny)
     return Report(
-        labels=tuple(labels),
-        num_clips=len(rows),
-        top1=top(1),
-        top1_interval=bootstrap_interval((best.indices == targets).numpy()),
-        top5=top(num_best),
-        top5_interval=bootstrap_interval(hits.any(-1).numpy()),
+        labels=answers.labels,
+        num_clips=len(entries),
+        top1=float(is_right.double().mean()),
+        top1_interval=bootstrap_interval(is_right.numpy()),
+        top5=float(answers.is_in_top5.double().mean()),
+        top5_interval=bootstrap_interval(answers.is_in_top5.numpy()),
         mean_class_accuracy=sum(accuracies) / len(accuracies),
-        mean_class_accuracy_interval=bootstrap_interval((best.indices == targets).numpy(), groups=targets.numpy()),
-        loss=float(-true_scores.log().mean()),
+        mean_class_accuracy_interval=bootstrap_interval(is_right.numpy(), groups=targets.numpy()),
+        loss=float(-true_score.log().mean()),
         calibration_error=float(calibration_error),
-        mean_score=float(best.values.mean()),
+        mean_score=float(answers.score.mean()),
         per_class=per_class,
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
-        predictions=predictions,
+        confusion=_confusion(answers.labels, targets, named) if with_confusion else (),
+        predictions=_predictions(answers, entries),
         failures=tuple(sorted(failures)),
-        time_check=_time_check(labels, rows, predictions),
+        time_check=_time_check(answers),
     )
 
 
-def _predictions(
-    dataset: VideoDataset, labels: Sequence[str], rows: Sequence[Row], named: Sequence[int]
-) -> tuple[ClipPrediction, ...]:
-    predictions = []
-    for row, best in zip(rows, named, strict=True):
-        entry, target = dataset.entries[row.position], dataset.targets[row.position]
-        predictions.append(
-            ClipPrediction(
-                name=entry.name,
-                start_seconds=entry.start_seconds,
-                end_seconds=entry.end_seconds,
-                label=labels[target],
-                predicted=labels[best],
-                score=row.scores[best],
-                true_score=row.scores[target],
-                is_correct=best == target,
-            )
+def _predictions(answers: _Answers, entries: Sequence[Entry]) -> tuple[ClipPrediction, ...]:
+    columns = (answers.targets, answers.named["as_is"], answers.score, answers.true_score)
+    rows = zip(entries, *(column.tolist() for column in columns), strict=True)
+    return tuple(
+        ClipPrediction(
+            name=entry.name,
+            start_seconds=entry.start_seconds,
+            end_seconds=entry.end_seconds,
+            label=answers.labels[true],
+            predicted=answers.labels[best],
+            score=score,
+            true_score=true_score,
+            is_correct=best == true,
         )
-    return tuple(predictions)
+        for entry, true, best, score, true_score in rows
+    )
 
 
-def _time_check(labels: Sequence[str], rows: Sequence[Row], predictions: Sequence[ClipPrediction]) -> TimeCheck | None:
-    if not rows[0].reordered:
+def _time_check(answers: _Answers) -> TimeCheck | None:
+    if len(answers.named) == 1:
         return None
-    predicted: dict[Order, list[str]] = {"as_is": [prediction.predicted for prediction in predictions]}
-    for place, order in enumerate(CHANGED_ORDERS):
-        predicted[order] = [labels[row.reordered[place]] for row in rows]
-    return make_time_check([prediction.label for prediction in predictions], predicted)
+    labels = answers.labels
+    predicted = {order: [labels[place] for place in named.tolist()] for order, named in answers.named.items()}
+    return make_time_check([labels[place] for place in answers.targets.tolist()], predicted)
 
 
-def _per_class(labels: Sequence[str], confusion: Tensor) -> tuple[ClassResult, ...]:
-    right = confusion.diagonal().tolist()
-    clips, given = confusion.sum(1).tolist(), confusion.sum(0).tolist()
+def _confusion(labels: Sequence[str], targets: Tensor, named: Tensor) -> tuple[tuple[int, ...], ...]:
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    matrix = multiclass_confusion_matrix(named, targets, num_classes=len(labels))  # rows true
+    return tuple(tuple(row) for row in matrix.tolist())
+
+
+def _per_class(labels: Sequence[str], targets: Tensor, named: Tensor) -> tuple[ClassResult, ...]:
+    counted = (targets, named, targets[named == targets])
+    clips, given, right = (which.bincount(minlength=len(labels)).tolist() for which in counted)
     return tuple(
         ClassResult(
             label=label,

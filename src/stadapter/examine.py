@@ -57,6 +57,13 @@ class Clip:
     start_seconds: float | None
     end_seconds: float | None
     video: Video
+    by_head: tuple[str, ...] = ()
+    """Its class of each head, where there are several; `label` is then these together."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Its class, or those of its heads; none without a label."""
+        return self.by_head or (() if self.label is None else (self.label,))
 
     @property
     def segment(self) -> Segment:
@@ -122,7 +129,15 @@ def examine_all(
             if progress is not None:
                 progress(done, len(jobs))
     return tuple(
-        Clip(entry.name, entry.label, held_out, entry.start_seconds, entry.end_seconds, videos[entry.path])
+        Clip(
+            entry.name,
+            entry.label,
+            held_out,
+            entry.start_seconds,
+            entry.end_seconds,
+            videos[entry.path],
+            entry.classes if entry.by_head else (),
+        )
         for entry, held_out in entries
     )
 

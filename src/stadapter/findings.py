@@ -200,12 +200,12 @@ def find_shared_recordings(clips: Sequence[Clip]) -> Iterator[Finding]:
 
 def find_thin_classes(clips: Sequence[Clip]) -> Iterator[Finding]:
     """Classes that are not trained, not measured, or have far fewer clips than others."""
-    labels = sorted({clip.label for clip in clips if clip.label is not None})
+    labels = sorted({label for clip in clips for label in clip.classes})
     train = dict.fromkeys(labels, 0)
     held_out = dict.fromkeys(labels, 0)
     for clip in clips:
-        if clip.label is not None and clip.error is None:
-            (held_out if clip.held_out else train)[clip.label] += 1
+        for label in clip.classes if clip.error is None else ():
+            (held_out if clip.held_out else train)[label] += 1
     untrained = tuple(label for label in labels if not train[label])
     unmeasured = tuple(label for label in labels if not held_out[label])
     few = tuple(f"{label}: {train[label]}" for label in labels if 0 < train[label] < FEW_CLIPS)
@@ -228,7 +228,7 @@ def find_thin_classes(clips: Sequence[Clip]) -> Iterator[Finding]:
 
 def find_alike_names(clips: Sequence[Clip]) -> Iterator[Finding]:
     """Classes whose names differ only in case, spaces or punctuation."""
-    labels = sorted({clip.label for clip in clips if clip.label is not None})
+    labels = sorted({label for clip in clips for label in clip.classes})
     alike = tuple(" = ".join(group) for group in _groups(labels, lambda label: " ".join(_words(label)) or label))
     if alike:
         found = "class names that differ only in case, spaces or punctuation"
@@ -237,7 +237,7 @@ def find_alike_names(clips: Sequence[Clip]) -> Iterator[Finding]:
 
 def find_sides(clips: Sequence[Clip]) -> Iterator[Finding]:
     """A guess, from the names of the classes, that a mirror image is another class."""
-    pairs, alone = sided_labels({clip.label for clip in clips if clip.label is not None})
+    pairs, alone = sided_labels({label for clip in clips for label in clip.classes})
     names = tuple(f"{left} / {right}" for left, right in pairs) + tuple(alone)
     if names:
         found = "flipping looks unsafe: class names tell a side, and a mirror image would be another class"

@@ -19,14 +19,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from stadapter.errors import DataError, counted, listed
+from stadapter.labels import LabelSpace, joined
 from stadapter.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 OnProblem = Callable[[str], None]
 """What is done with a sentence on what is wrong; where it returns, reading goes on with what is left."""
-LabelKind = Literal["action", "verb", "noun"]
+LabelKind = Literal["action", "verb", "noun", "verb+noun"]
+"""What EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class, verb+noun are two heads."""
+LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 Part = Literal["train", "val", "test"]
 
 _FOLDERS = ("annotations", "labels", "ucfTrainTestlist", "testTrainMulti_7030_splits", "epic-kitchens-100-annotations")
@@ -60,6 +63,8 @@ class ListedClip:
     """End of the segment."""
     frames_per_second: float | None = None
     """Rate of its video's folder of images; None where they have none of their own."""
+    by_head: tuple[tuple[str, str], ...] = ()
+    """Name of the head and class, where there are several heads; `label` is then the classes joined."""
 
     @property
     def title(self) -> str:
@@ -76,6 +81,8 @@ class Listing:
     clips: tuple[ListedClip, ...]
     labels: tuple[str, ...] | None
     """All classes, in the data set's order; None where it has no order of its own."""
+    heads: LabelSpace | None = None
+    """All classes of each head, where there are several; `labels` are then their combinations."""
 
 
 @dataclass(frozen=True)
@@ -246,11 +253,13 @@ def read_epic_kitchens(source: Path, label_kind: LabelKind, on_problem: OnProble
 
     The classes' names are in EPIC_100_verb_classes.csv and EPIC_100_noun_classes.csv, columns id and key; without
     those files classes are called by their numbers. The columns verb and noun hold the narrator's words, no classes.
-    An action is a pair of both; the actions are those of the training and the validation list. Folders of frames have
-    60 a second, 50 in the videos of the extension (three digits in the name).
+    An action is a pair of both; the actions are those of the training and the validation list. With verb+noun every
+    clip has a class of each of two heads. Folders of frames have 60 a second, 50 in the videos of the extension (three
+    digits in the name).
     Source: https://github.com/epic-kitchens/epic-kitchens-100-annotations, README.
     """
-    kinds = ("verb", "noun") if label_kind == "action" else (label_kind,)
+    kinds = {"action": ("verb", "noun"), "verb+noun": ("verb", "noun")}.get(label_kind, (label_kind,))
+    has_heads = label_kind == "verb+noun"
     names = [_epic_classes(source.parent / f"EPIC_100_{kind}_classes.csv", on_problem) for kind in kinds]
     clips: list[tuple[ListedClip, tuple[int, ...] | None]] = []
     unknown: list[str] = []
@@ -268,13 +277,17 @@ def read_epic_kitchens(source: Path, label_kind: LabelKind, on_problem: OnProble
         if classes is not None and any(of and number not in of for of, number in zip(names, classes, strict=True)):
             unknown.append(" ".join(map(str, classes)))
             continue
-        label = _epic_label(names, classes) if classes is not None else None
+        named = _epic_named(names, classes) if classes is not None else ()
         video = row["video_id"]
         rate = 50.0 if re.fullmatch(r".*_\d{3}", video) else 60.0
-        clips.append((ListedClip(video, label, ("videos", "rgb_frames"), start, end, rate), classes))
+        by_head = tuple(zip(kinds, named, strict=True)) if has_heads and named else ()
+        folders = ("videos", "rgb_frames")
+        clips.append((ListedClip(video, joined(named) or None, folders, start, end, rate, by_head), classes))
     _tell_unknown(source, unknown, "the class files", on_problem)
     every = {classes for _, classes in clips if classes is not None} | _epic_numbers(source, kinds, names)
-    return Listing(tuple(clip for clip, _ in clips), tuple(_epic_label(names, numbers) for numbers in sorted(every)))
+    labels = tuple(joined(_epic_named(names, numbers)) for numbers in sorted(every))
+    heads = _epic_heads(kinds, names, every) if has_heads else None
+    return Listing(tuple(clip for clip, _ in clips), labels, heads)
 
 
 def csv_cells(source: Path, text: str, on_problem: OnProblem) -> Iterator[tuple[int, list[str]]]:
@@ -560,8 +573,17 @@ def _epic_classes(source: Path, on_problem: OnProblem) -> dict[int, str]:
     return {_class_number(row["id"], where): row["key"] for where, row in csv_rows(source, on_problem)}
 
 
-def _epic_label(names: Sequence[Mapping[int, str]], classes: Sequence[int]) -> str:
-    return " ".join(of.get(number, str(number)) for of, number in zip(names, classes, strict=True))
+def _epic_named(names: Sequence[Mapping[int, str]], classes: Sequence[int]) -> tuple[str, ...]:
+    return tuple(of.get(number, str(number)) for of, number in zip(names, classes, strict=True))
+
+
+def _epic_heads(
+    kinds: tuple[str, ...], names: Sequence[Mapping[int, str]], every: Iterable[tuple[int, ...]]
+) -> LabelSpace:
+    """The classes of each head: those of its class file, or those that occur."""
+    numbers = [sorted({*of, *(classes[place] for classes in every)}) for place, of in enumerate(names)]
+    classes = [tuple(of.get(number, str(number)) for number in each) for of, each in zip(names, numbers, strict=True)]
+    return LabelSpace(tuple(classes), kinds)
 
 
 def _epic_numbers(source: Path, kinds: Sequence[str], names: Sequence[Mapping[int, str]]) -> set[tuple[int, ...]]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stadapter.errors import DataError, SettingsError, counted, listed
+from stadapter.labels import LabelSpace, qualified
 from stadapter.layouts import (
     EPIC,
     Annotations,
@@ -62,6 +63,15 @@ class Entry:
     """End of the segment; None for the end of the video."""
     frames_per_second: float | None = None
     """Rate of a folder of images, where it is known; None for files, which tell their own."""
+    by_head: tuple[tuple[str, str], ...] = ()
+    """Name of the head and class, where a clip has a class of several; `label` is then these classes joined."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Its class, or those of its heads as `LabelSpace.labels` has them; none without a label."""
+        if self.by_head:
+            return tuple(qualified(head, label) for head, label in self.by_head)
+        return () if self.label is None else (self.label,)
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,13 @@ class Manifest:
     """Sentences on how annotations were understood."""
     num_held_out: int = 0
     """Clips that were taken out of it to validate on."""
+    heads: LabelSpace | None = None
+    """Classes of each head, where clips have a class of several; `labels` are then the combinations that occur."""
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """What a classifier trained on it can name."""
+        return self.heads if self.heads is not None else LabelSpace.of(self.labels)
 
     def hash(self) -> str:
         """sha256 hex over the sorted (name, label, start, end, size in bytes) of all clips.
@@ -89,17 +106,19 @@ class Manifest:
         """
         sizes = {path: size_bytes(path) for path in {entry.path for entry in self.entries}}
         rows = sorted(
-            json.dumps([entry.name, entry.label, entry.start_seconds, entry.end_seconds, sizes[entry.path]])
+            json.dumps(
+                [entry.name, entry.by_head or entry.label, entry.start_seconds, entry.end_seconds, sizes[entry.path]]
+            )
             for entry in self.entries
         )
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
     def counts(self) -> dict[str, int]:
-        """Number of clips of every class, in the order of `labels`."""
-        counts = dict.fromkeys(self.labels, 0)
+        """Number of clips of every class of every head, in the order of `label_space.labels`."""
+        counts = dict.fromkeys(self.label_space.labels, 0)
         for entry in self.entries:
-            if entry.label is not None:
-                counts[entry.label] += 1
+            for label in entry.classes:
+                counts[label] += 1
         return counts
 
     def notes(self) -> list[str]:
@@ -142,7 +161,8 @@ def read_manifest(
         video_root: the folder that the paths in a list are relative to, by default that of the list; with the
             annotations of a public data set, a folder that holds its videos at any depth, by default that of the
             annotations or the one above.
-        label_kind: what EPIC-Kitchens clips are labelled with; an action is a verb and a noun.
+        label_kind: what EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class; with
+            verb+noun every clip has a class of each of two heads.
         split_number: which of the splits of UCF101 or HMDB51, where a folder holds several.
 
     Raises:
@@ -223,10 +243,10 @@ def read_splits(
     elif val is None:
         return _hold_out(train, val_fraction, on_problem) if val_fraction and train.labels else (train, None)
     _check_labelled(val, val_data or data, on_problem)
-    if train.labels and (unknown := sorted(set(val.labels) - set(train.labels))):
+    if train.labels and (unknown := sorted(train.label_space.unknown(val.label_space))):
         on_problem(
             f"{counted(len(unknown), 'validation class')} not in the training data: {listed(unknown)}; "
-            f"training has {listed(train.labels)}"
+            f"training has {listed(train.label_space.labels)}"
         )
     return train, val
 
@@ -442,7 +462,7 @@ def _read_annotations(
     if labels is None:
         labels = sort_labels([clip.label for clip in clips if clip.label is not None])
     missing = tuple(clip.title for clip in clips if clip not in paths)
-    return Manifest(entries, labels, missing=missing, remarks=tuple(remarks))
+    return Manifest(entries, labels, missing=missing, remarks=tuple(remarks), heads=listing.heads)
 
 
 def _find_listed(
@@ -471,7 +491,7 @@ def _find_listed(
 def _annotated_entry(clip: ListedClip, path: Path, root: Path) -> Entry:
     name = path.relative_to(root).as_posix()
     rate = clip.frames_per_second if path.is_dir() else None
-    return Entry(path, name, clip.label, clip.start_seconds, clip.end_seconds, rate)
+    return Entry(path, name, clip.label, clip.start_seconds, clip.end_seconds, rate, clip.by_head)
 
 
 def _read_list(source: Path, root: Path, on_problem: OnProblem) -> Manifest:
@@ -612,9 +632,11 @@ def _check_one_label(source: Path, entries: Sequence[Entry], on_problem: OnProbl
 
 def _check_trainable(manifest: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
     _check_labelled(manifest, data, on_problem)
-    present = [label for label, count in manifest.counts().items() if count]
-    if len(present) == 1:
-        on_problem(f"{data}: found one class only, {present[0]!r}; expected at least two to tell apart")
+    counts = manifest.counts()
+    for classes in manifest.label_space.labels_by_head:
+        present = [label for label in classes if counts[label]]
+        if len(present) == 1:
+            on_problem(f"{data}: found one class only, {present[0]!r}; expected at least two to tell apart")
 
 
 def _check_labelled(manifest: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
@@ -641,11 +663,11 @@ def _hold_out(manifest: Manifest, fraction: float, on_problem: OnProblem) -> tup
             alone.append(label)
         num_held = min(max(1, round(fraction * len(ordered))), len(ordered) - 1)
         held.update((label, name) for name in ordered[:num_held])
-    if alone:
+    if alone and (manifest.heads is None or not held):  # of several heads each class alone is in other combinations too
         on_problem(
             f"{counted(len(alone), 'class')} with one video only: {listed(alone)}; expected two or more to hold "
             f"one out for validation: add videos, give validation data, or train on everything with --val-fraction 0"
         )
     train = tuple(entry for entry in manifest.entries if (entry.label, entry.name) not in held)
     val = tuple(entry for entry in manifest.entries if (entry.label, entry.name) in held)
-    return replace(manifest, entries=train, num_held_out=len(val)), Manifest(val, manifest.labels)
+    return replace(manifest, entries=train, num_held_out=len(val)), Manifest(val, manifest.labels, heads=manifest.heads)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stadapter.backbones import load_backbone
 from stadapter.errors import ArtefactError, SettingsError, STAdapterError, listed
 from stadapter.heads import FrameAverageHead, Head
+from stadapter.labels import Labels, LabelSpace
 from stadapter.tuning import MakesHead, STAdapter, Tuning
 from stadapter.vit import ImageViT, InsertionPoint
 
@@ -22,7 +23,7 @@ class ClipClassifier(Protocol):
     """What evaluation and prediction ask of a model, an `nn.Module`."""
 
     @property
-    def labels(self) -> tuple[str, ...]:
+    def label_space(self) -> LabelSpace:
         """Class names, in the order of the logits."""
 
     def normalise(self, clips: Tensor) -> Tensor:
@@ -52,20 +53,26 @@ class VideoClassifier(nn.Module):
     """A frozen image trunk with something small that learns, and class names for its outputs.
 
     `forward` takes normalised float clips (B, T, 3, H, W) and returns fp32 logits (B, C); T, H and W are free as long
-    as the patch size divides H and W.
+    as the patch size divides H and W. With several heads, such as verb and noun, C counts the classes of all;
+    `label_space` splits them.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, *, trunk: ImageViT, head: Head, tuning: Tuning, labels: Sequence[str]) -> None:
+    def __init__(self, *, trunk: ImageViT, head: Head, tuning: Tuning, labels: Labels) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
         self.tuning = tuning
-        self.labels = tuple(labels)
+        self.label_space = LabelSpace.of(labels)
         self.register_buffer("mean", torch.tensor(trunk.info.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(trunk.info.std).view(3, 1, 1), persistent=False)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in the order of the logits; of several heads each after the name of its head."""
+        return self.label_space.labels
 
     def forward(self, clips: Tensor) -> Tensor:
         logits: Tensor = self.head(self.trunk(clips, prefix_only=not self.head.reads_patches))
@@ -130,7 +137,7 @@ class VideoClassifier(nn.Module):
 def build_model(
     *,
     backbone: ImageViT | str | os.PathLike[str],
-    labels: Sequence[str],
+    labels: Labels,
     tuning: Tuning | None = None,
     dropout: float = 0.0,
     seed: int = 0,
@@ -140,7 +147,7 @@ def build_model(
     Args:
         backbone: a loaded trunk, which stays as it is and shares its weights with the new model; or what
             `load_backbone` takes.
-        labels: class names, in the order of the logits.
+        labels: class names, in the order of the logits; or those of several heads, {"verb": [...], "noun": [...]}.
         tuning: the strategy; default `STAdapter()`.
         dropout: before the classifier, 0 to 1.
         seed: of the fresh weights; the global random state is left alone.
@@ -149,7 +156,10 @@ def build_model(
         BackboneError: the trunk cannot be loaded.
         SettingsError: fewer than two labels, a label twice, a trunk that is already adapted, or bad settings.
     """
-    check_labels(labels)
+    if isinstance(labels, str):
+        raise SettingsError(f"labels {labels!r}: expected a list of at least two class names")
+    space = LabelSpace.of(labels)
+    space.check()
     if not 0 <= dropout < 1:
         raise SettingsError(f"dropout {dropout}: expected a share of at least 0 and below 1")
     tuning = tuning if tuning is not None else STAdapter()
@@ -159,8 +169,8 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators' generators too
         tuning.apply(trunk)
-        head = make_head(trunk, tuning, num_classes=len(labels), dropout=dropout)
-    model = VideoClassifier(trunk=trunk, head=head, tuning=tuning, labels=labels)
+        head = make_head(trunk, tuning, num_classes=sum(space.sizes), dropout=dropout)
+    model = VideoClassifier(trunk=trunk, head=head, tuning=tuning, labels=space)
     return model.to(next(trunk.parameters()).device)
 
 
@@ -189,14 +199,15 @@ def view_scores(
         views_at_once: views put through the model at once, of one clip or of several.
 
     Returns:
-        fp32 (B, C) on the CPU; not finite where the model's answer is not, see `check_finite_scores`.
+        fp32 (B, C) on the CPU, adding up to 1 in every head; not finite where the model's answer is not, see
+        `check_finite_scores`.
     """
     num_clips, num_views = clips.shape[:2]
     device = next(model.parameters()).device
     with torch.inference_mode(), torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
         parts = torch.split(clips.flatten(0, 1), views_at_once)  # of (B*V, T, 3, H, W)
         logits = [model(model.normalise(part.to(device, non_blocking=True))) for part in parts]
-        scores = torch.cat(logits).float().softmax(-1)  # (B*V, C)
+        scores = model.label_space.softmax(torch.cat(logits).float())  # (B*V, C)
     return scores.reshape(num_clips, num_views, -1).mean(1).cpu()  # (B, C)
 
 
@@ -228,11 +239,3 @@ def share_weights(vit: ImageViT) -> ImageViT:
     copies: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in vit.parameters()}
     copies |= {id(buffer): buffer.detach() for buffer in vit.buffers()}
     return copy.deepcopy(vit, copies)
-
-
-def check_labels(labels: Sequence[str]) -> None:
-    """Refuse labels that no classifier can be built on."""
-    if isinstance(labels, str) or len(labels) < 2:
-        raise SettingsError(f"labels {labels!r}: expected a list of at least two class names")
-    if twice := sorted({label for label in labels if list(labels).count(label) > 1}):
-        raise SettingsError(f"class names given twice: {', '.join(twice)}")

@@ -24,6 +24,8 @@ from stadapter.vit import ImageViT
 Video: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor"
 """A video file or a folder of numbered images, or its frames: uint8 (T, H, W, 3), RGB."""
 
+MAX_ACTIONS = 100
+"""How many combinations of several heads' classes are told: as many as EPIC-Kitchens-100's evaluation looks at."""
 _VIEWS_AT_ONCE = 8
 _SHOWN_SCORES = 5
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -31,24 +33,30 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one video."""
+    """What a classifier says of one video. Of several heads it is their action: one class of each head together."""
 
     video: str
     """The path as it was given; "array" for frames."""
     label: str
     """The class with the highest score."""
     score: float
-    """Its probability, 0 to 1, averaged over the views."""
+    """Its probability, 0 to 1, averaged over the views; of an action the product over the heads."""
     scores: dict[str, float]
-    """The probability of every class, highest first."""
+    """The probability of every class, highest first; of actions the 100 highest."""
+    heads: "dict[str, Prediction]" = field(default_factory=dict)
+    """What each head says, by its name, where there are several."""
 
     def top(self, count: int) -> dict[str, float]:
         """The `count` highest scores by class, highest first."""
         return dict(islice(self.scores.items(), count))
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{label} {score:.1%}" for label, score in self.top(_SHOWN_SCORES).items())
-        return f"{self.video}: {shown}"
+        named = ({"": self} | self.heads).items()
+        parts = (f"{head}: {part._shown()}".removeprefix(": ") for head, part in named)
+        return f"{self.video}: {'; '.join(parts)}"
+
+    def _shown(self) -> str:
+        return ", ".join(f"{label} {score:.1%}" for label, score in self.top(_SHOWN_SCORES).items())
 
 
 @dataclass(frozen=True)
@@ -118,8 +126,14 @@ class Classifier:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names, in the order of the network's logits."""
+        """Class names, in the order of the network's logits; of several heads each after the name of its head."""
         return self.model.labels
+
+    @property
+    def num_scores(self) -> int:
+        """How many scores a prediction has: one for every class; of several heads those of at most 100 actions."""
+        space = self.model.label_space
+        return min(space.num_actions, MAX_ACTIONS) if space.heads else space.num_actions
 
     def predict(
         self, video: Video, *, start_seconds: float | None = None, end_seconds: float | None = None
@@ -198,8 +212,16 @@ class Classifier:
 
     def _named(self, name: str, scores: Tensor) -> Prediction:
         check_finite_scores(scores[None], [name])
-        ranked = sorted(zip(self.labels, scores.tolist(), strict=True), key=lambda pair: -pair[1])
-        return Prediction(name, *ranked[0], dict(ranked))
+        space = self.model.label_space
+        heads = {}
+        for head, classes, part in zip(space.names, space.classes, space.split(scores), strict=True):
+            ranked = sorted(zip(classes, part.tolist(), strict=True), key=lambda pair: -pair[1])
+            heads[head] = Prediction(name, *ranked[0], dict(ranked))
+        if not space.heads:
+            return heads[head]
+        products, places = space.likeliest(scores[None], self.num_scores)  # (1, n), (1, n, K)
+        actions = list(zip(map(space.text, places[0].tolist()), products[0].tolist(), strict=True))
+        return Prediction(name, *actions[0], dict(actions), heads)
 
 
 def _load(

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -197,23 +197,36 @@ def _records(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
                 yield record
 
 
+class Reading(NamedTuple):
+    """What a meter has measured."""
+
+    loss: float
+    """Mean over the clips."""
+    accuracy: float
+    """Share of the clips named right by every head, 0 to 1."""
+    by_head: tuple[float, ...]
+    """The same for each head."""
+    clips_per_second: float
+
+
 class Meter:
     """Loss and accuracy since the last reading, summed on the device so that a GPU need not wait every step."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(3, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+    def __init__(self, device: torch.device, *, num_heads: int = 1) -> None:
+        dtype = torch.float64 if device.type != "mps" else torch.float32
+        self._sums = torch.zeros(3 + num_heads, dtype=dtype, device=device)
         self._started = time.monotonic()
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean loss, logits (B, C), labels (B,)."""
-        right = (logits.argmax(-1) == labels).sum()
-        count = torch.full_like(right, len(labels))
-        self._sums += torch.stack([loss * len(labels), right, count]).to(self._sums.dtype)
+    def add(self, loss: Tensor, hits: Tensor) -> None:
+        """Add a batch: its mean loss, and whether each head named each clip right, bool (B, K)."""
+        count = torch.full_like(loss, len(hits))
+        self._sums += torch.stack([loss * len(hits), count, hits.all(-1).sum(), *hits.sum(0)]).to(self._sums.dtype)
 
-    def read(self) -> tuple[float, float, float]:
-        """Mean loss, accuracy from 0 to 1, clips a second; then start anew."""
-        loss, right, count = self._sums.tolist()
+    def read(self) -> Reading:
+        """What has been added; then start anew."""
+        loss, count, right, *by_head = self._sums.tolist()
         seconds = time.monotonic() - self._started
         self._sums.zero_()
         self._started = time.monotonic()
-        return loss / max(1.0, count), right / max(1.0, count), count / max(seconds, 1e-9)
+        clips = max(1.0, count)
+        return Reading(loss / clips, right / clips, tuple(of / clips for of in by_head), count / max(seconds, 1e-9))

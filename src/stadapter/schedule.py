@@ -51,11 +51,12 @@ def make_plan(
 class EpochBatches(Sampler[list[int]]):
     """The batches of an epoch, in an order that is a pure function of (seed, epoch); may start in its middle.
 
-    With `balanced_targets`, the class of every clip, every class comes equally often; without, every clip once.
+    With `balanced_targets`, the class of every clip, or those of its heads, every class, or combination of them, comes
+    equally often; without, every clip once.
     """
 
     def __init__(
-        self, num_clips: int, *, batch_size: int, seed: int, balanced_targets: Sequence[int] | None = None
+        self, num_clips: int, *, batch_size: int, seed: int, balanced_targets: Sequence[tuple[int, ...]] | None = None
     ) -> None:
         self.num_clips, self.batch_size, self.seed = num_clips, batch_size, seed
         self.balanced_targets = balanced_targets

@@ -51,7 +51,8 @@ class TrainConfig:
     video_root: str | Path | None = None
     """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
     label_kind: LabelKind = "action"
-    """What EPIC-Kitchens clips are labelled with; an action is a verb and a noun."""
+    """What EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class, verb+noun are two heads
+    that learn together."""
     split_number: int = 1
     """Which of the three splits of UCF101 or HMDB51, where their folder is given."""
     num_frames: int = 8
@@ -79,7 +80,8 @@ class TrainConfig:
     accumulation_steps: int = 1
     """Batches whose gradients are added up before the weights change."""
     balance_classes: bool = False
-    """Every class comes equally often in an epoch, whatever its number of clips; else every clip comes once."""
+    """Every class comes equally often in an epoch, whatever its number of clips; else every clip comes once. With
+    verb+noun it is their combinations that come equally often."""
     lr: float = 2e-3
     """Highest learning rate."""
     lr_clips: int | None = None

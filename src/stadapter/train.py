@@ -1,6 +1,6 @@
 """The only training loop: one process or many, CPU or GPU, the same code."""
 
-# B batch, T frames, C classes
+# B batch, T frames, C classes, K heads
 
 import math
 import os
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -126,7 +125,7 @@ class Prepared:
         """What a run is made of beside its settings, as JSON values: a resumed one must find the same."""
         return {
             "data_sha256": self.train_set.hash(),
-            "labels": list(self.model.labels),
+            "labels": self.model.label_space.to_json(),
             "backbone_sha256": self.model.trunk.info.sha256,
             "size": self.clip_config.size,
             "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
@@ -148,7 +147,7 @@ class Prepared:
         return [
             *self.train_set.notes(),
             *(f"validation: {note}" for note in (self.val_set.notes() if self.val_set is not None else [])),
-            f"{len(self.train_set.entries)} clips to train on, {held_out}; {len(counts)} classes: {shown}"
+            f"{len(self.train_set.entries)} clips to train on, {held_out}; {self.model.label_space}: {shown}"
             + (" …" if len(counts) > 20 else ""),
             f"{clip.num_frames} frames of {clip.size} x {clip.size} pixels, {self.identity['precision']}, on "
             + describe_device(self.accelerator.device)
@@ -181,7 +180,11 @@ def prepare(config: TrainConfig) -> Prepared:
         train_set=train_set,
         val_set=val_set,
         model=build_model(
-            backbone=trunk, labels=train_set.labels, tuning=config.tuning, dropout=config.dropout, seed=config.seed
+            backbone=trunk,
+            labels=train_set.label_space,
+            tuning=config.tuning,
+            dropout=config.dropout,
+            seed=config.seed,
         ),
         clip_config=make_clip_config(config, trunk, accelerator.device),
         autocast_dtype=choose_precision(config.precision, accelerator.device),
@@ -247,7 +250,7 @@ class Loop:
         if config.resume:
             self._go_on(checkpoints)
         self._announce(display)
-        meter = Meter(self.accelerator.device)
+        meter = Meter(self.accelerator.device, num_heads=self.run.model.label_space.num_heads)
         for epoch in range(self.step // plan.steps_per_epoch, plan.epochs):
             done = self.step % plan.steps_per_epoch * config.accumulation_steps
             batches.start(epoch, done * self.accelerator.num_processes)
@@ -383,7 +386,7 @@ class Loop:
         dataset = VideoDataset(
             self.run.train_set,
             self.run.clip_config,
-            labels=self.run.model.labels,
+            labels=self.run.model.label_space,
             augmentation=self.config.augmentation,
             seed=self.config.seed,
             store=self.store,
@@ -419,27 +422,28 @@ class Loop:
 
     def _learn(self, batch: Batch, model: nn.Module, stepper: Any, meter: Meter) -> None:
         """One batch forward and backward; the weights change when enough batches have been added up."""
-        dtype = self.run.autocast_dtype
+        dtype, space = self.run.autocast_dtype, self.run.model.label_space
         with self.accelerator.accumulate(model):
             clips = self.run.model.normalise(batch["clips"])
             with torch.autocast(clips.device.type, dtype, enabled=dtype is not None):
                 logits: Tensor = model(clips)  # (B, C)
-            loss = F.cross_entropy(logits, batch["labels"], label_smoothing=self.config.label_smoothing)
+            loss = space.loss(logits, batch["labels"], label_smoothing=self.config.label_smoothing)
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients and self.config.gradient_clip > 0:
                 self.accelerator.clip_grad_norm_(model.parameters(), self.config.gradient_clip)
             stepper.step()
             stepper.zero_grad()
-        meter.add(loss.detach(), logits.detach(), batch["labels"])
+        meter.add(loss.detach(), space.named(logits.detach()) == batch["labels"])
 
     def _log(self, meter: Meter, optimizer: torch.optim.Optimizer, display: RunDisplay) -> None:
-        loss, accuracy, clips_per_second = meter.read()
-        if not math.isfinite(loss):
-            raise TrainingError(DIVERGED.format(what=f"the loss is {loss}", step=self.step))
+        reading, space = meter.read(), self.run.model.label_space
+        if not math.isfinite(reading.loss):
+            raise TrainingError(DIVERGED.format(what=f"the loss is {reading.loss}", step=self.step))
         figures = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "clips_per_second": clips_per_second * self.accelerator.num_processes,
+            "loss": reading.loss,
+            "accuracy": reading.accuracy,
+            **{f"{name}_accuracy": of for name, of in zip(space.heads, reading.by_head, strict=False)},
+            "clips_per_second": reading.clips_per_second * self.accelerator.num_processes,
             "lr": float(optimizer.param_groups[0]["lr"]),
         }
         display.step(self.step, epoch=(self.step - 1) // self.run.plan.steps_per_epoch, **figures)
@@ -553,10 +557,13 @@ def command_line() -> str:
 
 
 def headline(report: Report) -> dict[str, float]:
-    """The figures of a report that fit on a line."""
-    return {
+    """The figures of a report that fit on a line, those of each of several heads after its name."""
+    figures = {
         "top1": report.top1,
         "top5": report.top5,
         "mean_class_accuracy": report.mean_class_accuracy,
         "loss": report.loss,
     }
+    for head, its in report.heads.items():
+        figures |= {f"{head}_{name}": value for name, value in headline(its).items()}
+    return figures

@@ -26,8 +26,9 @@ class CheckFlags:
     """Share of each class that is held out where there are no validation clips; 0 trains on everything."""
     video_root: str | None = None
     """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
-    label_kind: Literal["action", "verb", "noun"] = "action"
-    """What EPIC-Kitchens clips are labelled with; an action is a verb and a noun."""
+    label_kind: Literal["action", "verb", "noun", "verb+noun"] = "action"
+    """What EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class, verb+noun are two
+    heads."""
     split_number: int = 1
     """Which of the three splits of UCF101 or HMDB51, where their folder is given."""
     deep: bool = False

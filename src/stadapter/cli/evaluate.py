@@ -3,14 +3,17 @@
 import dataclasses
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from stadapter.cli.classifier import Precision, autocast_dtype, load_classifier
 from stadapter.cli.output import check_writable, output_console, progress_bar, say, write_json
+
+if TYPE_CHECKING:
+    from stadapter.layouts import LabelKind
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class EvaluateFlags:
     number>"), or the annotations of a public data set."""
     video_root: str | None = None
     """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
-    label_kind: Literal["action", "verb", "noun"] = "action"
-    """What EPIC-Kitchens clips are labelled with; an action is a verb and a noun."""
+    label_kind: Literal["action", "verb", "noun", "verb+noun"] | None = None
+    """What EPIC-Kitchens clips are labelled with; default as trained."""
     split_number: int = 1
     """Which of the three splits of UCF101 or HMDB51, where their folder is given."""
     json: str | None = None
@@ -55,7 +58,7 @@ class EvaluateFlags:
 def run(arguments: Sequence[str]) -> int:
     """stadapter evaluate"""
     flags = tyro.cli(EvaluateFlags, prog="stadapter evaluate", args=arguments)
-    from stadapter.artefact import find_run
+    from stadapter.artefact import find_run, read_spec
     from stadapter.evaluate import evaluate, tables
     from stadapter.machine import default_workers
     from stadapter.manifest import read_manifest
@@ -64,11 +67,14 @@ def run(arguments: Sequence[str]) -> int:
         check_writable(flags.json, "--json")
     if flags.report is not None:
         check_writable(flags.report, "--report")
+    folder = find_run(flags.run)
     manifest = read_manifest(
-        flags.data, video_root=flags.video_root, label_kind=flags.label_kind, split_number=flags.split_number
+        flags.data,
+        video_root=flags.video_root,
+        label_kind=flags.label_kind or trained_label_kind(read_spec(folder)),
+        split_number=flags.split_number,
     )
     say(manifest.notes())
-    folder = find_run(flags.run)
     classifier = load_classifier(str(folder), backbone=flags.backbone, precision=flags.precision, device=flags.device)
     views = {name: getattr(flags, name) for name in ("num_temporal_views", "num_spatial_views")}
     clip_config = dataclasses.replace(
@@ -97,3 +103,11 @@ def run(arguments: Sequence[str]) -> int:
         )
         say(f"wrote {written}")
     return 0
+
+
+def trained_label_kind(spec: Mapping[str, Any]) -> "LabelKind":
+    """What the clips were labelled with that a run was trained on, as its stadapter.json says."""
+    from stadapter.layouts import LABEL_KINDS
+
+    settings = spec.get("receipt", {}).get("settings", {})
+    return next((kind for kind in LABEL_KINDS if kind == settings.get("label_kind")), "action")

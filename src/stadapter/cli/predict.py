@@ -1,15 +1,14 @@
 """stadapter predict: named videos as a table, JSON lines or CSV."""
 
 import csv
-import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.table import Table
@@ -64,13 +63,13 @@ def run(arguments: Sequence[str]) -> int:
     # Lines on a terminal show by themselves how far it has come.
     with progress_bar("predicting", shown=flags.format == "table" or not sys.stdout.isatty()) as progress:
         results = Watched(predict_rows(classifier, rows, flags.batch_size), len(rows), progress)
-        top_k = min(flags.top_k, len(classifier.labels))
+        top_k, heads = min(flags.top_k, classifier.num_scores), classifier.model.label_space.heads
         if flags.format == "json":
             write_json_lines(results, top_k)
         elif flags.format == "csv":
-            write_csv(results, top_k)
+            write_csv(results, top_k, heads)
         else:
-            table = results_table(results, top_k)
+            table = results_table(results, top_k, heads)
     if flags.format == "table":
         output_console(sys.stdout).print(table)
     if results.num_failed:
@@ -125,47 +124,74 @@ class Watched:
             yield result
 
 
-def results_table(results: Iterable["Result"], top_k: int) -> Table:
-    """A table for people."""
+def results_table(results: Iterable["Result"], top_k: int, heads: Iterable[str] = ()) -> Table:
+    """A table for people; of several heads it names the action, and has a column for each head."""
     from stadapter.evaluate import percent
+    from stadapter.labels import ACTION
     from stadapter.predict import PredictionFailure
 
+    heads = list(heads)
     table = Table()
     table.add_column("video", overflow="fold")
-    table.add_column("class", overflow="fold")
+    table.add_column(ACTION if heads else "class", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
+    for head in heads:
+        table.add_column(head, overflow="fold")
     table.add_column("others", overflow="fold")
     for result in results:
         if isinstance(result, PredictionFailure):
-            table.add_row(Text(result.video), Text("error", "red"), "", Text(result.error, "red"))
+            table.add_row(Text(result.video), Text("error", "red"), *[""] * (1 + len(heads)), Text(result.error, "red"))
             continue
         others = ", ".join(f"{label} {percent(score)}" for label, score in islice(result.top(top_k).items(), 1, None))
-        table.add_row(Text(result.video), Text(result.label, "bold"), percent(result.score), Text(others))
+        of_heads = [f"{result.heads[head].label} {percent(result.heads[head].score)}" for head in heads]
+        table.add_row(
+            Text(result.video), Text(result.label, "bold"), percent(result.score), *map(Text, of_heads), Text(others)
+        )
     return table
 
 
 def write_json_lines(results: Iterable["Result"], top_k: int) -> None:
-    """One JSON object a line, as soon as it is known: video, label, score, scores; or video, error."""
+    """One JSON object a line, as soon as it is known: video, label, score, scores; or video, error.
+
+    Of several heads also heads: label, score and scores of each by its name.
+    """
     from stadapter.predict import Prediction
 
     for result in results:
-        row = dataclasses.asdict(result)
-        if isinstance(result, Prediction):
-            row["scores"] = result.top(top_k)
+        row: dict[str, Any] = {"video": result.video}
+        row |= named(result, top_k) if isinstance(result, Prediction) else {"error": result.error}
         print(json.dumps(row), flush=True)
 
 
-def write_csv(results: Iterable["Result"], top_k: int) -> None:
-    """CSV with a header: the classes by rank with their scores, and the error where there is one."""
+def named(prediction: "Prediction", top_k: int) -> dict[str, Any]:
+    """A prediction without its video, as JSON values."""
+    values = {"label": prediction.label, "score": prediction.score, "scores": prediction.top(top_k)}
+    if prediction.heads:
+        values["heads"] = {name: named(head, top_k) for name, head in prediction.heads.items()}
+    return values
+
+
+def write_csv(results: Iterable["Result"], top_k: int, heads: Mapping[str, Sequence[str]] | None = None) -> None:
+    """CSV with a header: the classes by rank with their scores, and the error where there is one.
+
+    Of several heads, given with their classes, first the actions by rank, then the classes of each head.
+    """
     from stadapter.predict import PredictionFailure
 
-    ranks = ["", *(f"_{rank}" for rank in range(2, top_k + 1))]
+    parts = {"": top_k} | {f"{name}_": min(top_k, len(classes)) for name, classes in (heads or {}).items()}
+    header = [
+        f"{part}{name}_{rank}" if rank > 1 else f"{part}{name}"
+        for part, count in parts.items()
+        for rank in range(1, count + 1)
+        for name in ("label", "score")
+    ]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["video", *(name + rank for rank in ranks for name in ("label", "score")), "error"])
+    writer.writerow(["video", *header, "error"])
     for result in results:
         if isinstance(result, PredictionFailure):
-            writer.writerow([result.video, *[""] * (2 * top_k), result.error])
+            writer.writerow([result.video, *[""] * len(header), result.error])
         else:
-            cells = [cell for label, score in result.top(top_k).items() for cell in (label, f"{score:.6f}")]
+            ranked = [of.top(count) for of, count in zip((result, *result.heads.values()), parts.values(), strict=True)]
+            cells = [cell for scores in ranked for label, score in scores.items() for cell in (label, f"{score:.6f}")]
             writer.writerow([result.video, *cells, ""])
         sys.stdout.flush()

@@ -28,6 +28,8 @@ from stadapter.train import TrainResult, prepare, train
 from stadapter.transforms import Augmentation
 from stadapter.tuning import tuning_from_json
 
+_SHARES = ("top1", "top1_interval", "top5", "top5_interval")
+
 
 def main(arguments: list[str]) -> int:
     """Do the job in a file and write its result; 0 done, 1 failed, with the reason in the result, 130 interrupted."""
@@ -107,9 +109,10 @@ def figures(result: TrainResult) -> dict[str, Any]:
     kept = ("name", "start_seconds", "end_seconds", "label", "predicted", "score", "is_correct")
     return {
         "num_clips": report.num_clips,
-        **{name: plain[name] for name in ("top1", "top1_interval", "top5", "top5_interval")},
+        **{name: plain[name] for name in _SHARES},
         "mean_class_accuracy": report.mean_class_accuracy,
         "loss": report.loss,
+        "heads": {name: {key: head[key] for key in _SHARES} for name, head in plain["heads"].items()},
         **{order: check.get(order) for order in ("shuffled", "reversed", "single_frame")},
         "predictions": [{name: row[name] for name in kept} for row in plain["predictions"]],
         "unreadable_test_clips": plain["failures"],

@@ -13,11 +13,13 @@ from stadapter.clips import ClipConfig
 from stadapter.durable import write_whole
 from stadapter.errors import counted
 from stadapter.evaluate import Report, headline_figures, largest_errors
+from stadapter.labels import ACTION, LabelSpace
 from stadapter.manifest import Manifest
 from stadapter.progress import METRICS_NAME
 from stadapter.report.charts import Bar, HeatMap, class_bars, heat_map, time_bars
 from stadapter.report.curves import read_curves
 from stadapter.report.filmstrips import Filmstrip, make_filmstrips
+from stadapter.timecheck import TimeCheck
 
 REPORT_NAME = "report.html"
 _NUM_FILMSTRIPS = 6
@@ -28,6 +30,18 @@ Line = tuple[str, str]
 
 
 @dataclass(frozen=True)
+class HeadFigures:
+    """What the page shows of the classes of one head."""
+
+    name: str
+    """Empty where there is one head."""
+    bars: Sequence[Bar]
+    heat_map: HeatMap
+    errors: Sequence[tuple[int, str, str]]
+    num_errors: int
+
+
+@dataclass(frozen=True)
 class Figures:
     """All of the page that comes from an evaluation."""
 
@@ -35,11 +49,9 @@ class Figures:
     headlines: Sequence[tuple[str, float, Any]]
     num_right: int
     calibration: str
-    bars: Sequence[Bar]
-    heat_map: HeatMap
-    errors: Sequence[tuple[int, str, str]]
-    num_errors: int
-    time_bars: Sequence[Bar]
+    heads: Sequence[HeadFigures]
+    times: Sequence[tuple[str, TimeCheck, Sequence[Bar]]]
+    """The time check of actions and of each head by name; without a name where there is one head."""
     hits: Sequence[Filmstrip]
     misses: Sequence[Filmstrip]
 
@@ -75,6 +87,7 @@ def write_report(
         title=folder.resolve().name,
         written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         spec=spec,
+        classes=str(LabelSpace.from_json(spec["labels"])),
         figures=_figures(report, manifest, config) if report is not None else None,
         curves=read_curves(folder / METRICS_NAME),
         unreadable=_unreadable(spec, report),
@@ -146,32 +159,39 @@ def _clip_config(spec: Mapping[str, Any]) -> ClipConfig:
 
 def _figures(report: Report, manifest: Manifest | None, config: ClipConfig) -> Figures:
     hits, misses = make_filmstrips(report, manifest, config, limit=_NUM_FILMSTRIPS)
-    errors = largest_errors(report)
+    parts = {ACTION: report, **report.heads} if report.heads else {"": report}
     return Figures(
         report=report,
         headlines=headline_figures(report),
         num_right=sum(prediction.is_correct for prediction in report.predictions),
         calibration=_calibration(report),
-        bars=class_bars(report),
-        heat_map=heat_map(report),
-        errors=errors[:_NUM_ERRORS],
-        num_errors=len(errors),
-        time_bars=time_bars(report.time_check) if report.time_check is not None else (),
+        heads=[_head_figures(name, head) for name, head in (report.heads or parts).items()],
+        times=[
+            (name, part.time_check, time_bars(part.time_check))
+            for name, part in parts.items()
+            if part.time_check is not None
+        ],
         hits=hits,
         misses=misses,
     )
 
 
+def _head_figures(name: str, report: Report) -> HeadFigures:
+    errors = largest_errors(report)
+    return HeadFigures(name, class_bars(report), heat_map(report), errors[:_NUM_ERRORS], len(errors))
+
+
 def _calibration(report: Report) -> str:
     """What the scores are worth, in words."""
     low, high = report.top1_interval.low, report.top1_interval.high
+    what = ACTION if report.heads else "class"
     meaning = "On the whole they claim neither too much nor too little, as far as these clips can tell."
     if report.mean_score > high:
         meaning = "On the whole they claim too much."
     elif report.mean_score < low:
         meaning = "On the whole they claim too little."
     return (
-        f"The score of the class it names is {100 * report.mean_score:.0f} % on average, and it is right on "
+        f"The score of the {what} it names is {100 * report.mean_score:.0f} % on average, and it is right on "
         f"{100 * report.top1:.0f} % of the clips. {meaning} Among clips of like score the two are "
         f"{100 * report.calibration_error:.0f} points apart (expected calibration error, "
         f"{report.num_calibration_bins} bins; with few clips much of that is chance)."

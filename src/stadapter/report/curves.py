@@ -64,7 +64,13 @@ def read_curves(metrics: Path) -> list[Curve]:
             held_out = {done: values for done, values in held_out.items() if done <= step}
         elif record["kind"] in ("train", "validation"):
             (training if record["kind"] == "train" else held_out)[step] = record
-    named = (("loss", "Loss", "loss"), ("accuracy", "Accuracy", "top1"), ("lr", "Learning rate", ""))
+    of_heads = dict.fromkeys(key for record in training.values() for key in record if key.endswith("_accuracy"))
+    named = [
+        ("loss", "Loss", "loss"),
+        ("accuracy", "Accuracy", "top1"),
+        *((key, f"Accuracy, {head}", f"{head}_top1") for key in of_heads if (head := key.removesuffix("_accuracy"))),
+        ("lr", "Learning rate", ""),
+    ]
     curves = [_curve(title, _points(training, key), _points(held_out, held)) for key, title, held in named]
     return [curve for curve in curves if curve is not None]
 
@@ -97,7 +103,7 @@ def _curve(title: str, points: Points, held_out: Points) -> Curve | None:
     if not points:
         return None
     highest = max(value for _, value in [*points, *held_out])
-    y_values = [0.0, 0.25, 0.5, 0.75, 1.0] if title == "Accuracy" else round_numbers(highest)
+    y_values = [0.0, 0.25, 0.5, 0.75, 1.0] if title.startswith("Accuracy") else round_numbers(highest)
     x_values = round_numbers(points[-1][0])
     width, height = max(points[-1][0], 1e-9), max(y_values[-1], 1e-9)
 
@@ -133,7 +139,7 @@ def round_numbers(highest: float) -> list[float]:
 
 
 def _number(title: str, value: float) -> str:
-    return f"{100 * value:.0f} %" if title == "Accuracy" else f"{value:.3g}"
+    return f"{100 * value:.0f} %" if title.startswith("Accuracy") else f"{value:.3g}"
 
 
 def _path(places: Points) -> str:
