@@ -143,7 +143,7 @@ def test_calibration_error_is_the_gap_between_score_and_accuracy(manifest: Manif
 class SeesOrder(nn.Module):
     """Names up a clip whose brightest half comes late, down otherwise, and is sure of it."""
 
-    label_space = LabelSpace.of(("down", "up"))
+    labels = ("down", "up")
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from stadapter.dataset import Failure, VideoDataset, collate
 from stadapter.errors import DataError, SettingsError
 from stadapter.labels import ACTION, LabelSpace
 from stadapter.manifest import Entry, Manifest
-from stadapter.model import ClipClassifier, check_finite_scores, view_scores
+from stadapter.model import ClipClassifier, check_finite_scores, label_space_of, view_scores
 from stadapter.processes import quiet_worker, workers_of
 from stadapter.timecheck import CHANGED_ORDERS, ORDER_NAMES, Order, TimeCheck, make_time_check, reorder
 from stadapter.uncertainty import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_interval
@@ -174,7 +174,8 @@ def evaluate(
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise SettingsError(f"{name} {value}: expected at least {least}")
-    dataset = VideoDataset(manifest, clip_config, labels=model.label_space)
+    space = label_space_of(model)
+    dataset = VideoDataset(manifest, clip_config, labels=space)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     with _eval_mode(model):
         rows, failures = _classify(
@@ -191,7 +192,7 @@ def evaluate(
         from accelerate.utils.operations import gather_object
 
         rows, failures = [Row(*row) for row in gather_object(rows)], gather_object(failures)
-    return _report(dataset, model.label_space, rows, failures)
+    return _report(dataset, space, rows, failures)
 
 
 def tables(report: Report) -> Group:
@@ -344,7 +345,7 @@ def _classify(
 ) -> tuple[list[Row], list[Failure]]:
     """What the model says of the readable clips among `share`, and the failures of the others."""
 
-    space = model.label_space
+    space = label_space_of(model)
 
     def scored(clips: Tensor) -> Tensor:
         return view_scores(model, clips, autocast_dtype=autocast_dtype, views_at_once=batch_size)

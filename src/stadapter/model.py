@@ -23,8 +23,8 @@ class ClipClassifier(Protocol):
     """What evaluation and prediction ask of a model, an `nn.Module`."""
 
     @property
-    def label_space(self) -> LabelSpace:
-        """Class names, in the order of the logits."""
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in the order of the logits. A model of several heads has a `label_space` too."""
 
     def normalise(self, clips: Tensor) -> Tensor:
         """uint8 or float (..., T, 3, H, W) to normalised float of the same shape."""
@@ -207,8 +207,14 @@ def view_scores(
     with torch.inference_mode(), torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
         parts = torch.split(clips.flatten(0, 1), views_at_once)  # of (B*V, T, 3, H, W)
         logits = [model(model.normalise(part.to(device, non_blocking=True))) for part in parts]
-        scores = model.label_space.softmax(torch.cat(logits).float())  # (B*V, C)
+        scores = label_space_of(model).softmax(torch.cat(logits).float())  # (B*V, C)
     return scores.reshape(num_clips, num_views, -1).mean(1).cpu()  # (B, C)
+
+
+def label_space_of(model: ClipClassifier) -> LabelSpace:
+    """The classes of each head of a model; one that tells no heads has one."""
+    space: LabelSpace | None = getattr(model, "label_space", None)
+    return space if space is not None else LabelSpace.of(model.labels)
 
 
 def check_finite_scores(scores: Tensor, names: Sequence[str]) -> None:
