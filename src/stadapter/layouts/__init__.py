@@ -1,0 +1,121 @@
+"""The annotations of public data sets as they are published: which clips they list, and where those are.
+
+layout                  recognised by                                        a clip's video
+Kinetics                CSV columns label, youtube_id, time_start, time_end  <youtube_id>_<start:06d>_<end:06d>.mp4
+Something-Something-v2  something-something-v2-train.json, -labels.json      <id>.webm
+UCF101                  trainlist01.txt, testlist01.txt, classInd.txt        <class>/v_<class>_g01_c01.avi
+HMDB51                  <class>_test_split1.txt for every class              <class>/<name>.avi
+EPIC-Kitchens-100       CSV columns video_id, start_timestamp, …             P01/videos/P01_01.MP4, a folder of frames
+
+A video is looked for by its name, with any suffix, in any folder below the root. None is opened.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from stadapter.errors import DataError
+from stadapter.layouts import epic_kitchens, hmdb51, kinetics, something_something, ucf101
+from stadapter.layouts.epic_kitchens import LABEL_KINDS, LabelKind, read_epic_kitchens
+from stadapter.layouts.hmdb51 import read_hmdb51
+from stadapter.layouts.kinetics import read_kinetics
+from stadapter.layouts.reading import Annotations, ListedClip, Listing, OnProblem, Part, csv_cells, csv_rows
+from stadapter.layouts.something_something import read_something_something
+from stadapter.layouts.ucf101 import read_ucf101
+from stadapter.layouts.videos import find_videos_of
+
+__all__ = [
+    "EPIC",
+    "HMDB",
+    "KINETICS",
+    "LABEL_KINDS",
+    "SOMETHING",
+    "UCF",
+    "Annotations",
+    "LabelKind",
+    "ListedClip",
+    "Listing",
+    "OnProblem",
+    "Part",
+    "csv_cells",
+    "csv_rows",
+    "find_videos_of",
+    "read_epic_kitchens",
+    "read_hmdb51",
+    "read_kinetics",
+    "read_listing",
+    "read_something_something",
+    "read_ucf101",
+    "recognise",
+]
+
+KINETICS = kinetics.NAME
+SOMETHING = something_something.NAME
+UCF = ucf101.NAME
+HMDB = hmdb51.NAME
+EPIC = epic_kitchens.NAME
+
+
+class Layout(Protocol):
+    """What the file of a layout holds, beside its reader."""
+
+    NAME: str
+
+    def recognise_file(self, source: Path) -> Annotations | None:
+        """The annotations that one file is; None where it is of another layout."""
+
+    def recognise_folder(self, folder: Path, split_number: int) -> Annotations | None:
+        """The annotations that a folder holds; None where it holds none of this layout."""
+
+
+_LAYOUTS: tuple[Layout, ...] = (kinetics, something_something, ucf101, hmdb51, epic_kitchens)
+_FOLDERS = ("annotations", "labels", "ucfTrainTestlist", "testTrainMulti_7030_splits", "epic-kitchens-100-annotations")
+"""Where below a data set's folder its annotations are by custom."""
+
+
+def recognise(source: Path, *, split_number: int = 1) -> Annotations | None:
+    """The annotations that a file is, or that a folder holds; None where they are no published layout.
+
+    A folder may hold them itself or in a folder of a customary name, such as annotations/.
+
+    Raises:
+        DataError: a published layout with something missing, or several in one folder.
+    """
+    if source.is_file():
+        return _recognise_file(source)
+    for folder in (source, *(source / name for name in _FOLDERS)):
+        found = [annotations for layout in _LAYOUTS if (annotations := layout.recognise_folder(folder, split_number))]
+        if len(found) > 1:
+            names = " and of ".join(annotations.layout for annotations in found)
+            raise DataError(f"{folder} holds annotations of {names}; expected one data set: name one of its files")
+        if found:
+            return found[0]
+    return None
+
+
+def read_listing(annotations: Annotations, part: Part, *, label_kind: LabelKind, on_problem: OnProblem) -> Listing:
+    """The clips of one part. What is wrong is told to `on_problem`; what is left is returned.
+
+    Raises:
+        DataError: a file cannot be read or understood at all.
+    """
+    files = annotations.files[part]
+    readers: dict[str, Callable[[], Listing]] = {
+        KINETICS: lambda: read_kinetics(files[0], on_problem),
+        SOMETHING: lambda: read_something_something(files[0], part, on_problem),
+        UCF: lambda: read_ucf101(files[0], on_problem),
+        HMDB: lambda: read_hmdb51(files, part, on_problem),
+        EPIC: lambda: read_epic_kitchens(files[0], label_kind, on_problem),
+    }
+    return readers[annotations.layout]()
+
+
+def _recognise_file(source: Path) -> Annotations | None:
+    for layout in _LAYOUTS:
+        if annotations := layout.recognise_file(source):
+            return annotations
+    if source.suffix.lower() == ".json":
+        raise DataError(
+            f"{source}: a JSON of no known layout; expected something-something-v2-train.json beside -labels"
+        )
+    return None

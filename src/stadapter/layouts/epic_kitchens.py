@@ -1,0 +1,143 @@
+"""EPIC-Kitchens-100: a CSV of segments of long videos for each part, with a verb and a noun each."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from stadapter.errors import DataError
+from stadapter.labels import LabelSpace, joined
+from stadapter.layouts.reading import (
+    Annotations,
+    ListedClip,
+    Listing,
+    OnProblem,
+    Part,
+    csv_rows,
+    part_named,
+    read_header,
+    require_columns,
+    tell_unknown,
+)
+
+NAME = "EPIC-Kitchens-100"
+LabelKind = Literal["action", "verb", "noun", "verb+noun"]
+"""What EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class, verb+noun are two heads."""
+LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
+
+_FILES: dict[Part, str] = {"train": "EPIC_100_train.csv", "val": "EPIC_100_validation.csv"}
+_COLUMNS = ("video_id", "start_timestamp", "stop_timestamp")
+_CLASS_COLUMNS = ("verb_class", "noun_class")
+_TIME = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)")
+
+
+def recognise_file(source: Path) -> Annotations | None:
+    """One list, told by its columns."""
+    columns = read_header(source)
+    if "video_id" not in columns or not {"start_timestamp", "stop_timestamp", *_CLASS_COLUMNS} & set(columns):
+        return None
+    require_columns(source, columns, _COLUMNS, NAME)
+    if set(_CLASS_COLUMNS) & set(columns):
+        require_columns(source, columns, _CLASS_COLUMNS, NAME)
+    return Annotations(NAME, {part_named(source) or "train": (source,)}, is_folder=False)
+
+
+def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
+    """The lists under their published names."""
+    files: dict[Part, tuple[Path, ...]] = {
+        part: (folder / name,) for part, name in _FILES.items() if (folder / name).is_file()
+    }
+    for (file,) in files.values():
+        require_columns(file, read_header(file), (*_COLUMNS, *_CLASS_COLUMNS), NAME)
+    return Annotations(NAME, files, is_folder=True) if files else None
+
+
+def read_epic_kitchens(source: Path, label_kind: LabelKind, on_problem: OnProblem) -> Listing:
+    """EPIC-Kitchens-100: segments of long videos, with the numbers of a verb and a noun class; no class in test lists.
+
+    The classes' names are in EPIC_100_verb_classes.csv and EPIC_100_noun_classes.csv, columns id and key; without
+    those files classes are called by their numbers. The columns verb and noun hold the narrator's words, no classes.
+    An action is a pair of both; the actions are those of the training and the validation list. With verb+noun every
+    clip has a class of each of two heads. Folders of frames have 60 a second, 50 in the videos of the extension (three
+    digits in the name).
+    Source: https://github.com/epic-kitchens/epic-kitchens-100-annotations, README.
+    """
+    kinds = {"action": ("verb", "noun"), "verb+noun": ("verb", "noun")}.get(label_kind, (label_kind,))
+    has_heads = label_kind == "verb+noun"
+    names = [_class_names(source.parent / f"EPIC_100_{kind}_classes.csv", on_problem) for kind in kinds]
+    clips: list[tuple[ListedClip, tuple[int, ...] | None]] = []
+    unknown: list[str] = []
+    for where, row in csv_rows(source, on_problem):
+        try:
+            classes = (
+                tuple(_class_number(row[f"{kind}_class"], where) for kind in kinds) if "verb_class" in row else None
+            )
+            start, end = (_seconds(row[name], where) for name in ("start_timestamp", "stop_timestamp"))
+            if end <= start:
+                raise DataError(f"{where}: the segment ends at {end} s and starts at {start} s; expected end > start")
+        except DataError as error:
+            on_problem(str(error))
+            continue
+        if classes is not None and any(of and number not in of for of, number in zip(names, classes, strict=True)):
+            unknown.append(" ".join(map(str, classes)))
+            continue
+        named = _named(names, classes) if classes is not None else ()
+        video = row["video_id"]
+        rate = 50.0 if re.fullmatch(r".*_\d{3}", video) else 60.0
+        by_head = tuple(zip(kinds, named, strict=True)) if has_heads and named else ()
+        folders = ("videos", "rgb_frames")
+        clips.append((ListedClip(video, joined(named) or None, folders, start, end, rate, by_head), classes))
+    tell_unknown(source, unknown, "the class files", on_problem)
+    every = {classes for _, classes in clips if classes is not None} | _numbers(source, kinds, names)
+    labels = tuple(joined(_named(names, numbers)) for numbers in sorted(every))
+    heads = _heads(kinds, names, every) if has_heads else None
+    return Listing(tuple(clip for clip, _ in clips), labels, heads)
+
+
+def _class_number(cell: str, where: str) -> int:
+    if not re.fullmatch(r"\d+", cell):
+        raise DataError(f"{where}: found {cell!r} as a class; expected its number")
+    return int(cell)
+
+
+def _seconds(cell: str, where: str) -> float:
+    match = _TIME.fullmatch(cell)
+    if match is None:
+        raise DataError(f"{where}: found {cell!r} as a time; expected hours:minutes:seconds")
+    return round(3600 * int(match[1]) + 60 * int(match[2]) + float(match[3]), 6)
+
+
+def _class_names(source: Path, on_problem: OnProblem) -> dict[int, str]:
+    """The names of the classes by number; empty where there is no such file."""
+    if not source.is_file():
+        return {}
+    require_columns(source, read_header(source), ("id", "key"), NAME)
+    return {_class_number(row["id"], where): row["key"] for where, row in csv_rows(source, on_problem)}
+
+
+def _named(names: Sequence[Mapping[int, str]], classes: Sequence[int]) -> tuple[str, ...]:
+    return tuple(of.get(number, str(number)) for of, number in zip(names, classes, strict=True))
+
+
+def _heads(kinds: tuple[str, ...], names: Sequence[Mapping[int, str]], every: Iterable[tuple[int, ...]]) -> LabelSpace:
+    """The classes of each head: those of its class file, or those that occur."""
+    numbers = [sorted({*of, *(classes[place] for classes in every)}) for place, of in enumerate(names)]
+    classes = [tuple(of.get(number, str(number)) for number in each) for of, each in zip(names, numbers, strict=True)]
+    return LabelSpace(tuple(classes), kinds)
+
+
+def _numbers(source: Path, kinds: Sequence[str], names: Sequence[Mapping[int, str]]) -> set[tuple[int, ...]]:
+    """All classes of the data set: those of the class file, or those that occur in its training and validation list."""
+    if len(kinds) == 1 and names[0]:
+        return {(number,) for number in names[0]}
+    columns = [f"{kind}_class" for kind in kinds]
+    every = set()
+    for file in (source.parent / name for name in _FILES.values()):
+        if not file.is_file() or not set(columns) <= set(read_header(file)):
+            continue
+        for _, row in csv_rows(file, lambda problem: None):
+            if all(re.fullmatch(r"\d+", row[column]) for column in columns):
+                every.add(tuple(int(row[column]) for column in columns))
+    return {
+        numbers for numbers in every if all(not of or number in of for of, number in zip(names, numbers, strict=True))
+    }

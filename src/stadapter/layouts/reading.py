@@ -1,0 +1,217 @@
+"""What all layouts are read with: clips, annotations, and the files they come in."""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from stadapter.errors import DataError, counted, listed
+from stadapter.labels import LabelSpace
+from stadapter.video import VIDEO_SUFFIXES
+
+OnProblem = Callable[[str], None]
+"""What is done with a sentence on what is wrong; where it returns, reading goes on with what is left."""
+Part = Literal["train", "val", "test"]
+
+PARTS: dict[str, Part] = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
+"""The words for a part in the names of files."""
+_PART_FILE = re.compile(r"(?:.*[_-])?(train|val|validate|validation|test)\.csv", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ListedClip:
+    """One line of the annotations."""
+
+    stem: str
+    """File name of its video without the suffix, or name of its folder of images."""
+    label: str | None
+    """Class name; None where the annotations give none."""
+    folders: tuple[str, ...] = ()
+    """Names of folders it is expected in, the likeliest first; they decide where several videos have its name."""
+    start_seconds: float | None = None
+    """Start of the segment in its video; None where it is the whole video."""
+    end_seconds: float | None = None
+    """End of the segment."""
+    frames_per_second: float | None = None
+    """Rate of its video's folder of images; None where they have none of their own."""
+    by_head: tuple[tuple[str, str], ...] = ()
+    """Name of the head and class, where there are several heads; `label` is then the classes joined."""
+
+    @property
+    def title(self) -> str:
+        """What it is called when its video is not there."""
+        if self.start_seconds is None:
+            return self.stem
+        return f"{self.stem} [{self.start_seconds:g}-{self.end_seconds:g} s]"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What annotations say."""
+
+    clips: tuple[ListedClip, ...]
+    labels: tuple[str, ...] | None
+    """All classes, in the data set's order; None where it has no order of its own."""
+    heads: LabelSpace | None = None
+    """All classes of each head, where there are several; `labels` are then their combinations."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Annotations that have been recognised, and the files of each part."""
+
+    layout: str
+    """Name of the data set."""
+    files: Mapping[Part, tuple[Path, ...]]
+    is_folder: bool
+    """Whether a folder was given; else its one file is the only part."""
+    remark: str = ""
+    """What was chosen among several, to be told."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return next(iter(self.files.values()))[0].parent
+
+    @property
+    def held_out(self) -> Part | None:
+        """The part to validate on."""
+        return next((part for part in ("val", "test") if part in self.files), None)
+
+
+def part_named(source: Path) -> Part | None:
+    """The part that a CSV lists by its name, such as k400_val.csv; None where the name tells none."""
+    match = _PART_FILE.fullmatch(source.name)
+    return PARTS[match[1].lower()] if match else None
+
+
+def csv_cells(source: Path, text: str, on_problem: OnProblem) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV that hold something, each with its line number."""
+    reader = csv.reader(io.StringIO(text), skipinitialspace=True, strict=True)
+    while True:
+        try:
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if any(cells):
+                    yield reader.line_num, cells
+            return
+        except csv.Error as error:
+            on_problem(f"{source}, line {reader.line_num}: not a CSV row ({error}); check its quotes")
+
+
+def csv_rows(source: Path, on_problem: OnProblem) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows below a CSV's header as mappings, each with where it stands."""
+    columns: list[str] | None = None
+    for line, cells in csv_cells(source, read_text(source), on_problem):
+        if columns is None:
+            columns = [cell.lower() for cell in cells]
+        elif len(cells) != len(columns):
+            on_problem(f"{source}, line {line}: found {len(cells)} fields, expected {len(columns)}; check its quotes")
+        else:
+            yield f"{source}, line {line}", dict(zip(columns, cells, strict=True))
+
+
+def read_text(source: Path) -> str:
+    """The whole of a UTF-8 text file.
+
+    Raises:
+        DataError: it cannot be read as such.
+    """
+    try:
+        return source.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source} cannot be read as UTF-8 text: {error}") from error
+
+
+def read_lines(source: Path) -> list[str]:
+    """The lines of a UTF-8 text file that hold something.
+
+    Raises:
+        DataError: it cannot be read as such.
+    """
+    return [line.strip() for line in read_text(source).split("\n") if line.strip()]
+
+
+def read_header(source: Path) -> list[str]:
+    """The first row of a CSV in lower case; nothing where it is no such file."""
+    try:
+        with source.open(encoding="utf-8-sig", newline="") as file:
+            return [cell.strip().lower() for cell in next(csv.reader([file.readline(100_000)]), [])]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def read_json(source: Path, kind: type) -> Any:
+    """A JSON file whose outermost value is a list or a dict, as `kind` says.
+
+    Raises:
+        DataError: it is no JSON, or another kind.
+    """
+    try:
+        value = json.loads(read_text(source))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source} is no JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise DataError(f"{source}: found a JSON {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+def require_columns(source: Path, columns: Sequence[str], wanted: Sequence[str], layout: str) -> None:
+    """See that a CSV which looks like a layout has the columns that are read.
+
+    Raises:
+        DataError: one is missing.
+    """
+    if missing := [name for name in wanted if name not in columns]:
+        raise DataError(
+            f"{source} looks like {layout} and has no column {' or '.join(missing)}; found {','.join(columns)}"
+        )
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder, sorted; none where it cannot be listed. Hidden ones are passed over."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def video_stem(name: str) -> str:
+    """A video's name without the suffix of a video; other dots stay."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in VIDEO_SUFFIXES else name
+
+
+def letters(text: str) -> str:
+    """What is left of a name in spelling variants: blanks or underscores, brackets, punctuation."""
+    return "".join(character for character in text.casefold() if character.isalnum())
+
+
+def tell_unknown(source: Path, unknown: Sequence[str], where: str, on_problem: OnProblem) -> None:
+    """Tell of clips whose class is not among those of the data set, if there are any."""
+    if unknown:
+        found = f"{counted(len(unknown), 'clip')} of a class that {where} lacks"
+        on_problem(f"{source}: {found}: {listed(sorted(set(unknown)))}; expected only its classes")
+
+
+def chosen_split(
+    layout: str, folder: Path, files: Mapping[Part, tuple[Path, ...]], numbers: set[int], split_number: int
+) -> Annotations | None:
+    """The annotations of one split among those that a folder holds; None where it holds none.
+
+    Raises:
+        DataError: it holds other splits only.
+    """
+    if not numbers:
+        return None
+    if not files:
+        raise DataError(
+            f"{folder} holds {layout}'s splits {sorted(numbers)} and no split {split_number}; choose another"
+        )
+    remark = f"split {split_number} of {', '.join(map(str, sorted(numbers)))}"
+    return Annotations(layout, files, is_folder=True, remark=remark if len(numbers) > 1 else "")
