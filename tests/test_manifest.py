@@ -229,6 +229,21 @@ def test_a_csv_of_class_numbers_is_not_taken_for_a_released_list(tmp_path: Path)
         assert read_manifest(write(tmp_path / name, "a.mp4, 3\nb.mp4, 10\n")).labels == ("3", "10")
 
 
+def test_class_numbers_get_the_names_of_a_classifier_that_has_names(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    numbered = read_manifest(write(tmp_path / "val.txt", "a.mp4 2\nb.mp4 0\n"))
+    named = numbered.named(["up", "down", "left"])
+    assert [(entry.name, entry.label) for entry in named.entries] == [("a.mp4", "left"), ("b.mp4", "up")]
+    assert named.labels == ("up", "left")
+    assert named.notes() == ["class numbers are places among the classifier's classes: 0 is 'up'"]
+    assert numbered.named(["0", "1", "2"]) is numbered
+    assert named.named(["a", "b", "c"]) is named
+    with pytest.raises(DataError, match="class number 2 in the list; expected 0 to 1, as the classifier tells 2 class"):
+        numbered.named(["up", "down"])
+    by_name = read_manifest(write(tmp_path / "val.csv", "a.mp4,2\nb.mp4,0\n"))
+    assert by_name.named(["up", "down", "left"]) is by_name  # a CSV's labels are names, whatever they look like
+
+
 def test_labels_sort_by_value_only_when_all_are_numbers() -> None:
     assert sort_labels(["10", "9", "9"]) == ("9", "10")
     assert sort_labels(["10", "9", "up"]) == ("10", "9", "up")

@@ -67,6 +67,22 @@ def test_evaluate_gives_the_released_scores_and_accuracies(converted: tuple[str,
     assert golden["printed"] == f"* Acc@1 {100 * report['top1']:.3f} Acc@5 {100 * report['top5']:.3f}"
 
 
+def test_the_numbers_of_a_released_list_are_places_among_the_classes_of_a_run_with_names(
+    trunk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names, target = ["push", "pull", "lift", "drop", "turn", "hold"], tmp_path / "report.json"
+    (tmp_path / "labels.txt").write_text("\n".join(names))
+    flags = ["--recipe", "k400-b16", "--backbone", str(trunk), "--labels", str(tmp_path / "labels.txt")]
+    assert main(["convert", str(RELEASED / "k400.pth"), *flags, "--out", str(tmp_path / "run")]) == 0
+    data = ["--data", str(RELEASED / "list.txt"), "--num-workers", "0", "--no-time-check", "--json", str(target)]
+    assert main(["evaluate", str(tmp_path / "run"), *data]) == 0
+    assert "class numbers are places among the classifier's classes: 0 is 'push'" in capsys.readouterr().err
+    report = json.loads(target.read_text(encoding="utf-8"))
+    told = {prediction["name"]: prediction["label"] for prediction in report["predictions"]}
+    assert told == {"landscape.mp4": "pull", "portrait.mp4": "hold", "short.mp4": "push", "long.mp4": "pull"}
+    assert RUNS["k400"]["printed"].startswith(f"* Acc@1 {100 * report['top1']:.3f} ")
+
+
 def test_predict_gives_the_released_score_of_every_class(
     converted: tuple[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

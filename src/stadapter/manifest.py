@@ -93,6 +93,8 @@ class Manifest:
     """Clips that were taken out of it to validate on."""
     heads: LabelSpace | None = None
     """Classes of each head, where clips have a class of several; `labels` are then the combinations that occur."""
+    is_numbered: bool = False
+    """Whether a released list told the classes by their numbers; `labels` are then such numbers."""
 
     @property
     def label_space(self) -> LabelSpace:
@@ -120,6 +122,30 @@ class Manifest:
             for label in entry.classes:
                 counts[label] += 1
         return counts
+
+    def named(self, labels: Sequence[str]) -> "Manifest":
+        """The same clips by the names of a classifier's classes, where a list told these by number: n is labels[n].
+
+        A manifest that has names already, or a classifier whose classes are called by numbers too, changes nothing.
+
+        Raises:
+            DataError: a number beyond the classes.
+        """
+        if not self.is_numbered or set(self.labels) & set(labels):
+            return self
+        if (highest := int(self.labels[-1])) >= len(labels):
+            raise DataError(
+                f"class number {highest} in the list; expected 0 to {len(labels) - 1}, as the classifier tells "
+                f"{counted(len(labels), 'class')} apart: is it the list of another data set?"
+            )
+        remark = f"class numbers are places among the classifier's classes: 0 is {labels[0]!r}"
+        return replace(
+            self,
+            entries=tuple(replace(entry, label=labels[int(entry.label or 0)]) for entry in self.entries),
+            labels=tuple(labels[int(number)] for number in self.labels),
+            remarks=(*self.remarks, remark),
+            is_numbered=False,
+        )
 
     def notes(self) -> list[str]:
         """Sentences on how it was read and what was left out, to be shown to the user; often empty."""
@@ -519,7 +545,7 @@ def _read_list(source: Path, root: Path, on_problem: OnProblem) -> Manifest:
     entries = tuple(entry for entry, exists in zip(rows, present, strict=True) if exists)
     missing = tuple(entry.name for entry, exists in zip(rows, present, strict=True) if not exists)
     labels = sort_labels([entry.label for entry in entries if entry.label is not None])
-    return Manifest(entries, labels, missing=missing)
+    return Manifest(entries, labels, missing=missing, is_numbered=released)
 
 
 def _read_text(source: Path, root: Path, on_problem: OnProblem) -> str | None:

@@ -74,8 +74,9 @@ def run(arguments: Sequence[str]) -> int:
         label_kind=flags.label_kind or trained_label_kind(read_spec(folder)),
         split_number=flags.split_number,
     )
-    say(manifest.notes())
     classifier = load_classifier(str(folder), backbone=flags.backbone, precision=flags.precision, device=flags.device)
+    manifest = manifest.named(classifier.labels)
+    say(manifest.notes())
     views = {name: getattr(flags, name) for name in ("num_temporal_views", "num_spatial_views")}
     clip_config = dataclasses.replace(
         classifier.clip_config, **{name: count for name, count in views.items() if count is not None}
