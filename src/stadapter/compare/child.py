@@ -17,11 +17,12 @@ import torch
 
 from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME
 from stadapter.checkpoint import CHECKPOINT_NAME
-from stadapter.compare.costs import COUNTED, commit, gmacs_per_view, peak_memory_bytes, processor
 from stadapter.compare.results import write_result
+from stadapter.costs import COUNTED, gmacs_per_view, peak_memory_bytes
 from stadapter.errors import STAdapterError, first_line
 from stadapter.evaluate import Report
 from stadapter.progress import METRICS_NAME
+from stadapter.provenance import commit, processor
 from stadapter.run_folder import refuse_folder_in_use
 from stadapter.settings import TrainConfig, settings_to_json
 from stadapter.train import TrainResult, prepare, train

@@ -10,8 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from stadapter.compare.costs import COUNTED
 from stadapter.compare.summary import Comparison, Row
+from stadapter.costs import COUNTED
 from stadapter.durable import write_whole
 from stadapter.evaluate import interval_text, percent
 from stadapter.uncertainty import Difference

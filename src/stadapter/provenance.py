@@ -1,0 +1,31 @@
+"""Where a result came from: the state of this package, and the machine."""
+
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+def commit() -> str | None:
+    """The git commit of this package, "+ changes" where files differ from it; None where it is no checkout."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    changes = git("status", "--porcelain", "--untracked-files=no", ".")
+    return f"{git('rev-parse', 'HEAD')}{' + changes' if changes else ''}"
+
+
+def processor() -> dict[str, Any]:
+    """The processor by name where the system tells it, and the platform."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {"processor": names[0] if names else platform.processor(), "platform": platform.platform()}
