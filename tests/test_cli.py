@@ -274,6 +274,26 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     assert "5 steps, " in shown
     # A block's adapter: 32 x 4 + 4, 4 x 3 + 4, 4 x 32 + 32; the classifier: 32 x 4 + 4.
     assert "trained 1,056 of " in shown
+    table = shown.partition("What this training takes, about")[2]
+    for name in ("parameters", "arithmetic", "steps", "memory", "a step", "training", "validation", "in all"):
+        assert re.search(rf"^│ {name} +│ +\d", table, re.MULTILINE)
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_several_processes_one_says_what_a_training_would_take(clips: Path, trunk: Path, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stadapter"]
+    done = subprocess.run(
+        [*launch, "train", *train_flags(clips, trunk, tmp_path / "run"), "--dry-run"],
+        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("What this training takes, about") == 1
+    assert done.stdout.count("clips to train on") == 1
+    assert "4 clips each x 2 processes" in done.stdout
+    assert "Measured in one process alone" in done.stdout
     assert not (tmp_path / "run").exists()
 
 

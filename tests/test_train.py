@@ -294,7 +294,7 @@ def test_weights_that_are_not_numbers_are_never_saved_over_good_ones(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, bad_step: int
 ) -> None:
     monkeypatch.setattr("stadapter.checkpoint.EPOCH_PAUSE_SECONDS", 0.0)
-    original = Loop._learn
+    original = Loop.learn
 
     def learn(self: Loop, *args: Any) -> None:
         original(self, *args)
@@ -302,7 +302,7 @@ def test_weights_that_are_not_numbers_are_never_saved_over_good_ones(
             with torch.no_grad():
                 self.run.model.head.classifier.weight.fill_(math.nan)
 
-    monkeypatch.setattr(Loop, "_learn", learn)
+    monkeypatch.setattr(Loop, "learn", learn)
     with pytest.raises(TrainingError, match=r"not finite|loss is nan"):
         run(config, batch_size=4)  # 3 steps an epoch
     assert not (Path(config.out) / "stadapter.safetensors").exists()

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -49,10 +50,14 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype | None
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and supported) else None
 
 
+def count_cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers(num_processes: int = 1) -> int:
     """Decoding processes for each of `num_processes` on this machine: half its cores in all, at most 8 each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MAX_WORKERS, cores // 2 // num_processes))
+    return max(1, min(MAX_WORKERS, count_cores() // 2 // num_processes))
 
 
 def describe_device(device: torch.device) -> str:
@@ -60,6 +65,42 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"
+
+
+def available_memory_bytes(device: torch.device) -> int | None:
+    """How much more memory a process could take on a device now; None where the system does not tell.
+
+    On a CPU what Linux calls available, and no more than a container's limit leaves; on macOS half of all there is.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        return min([free, *_left_by_container(Path("/sys/fs/cgroup"))])
+    with suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return None
+
+
+def _left_by_container(folder: Path) -> list[int]:
+    """What the memory limit of a container leaves, in bytes, by either version of Linux's control groups."""
+    left = []
+    first, second = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"), ("memory.max", "memory.current")
+    for limit, used in (first, second):
+        with suppress(OSError, ValueError):  # not there, or "max": no limit
+            most = int((folder / limit).read_text(encoding="ascii"))
+            taken = int((folder / used).read_text(encoding="ascii"))
+            left.append(max(0, most - taken + _file_cache(folder / limit)))
+    return left
+
+
+def _file_cache(limit: Path) -> int:
+    """What a container's memory holds of files, which goes when it is needed; bytes."""
+    lines = limit.with_name("memory.stat").read_text(encoding="ascii").splitlines()
+    counts = dict(line.split() for line in lines)
+    return int(counts.get("total_inactive_file", counts.get("inactive_file", "0")))
 
 
 @contextmanager

@@ -132,6 +132,29 @@ class Prepared:
             "num_processes": self.accelerator.num_processes,
         }
 
+    def training_clips(self, store: ViewStore | None) -> VideoDataset:
+        """The clips to train on, as they are read and varied."""
+        return VideoDataset(
+            self.train_set,
+            self.clip_config,
+            labels=self.model.label_space,
+            augmentation=self.config.augmentation,
+            seed=self.config.seed,
+            store=store,
+            num_epochs=self.plan.epochs,
+        )
+
+    def view_store(self) -> ViewStore | None:
+        """Room for views drawn ahead of their epoch."""
+        clip = self.clip_config
+        if clip.resize != "fast":
+            return None  # its views are floats, four times as large
+        return ViewStore(
+            num_clips=len(self.train_set.entries),
+            view_shape=(clip.num_frames, 3, clip.size, clip.size),
+            max_bytes=self.config.view_store_megabytes * 2**20,
+        )
+
     @contextmanager
     def occupied(self) -> Iterator[None]:
         """Make the run folder and keep other trainings out of it; the first of several processes does that."""
@@ -201,7 +224,7 @@ def prepare(config: TrainConfig) -> Prepared:
 class Loop:
     """A training run under way, and what is done with it."""
 
-    def __init__(self, run: Prepared, console: Console) -> None:
+    def __init__(self, run: Prepared, console: Console | None) -> None:
         self.run = run
         self.config = run.config
         self.accelerator: Any = run.accelerator  # its methods are not typed
@@ -225,7 +248,7 @@ class Loop:
             KeyboardInterrupt: asked to stop (Ctrl-C, SIGTERM); the state has been saved.
         """
         with self._display() as display, interruption() as interrupted, torch.random.fork_rng():
-            self.store = self._view_store()
+            self.store = self.run.view_store()
             loader, batches = self._loader()
             try:
                 with workers_of(loader):
@@ -261,7 +284,7 @@ class Loop:
                 seed_dropout(config.seed, epoch, number, self.accelerator.process_index)
                 for group in optimizer.param_groups:
                     group["lr"] = self.run.lr * learning_rate_share(self.step, plan.total_steps, config.warmup_fraction)
-                self._learn(batch, model, stepper, meter)
+                self.learn(batch, model, stepper, meter)
                 if not self.accelerator.sync_gradients:
                     continue
                 self.step += 1
@@ -383,15 +406,7 @@ class Loop:
 
     def _loader(self) -> tuple[Any, EpochBatches]:
         """This process's share of the batches, and the object that chooses the epoch."""
-        dataset = VideoDataset(
-            self.run.train_set,
-            self.run.clip_config,
-            labels=self.run.model.label_space,
-            augmentation=self.config.augmentation,
-            seed=self.config.seed,
-            store=self.store,
-            num_epochs=self.run.plan.epochs,
-        )
+        dataset = self.run.training_clips(self.store)
         batches = EpochBatches(
             len(dataset),
             batch_size=self.config.batch_size,
@@ -410,17 +425,7 @@ class Loop:
         )
         return self.accelerator.prepare(loader), batches
 
-    def _view_store(self) -> ViewStore | None:
-        clip = self.run.clip_config
-        if clip.resize != "fast":
-            return None  # its views are floats, four times as large
-        return ViewStore(
-            num_clips=len(self.run.train_set.entries),
-            view_shape=(clip.num_frames, 3, clip.size, clip.size),
-            max_bytes=self.config.view_store_megabytes * 2**20,
-        )
-
-    def _learn(self, batch: Batch, model: nn.Module, stepper: Any, meter: Meter) -> None:
+    def learn(self, batch: Batch, model: nn.Module, stepper: Any, meter: Meter) -> None:
         """One batch forward and backward; the weights change when enough batches have been added up."""
         dtype, space = self.run.autocast_dtype, self.run.model.label_space
         with self.accelerator.accumulate(model):

@@ -6,12 +6,15 @@ import shlex
 import sys
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from stadapter.cli.output import next_step, output_console, say
 from stadapter.errors import SettingsError
+
+if TYPE_CHECKING:
+    from stadapter.settings import TrainConfig
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -19,13 +22,12 @@ def run(arguments: Sequence[str]) -> int:
     from stadapter.checkpoint import CHECKPOINT_NAME
     from stadapter.report import REPORT_NAME
     from stadapter.settings import TrainConfig
-    from stadapter.train import prepare, train
+    from stadapter.train import train
 
     flags = parse_train_flags(arguments)
     config = TrainConfig(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(TrainConfig)})
     if flags.dry_run:
-        print("\n".join([*prepare(config).describe(), "dry run: nothing was trained or written"]))
-        return 0
+        return _estimate(config)
     try:
         result = train(config)
     except KeyboardInterrupt:
@@ -42,6 +44,21 @@ def run(arguments: Sequence[str]) -> int:
     page = result.folder / REPORT_NAME
     look = f"; look at {page}" if page.is_file() else ""
     say([f"saved in {result.folder}{look}", next_step(result.folder)])
+    return 0
+
+
+def _estimate(config: "TrainConfig") -> int:
+    """Say what would be trained, and after a short run what that would take."""
+    from stadapter.estimate import SECONDS, estimate, tables
+    from stadapter.train import prepare
+
+    run = prepare(config)
+    if not run.accelerator.is_main_process:
+        return 0
+    print("\n".join(run.describe()), flush=True)
+    say(f"trying a few clips and steps, {SECONDS:.0f} seconds at most …")
+    output_console(sys.stdout).print(tables(estimate(run)))
+    print("dry run: nothing was learned or written")
     return 0
 
 
@@ -62,7 +79,12 @@ def parse_train_flags(arguments: Sequence[str]) -> Any:
             ("recipe", _choice("recipe", RECIPES, "Named settings, which other flags change; small is for few clips.")),
             (
                 "dry_run",
-                Annotated[bool, tyro.conf.arg(help="Say what would be trained, for how many steps, and stop.")],
+                Annotated[
+                    bool,
+                    tyro.conf.arg(
+                        help="Say what would be trained and, after a short run, in what memory and time; then stop."
+                    ),
+                ],
             ),
             ("tuning", STRATEGIES[strategy]),
         ],

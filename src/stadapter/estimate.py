@@ -1,0 +1,302 @@
+"""What a training would take, found by a short run before anything starts: arithmetic, memory, steps, time."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from stadapter.costs import gmacs_per_view
+from stadapter.dataset import Failure, VideoDataset
+from stadapter.errors import counted, listed
+from stadapter.machine import count_cores
+from stadapter.model import ParameterCount
+from stadapter.timecheck import CHANGED_ORDERS
+from stadapter.train import TIME_CHECK_CLIPS, Prepared
+from stadapter.trial import (
+    Reading,
+    Stepper,
+    Trial,
+    peak_bytes,
+    predict,
+    read_clips,
+    step_seconds,
+    time_forward,
+    try_steps,
+)
+
+SECONDS = 60.0
+"""Time for the short run; a large trunk may take a little longer, as no step is broken off."""
+_SHARE_OF_READING = 1 / 6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training would take. Times are in seconds of one process among those that share the work."""
+
+    run: Prepared
+    parameters: ParameterCount
+    gmacs_per_view: float
+    """See `costs.COUNTED`."""
+    clips_per_batch: int
+    """Clips of a batch of one process."""
+    num_workers: int
+    """Decoding processes."""
+    trials: tuple[Trial, ...]
+    """The steps that were tried, as `try_steps` returns them: the largest last, and none at all first."""
+    reading_seconds: float | None
+    """A training clip, once an epoch, in one decoding process; None where none could be read."""
+    held_out_reading_seconds: float | None
+    """The same for a held-out clip and all its views."""
+    forward_seconds: float
+    """A frame to be classified."""
+    failures: tuple[Failure, ...]
+    """Clips among those tried that could not be read."""
+    available_bytes: int | None
+    """Memory that could be taken beside what the loaded model holds, when the short run began."""
+    held_bytes: int
+    """What the loaded model, and on a CPU the whole process, held then."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a whole batch was tried; if not, time and memory are scaled."""
+        return self.trials[-1].size == self.frames_per_batch
+
+    @property
+    def frames_per_batch(self) -> int:
+        """Frames of a batch of one process."""
+        return self.clips_per_batch * self.run.clip_config.num_frames
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory of a step: on a GPU allocated there, on a CPU held by the training process."""
+        return round(predict(list(self.trials), self.frames_per_batch, peak_bytes))
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is as much memory; yes where the system does not tell."""
+        return self.available_bytes is None or self.peak_bytes <= self.held_bytes + self.available_bytes
+
+    @property
+    def batch_seconds(self) -> float:
+        """Forward and backward of a batch."""
+        return predict(list(self.trials), self.frames_per_batch, step_seconds)
+
+    @property
+    def batch_reading_seconds(self) -> float:
+        """All decoding processes together on a batch."""
+        return self.clips_per_batch * (self.reading_seconds or 0.0) / max(1, self.num_workers)
+
+    @property
+    def seconds_per_step(self) -> float:
+        """An optimizer step, decoding beside it."""
+        seconds = self._together(self.clips_per_batch * (self.reading_seconds or 0.0), self.batch_seconds)
+        return seconds * self.run.config.accumulation_steps
+
+    @property
+    def training_seconds(self) -> float:
+        """All steps."""
+        return self.run.plan.total_steps * self.seconds_per_step
+
+    @property
+    def validation_seconds(self) -> float:
+        """The held-out clips, every view, and where it is asked whether time matters, in every order."""
+        if self.run.val_set is None:
+            return 0.0
+        clip = self.run.clip_config
+        arithmetic = self.forward_seconds * clip.num_frames * self.num_views * self.num_orders
+        num_processes: int = self.run.accelerator.num_processes
+        return (
+            len(self.run.val_set.entries)
+            / num_processes
+            * self._together(self.held_out_reading_seconds or 0.0, arithmetic)
+        )
+
+    @property
+    def num_views(self) -> int:
+        """Views of a held-out clip."""
+        return self.run.clip_config.num_temporal_views * self.run.clip_config.num_spatial_views
+
+    @property
+    def num_orders(self) -> int:
+        """How often a view is classified: once, or also with its frames in other orders."""
+        assert self.run.val_set is not None
+        asked = len(self.run.val_set.entries) <= TIME_CHECK_CLIPS and self.run.clip_config.num_frames > 1
+        return 1 + (len(CHANGED_ORDERS) if asked else 0)
+
+    def _together(self, reading: float, arithmetic: float) -> float:
+        """The time that takes both, given the seconds of one decoding process and those of the model.
+
+        On a GPU, and on cores of their own, decoding processes work beside the model; else they share its cores.
+        """
+        if self.num_workers == 0:
+            return reading + arithmetic
+        longest = max(reading / self.num_workers, arithmetic)
+        if self.run.accelerator.device.type != "cpu":
+            return longest
+        num_processes: int = self.run.accelerator.num_processes
+        cores = max(1, count_cores() // num_processes)
+        if cores - torch.get_num_threads() >= self.num_workers:
+            return longest
+        return max(reading / self.num_workers, arithmetic + reading / cores)
+
+
+def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
+    """Read some clips, take some steps on them, and say what the whole run would take; nothing is written or learned.
+
+    With several processes this one measures alone: what they lose by waiting for each other is not counted.
+
+    Args:
+        run: a prepared training; its model is put on its device and cast as for training, its weights stay as they are.
+        seconds: time for the short run.
+
+    Raises:
+        TrainingError: memory does not suffice for a single frame.
+    """
+    started = time.monotonic()
+    gmacs = gmacs_per_view(run.model, num_frames=run.clip_config.num_frames, size=run.clip_config.size)
+    share = seconds * _SHARE_OF_READING
+    reading = read_clips(run.training_clips(run.view_store()), num_epochs=run.plan.epochs, seconds=share)
+    held_out = None
+    if run.val_set is not None:
+        dataset = VideoDataset(run.val_set, run.clip_config, labels=run.model.label_space)
+        held_out = read_clips(dataset, num_epochs=1, seconds=share / 2)
+    clips_per_batch = min(run.config.batch_size, len(run.train_set.entries))
+    with torch.random.fork_rng():
+        stepper = Stepper(run)
+        held, available = stepper.memory()
+        left = seconds - (time.monotonic() - started)
+        trials = try_steps(stepper, reading.batch, num_clips=clips_per_batch, seconds=left)
+        forward = time_forward(stepper, reading.batch, trials[-1])
+    return Estimate(
+        run=run,
+        parameters=run.model.count_parameters(),
+        gmacs_per_view=gmacs,
+        clips_per_batch=clips_per_batch,
+        num_workers=stepper.num_workers,
+        trials=tuple(trials),
+        reading_seconds=_mean(reading),
+        held_out_reading_seconds=_mean(held_out) if held_out is not None else None,
+        forward_seconds=forward,
+        failures=(*reading.failures, *(held_out.failures if held_out is not None else ())),
+        available_bytes=available,
+        held_bytes=held,
+    )
+
+
+def tables(estimate: Estimate) -> Group:
+    """What the training takes, as a table with how each figure is known, and what to mind; to be printed with rich."""
+    table = Table(title="What this training takes, about", title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("how that is known")
+    for name, value, reason in _rows(estimate):
+        table.add_row(name, value, Text(reason))
+    return Group(table, *(Text(note) for note in _notes(estimate)))
+
+
+def duration(seconds: float) -> str:
+    """A time, no more exact than an estimate is.
+
+    >>> duration(0.0123), duration(4.56), duration(75), duration(3000), duration(40000), duration(1e6)
+    ('0.012 s', '4.6 s', '75 s', '50 min', '11 h', '12 days')
+    """
+    for factor, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * factor:
+            return f"{seconds / factor:.{1 if seconds < 10 * factor else 0}f} {unit}".replace(".0 ", " ")
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
+def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
+    run, clip, plan = estimate.run, estimate.run.clip_config, estimate.run.plan
+    trained, batch = estimate.parameters.trained, counted(estimate.clips_per_batch, "clip")
+    rows = [
+        (
+            "parameters",
+            f"{trained:,}",
+            f"learn, of {estimate.parameters.total:,}; {_bytes(4 * trained)} in the run folder",
+        ),
+        (
+            "arithmetic",
+            f"{estimate.gmacs_per_view:.3g} GMACs",
+            f"counted, for a view of {clip.num_frames} frames of {clip.size} x {clip.size} pixels to be classified",
+        ),
+        (
+            "steps",
+            f"{plan.total_steps:,}",
+            f"{counted(plan.epochs, 'epoch')} of {plan.steps_per_epoch:,}; {_step(run, batch)}",
+        ),
+        ("memory", _bytes(estimate.peak_bytes), _memory_reason(estimate)),
+        ("a step", duration(estimate.seconds_per_step), _step_reason(estimate, batch)),
+        ("training", duration(estimate.training_seconds), f"{plan.total_steps:,} steps; checkpoints not counted"),
+    ]
+    if run.val_set is not None:
+        what = f"{counted(len(run.val_set.entries), 'clip')} of {counted(estimate.num_views, 'view')}"
+        orders = f", their frames in {estimate.num_orders} orders" if estimate.num_orders > 1 else ""
+        rows.append(("validation", duration(estimate.validation_seconds), what + orders))
+        rows.append(("in all", duration(estimate.training_seconds + estimate.validation_seconds), ""))
+    return rows
+
+
+def _step(run: Prepared, batch: str) -> str:
+    batches, processes = run.config.accumulation_steps, run.accelerator.num_processes
+    return (
+        f"{batch} each"
+        + (f" x {batches} batches" if batches > 1 else "")
+        + (f" x {processes} processes" if processes > 1 else "")
+    )
+
+
+def _memory_reason(estimate: Estimate) -> str:
+    on_gpu = estimate.run.accelerator.device.type == "cuda"
+    what = "at its highest in a step, " + ("on the GPU" if on_gpu else "the training process; decoding comes on top")
+    if estimate.available_bytes is None:
+        return what
+    return f"of {_bytes(estimate.held_bytes + estimate.available_bytes)} there are; {what}"
+
+
+def _step_reason(estimate: Estimate, batch: str) -> str:
+    seconds = estimate.trials[-1].seconds
+    model = f"the model takes {duration(estimate.batch_seconds)} for {batch}"
+    if estimate.is_whole and len(seconds) > 1:
+        model += f" ({len(seconds)} steps took {duration(min(seconds))} to {duration(max(seconds))})"
+    if estimate.reading_seconds is None:
+        return model
+    reading = estimate.batch_reading_seconds
+    where = f"in {counted(estimate.num_workers, 'process')}" if estimate.num_workers else "before it"
+    limit = "decoding" if reading > estimate.batch_seconds else "the model"
+    return f"{model}, decoding {duration(reading)} {where}: {limit} limits"
+
+
+def _notes(estimate: Estimate) -> list[str]:
+    run, notes = estimate.run, []
+    if not estimate.is_whole:
+        tried = listed(
+            [f"{counted(t.num_clips, 'clip')} of {counted(t.num_frames, 'frame')}" for t in estimate.trials[1:]]
+        )
+        notes.append(
+            f"Memory and time of a step are scaled: a whole batch was too much to try. Tried were {tried}; both have "
+            "a fixed part and one in proportion to the frames."
+        )
+    if not estimate.fits:
+        notes.append(
+            "It does not fit into memory: lower --batch-size (and raise --accumulation-steps by as much), --num-frames "
+            "or --size, or use --precision bf16."
+        )
+    if estimate.failures:
+        names = listed(sorted({name for name, _ in estimate.failures}))
+        cost = "; the time is without decoding" if estimate.reading_seconds is None else ""
+        notes.append(f"Could not be read, of the few clips tried: {names}{cost}. stadapter check tells of all.")
+    if run.accelerator.num_processes > 1:
+        notes.append("Measured in one process alone: what several lose by waiting for each other is not counted.")
+    return notes
+
+
+def _mean(reading: Reading) -> float | None:
+    return sum(reading.seconds) / len(reading.seconds) if reading.seconds else None
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"

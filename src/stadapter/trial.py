@@ -1,0 +1,287 @@
+"""A few steps of a training on its own clips, tried for what they take: nothing is kept of them, nothing is written."""
+
+# B clips, V views, T frames
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stadapter.costs import forget_peak_memory, peak_memory_bytes
+from stadapter.dataset import Batch, Failure, Sample, VideoDataset, collate
+from stadapter.errors import TrainingError
+from stadapter.machine import available_memory_bytes, readable_memory_errors
+from stadapter.model import view_scores
+from stadapter.progress import Meter
+from stadapter.schedule import make_optimizer
+from stadapter.train import Loop, Prepared, prepare_trunk
+
+MAX_CLIPS = 16
+MAX_TIMED_STEPS, ENOUGH_SECONDS = 8, 10.0
+LARGEST_GROWTH = 4
+"""So much larger than the last trial the next may be: further out, a straight line through the last two is a guess."""
+SHARE_OF_MEMORY = 0.8
+"""Of the memory that is available, what a trial is allowed to be expected to take."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Clips read as a training reads them, and the time that took."""
+
+    batch: Batch
+    """Those that could be read; where none could, one that is black."""
+    seconds: tuple[float, ...]
+    """For each of them, the time of one decoding process for one clip in one epoch; empty where none could be read."""
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Training steps on batches of one size."""
+
+    num_clips: int
+    num_frames: int
+    seconds: tuple[float, ...]
+    """Of each step, forward and backward and the change of the weights; the first is left out."""
+    peak_bytes: int
+    """The most memory in use meanwhile: on a GPU what was allocated there, on a CPU what the process held."""
+
+    @property
+    def size(self) -> int:
+        """Frames of the batch: what time and memory grow with."""
+        return self.num_clips * self.num_frames
+
+
+def read_clips(dataset: VideoDataset, *, num_epochs: int, seconds: float) -> Reading:
+    """Read up to 16 clips from all over a data set, in this process and one thread, as a decoding process does.
+
+    Where views are kept for later epochs, the time of a clip is shared by all of the `num_epochs` that it is read for.
+
+    Args:
+        dataset: the clips, for training or evaluation.
+        num_epochs: how often the run will visit each.
+        seconds: no clip is begun after so long.
+    """
+    end = time.monotonic() + seconds
+    span = dataset.store.epochs_ahead + 1 if dataset.store is not None else 1
+    samples: list[Sample] = []
+    taken: list[float] = []
+    with _one_thread():
+        for index in _spread(len(dataset), MAX_CLIPS):
+            first = -index % span  # an epoch in which this clip is read for as many as there is room for
+            dataset.num_epochs = first + min(span, num_epochs)
+            dataset.set_epoch(first)
+            started = time.monotonic()
+            samples.append(dataset[index])
+            taken.append((time.monotonic() - started) / min(span, num_epochs))
+            if time.monotonic() > end:
+                break
+    failures = tuple(failure for sample in samples for failure in sample["failures"])
+    if all(sample["clip"] is None for sample in samples):
+        clip = dataset.clip_config
+        dtype = torch.uint8 if clip.resize == "fast" else torch.float32
+        samples[0]["clip"] = torch.zeros(clip.num_frames, 3, clip.size, clip.size, dtype=dtype)
+        taken.clear()
+    return Reading(collate(samples), tuple(taken[1:] or taken), failures)  # the first finds everything cold
+
+
+class Stepper:
+    """The step of the training loop, in this process alone."""
+
+    def __init__(self, run: Prepared) -> None:
+        """Put the model on its device, as training does; it is of use for training after that, and as fresh."""
+        self.run, self.device = run, run.accelerator.device
+        self.model = run.model.to(self.device)
+        alone: Any = _Alone(run.accelerator)
+        self._loop = Loop(dataclasses.replace(run, accelerator=alone), None)
+        self.num_workers = self._loop.num_workers
+        prepare_trunk(self.model, self.device, run.autocast_dtype)
+        # With a learning rate of 0 the arithmetic is that of training, and the weights stay as they are.
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._optimizer = make_optimizer(trained, lr=0.0, weight_decay=run.config.weight_decay)
+        self._meter = Meter(self.device, num_heads=run.model.label_space.num_heads)
+
+    def memory(self) -> tuple[int, int | None]:
+        """Bytes in use now, as `Trial.peak_bytes` counts them, and those that could be taken beside them if known."""
+        forget_peak_memory(self.device)
+        return peak_memory_bytes(self.device)[0], available_memory_bytes(self.device)
+
+    def step(self, batch: Batch) -> None:
+        """One step, to its end."""
+        self._loop.learn(batch, self.model, self._optimizer, self._meter)
+        self._wait()
+
+    def classify(self, batch: Batch) -> None:
+        """One forward pass as in evaluation, to its end."""
+        clips = batch["clips"][:, None]  # (B, V, T, 3, H, W) of one view
+        view_scores(self.model, clips, autocast_dtype=self.run.autocast_dtype, views_at_once=len(clips))
+        self._wait()
+
+    def _wait(self) -> None:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+
+
+def try_steps(stepper: Stepper, batch: Batch, *, num_clips: int, seconds: float) -> list[Trial]:
+    """Steps on more and more clips, to a whole batch if time and memory allow.
+
+    The first is on one clip of one frame. From the last two follows what larger ones will take, as time and memory have
+    a fixed part and one in proportion to the frames; what would take longer than there is time, or more memory than
+    there is to spare, is not tried.
+
+    Args:
+        stepper: what takes the steps.
+        batch: clips (·, T, 3, H, W), of which a batch is made, several times the same if need be.
+        num_clips: B of a whole batch.
+        seconds: time for all of it.
+
+    Returns:
+        The trials, the largest last; before them one of no frames, with the memory that is in use before any step.
+
+    Raises:
+        TrainingError: memory does not suffice for one clip of one frame.
+    """
+    end = time.monotonic() + seconds
+    held, available = stepper.memory()
+    limit = held + SHARE_OF_MEMORY * available if available is not None else math.inf
+
+    def fits(size: tuple[int, int]) -> bool:
+        frames = size[0] * size[1]
+        if frames > LARGEST_GROWTH * trials[-1].size:
+            return False
+        in_time = 3 * predict(trials, frames, step_seconds) <= end - time.monotonic()
+        return in_time and predict(trials, frames, peak_bytes) <= limit
+
+    sizes = _sizes(num_clips, batch["clips"].shape[1])
+    trials = [Trial(0, 0, (0.0,), held)]
+    while sizes:
+        fitting = [size for size in sizes if fits(size)] if trials[-1].size else sizes[:1]
+        if not fitting:
+            break
+        chosen = fitting[-1]
+        sizes = sizes[sizes.index(chosen) + 1 :]
+        try:
+            with readable_memory_errors():
+                trials.append(_try(stepper, _part(batch, *chosen, stepper.device), is_last=not sizes, end=end))
+        except TrainingError:
+            if not trials[-1].size:
+                raise
+            break
+    return trials
+
+
+def time_forward(stepper: Stepper, batch: Batch, trial: Trial) -> float:
+    """Seconds for a frame of a clip to be classified, on batches of the size of a trial."""
+    part = _part(batch, trial.num_clips, trial.num_frames, stepper.device)
+    stepper.model.eval()
+    try:
+        stepper.classify(part)
+        started = time.monotonic()
+        stepper.classify(part)
+        return (time.monotonic() - started) / trial.size
+    finally:
+        stepper.model.train()
+
+
+def step_seconds(trial: Trial) -> float:
+    """The time of a step: the median of those timed."""
+    return sorted(trial.seconds)[len(trial.seconds) // 2]
+
+
+def peak_bytes(trial: Trial) -> float:
+    """The memory of a step."""
+    return trial.peak_bytes
+
+
+def predict(trials: list[Trial], size: int, figure: Callable[[Trial], float]) -> float:
+    """A figure at another size in frames: on the straight line through the last two of several trials; it never falls.
+
+    >>> one, two = Trial(1, 1, (0.2,), 500), Trial(1, 2, (0.3,), 600)
+    >>> round(predict([one, two], 64, step_seconds), 3), predict([one, two], 64, peak_bytes)
+    (6.5, 6800.0)
+    """
+    before, last = trials[-2:]
+    slope = (figure(last) - figure(before)) / (last.size - before.size)
+    return figure(last) + max(0.0, slope) * (size - last.size)
+
+
+class _Alone:
+    """What the loop asks of accelerate's `Accelerator`, for steps that this process takes by itself."""
+
+    is_main_process = False  # it shows nothing
+    sync_gradients = True
+
+    def __init__(self, accelerator: Any) -> None:
+        self.device, self.num_processes = accelerator.device, accelerator.num_processes
+
+    def accumulate(self, model: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def clip_grad_norm_(self, parameters: Iterator[nn.Parameter], largest: float) -> None:
+        nn.utils.clip_grad_norm_(parameters, largest)
+
+
+def _try(stepper: Stepper, batch: Batch, *, is_last: bool, end: float) -> Trial:
+    """A step to warm up, then one that is timed; of a whole batch more, for ten seconds or up to eight."""
+    forget_peak_memory(stepper.device)
+    stepper.step(batch)
+    end = min(end, time.monotonic() + ENOUGH_SECONDS)
+    seconds: list[float] = []
+    while not seconds or (is_last and len(seconds) < MAX_TIMED_STEPS and time.monotonic() < end):
+        started = time.monotonic()
+        stepper.step(batch)
+        seconds.append(time.monotonic() - started)
+    num_clips, num_frames = batch["clips"].shape[:2]
+    return Trial(num_clips, num_frames, tuple(seconds), peak_memory_bytes(stepper.device)[0])
+
+
+def _sizes(num_clips: int, num_frames: int) -> list[tuple[int, int]]:
+    """Numbers of clips and frames that double, from one frame to a whole batch.
+
+    >>> _sizes(6, 3)
+    [(1, 1), (1, 2), (1, 3), (2, 3), (4, 3), (6, 3)]
+    """
+    frames = [(1, count) for count in _doubling(num_frames)]
+    return [*frames, *((count, num_frames) for count in _doubling(num_clips)[1:])]
+
+
+def _doubling(last: int) -> list[int]:
+    powers = itertools.takewhile(lambda power: power < last, (2**exponent for exponent in itertools.count()))
+    return [*powers, last]
+
+
+def _part(batch: Batch, num_clips: int, num_frames: int, device: torch.device) -> Batch:
+    """Clips of a batch, cut short, and the same again where they are too few; labels on the device."""
+    places = torch.arange(num_clips) % len(batch["clips"])
+    clips, labels = batch["clips"][places, :num_frames], batch["labels"][places]
+    return Batch(clips=clips, labels=labels.to(device), indices=batch["indices"][places], failures=[])
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Up to `most` different positions among `count`, evenly apart.
+
+    >>> _spread(10, 4), _spread(2, 4)
+    ([1, 3, 6, 8], [0, 1])
+    """
+    chosen = min(count, most)
+    return [(2 * place + 1) * count // (2 * chosen) for place in range(chosen)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,165 @@
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from stadapter import estimate as module
+from stadapter.estimate import Estimate, estimate, tables
+from stadapter.model import ParameterCount
+from stadapter.settings import TrainConfig
+from stadapter.synthetic import write_clips
+from stadapter.train import Prepared, prepare, train
+from stadapter.trial import Trial
+from trunks import save_trunk
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    folder = tmp_path_factory.mktemp("estimate")
+    write_clips(folder / "clips", classes=("left", "right"), clips_per_class=5, num_frames=12)
+    save_trunk(folder / "trunk", "dinov2")
+    return TrainConfig(
+        data=folder / "clips",
+        out=folder / "run",
+        backbone=folder / "trunk",
+        num_frames=2,
+        size=16,
+        batch_size=4,
+        epochs=6,
+        num_workers=0,
+        device="cpu",
+        precision="fp32",
+    )
+
+
+@pytest.fixture(scope="module")
+def run(config: TrainConfig) -> Prepared:
+    return prepare(config)
+
+
+def known(run: Prepared, **values: Any) -> Estimate:
+    """An estimate of 10^9 bytes and 1 s a batch of 4 clips of 2 frames, each of which takes 0.5 s to read."""
+    figures = {
+        "run": run,
+        "parameters": ParameterCount(1000, 20000),
+        "gmacs_per_view": 1.5,
+        "clips_per_batch": 4,
+        "num_workers": 1,
+        "trials": (Trial(1, 2, (0.4,), 400_000_000), Trial(4, 2, (0.9, 1.0, 1.1), 1_000_000_000)),
+        "reading_seconds": 0.05,
+        "held_out_reading_seconds": 0.05,
+        "forward_seconds": 0.01,
+        "failures": (),
+        "available_bytes": 8_000_000_000,
+        "held_bytes": 200_000_000,
+    }
+    return Estimate(**{**figures, **values})
+
+
+def shown(result: Estimate) -> str:
+    console = Console(file=io.StringIO(), width=300)
+    console.print(tables(result))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def row(text: str, name: str) -> str:
+    return next(line for line in text.splitlines() if line.strip("│ ").startswith(name))
+
+
+def test_an_estimate_is_measured_and_leaves_nothing(config: TrainConfig, run: Prepared) -> None:
+    around = sorted(Path(config.data).parent.rglob("*"))
+    state = torch.get_rng_state()
+    result = estimate(run, seconds=600)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sorted(Path(config.data).parent.rglob("*")) == around
+    assert result.is_whole
+    assert result.fits
+    assert result.reading_seconds is not None
+    assert result.training_seconds == pytest.approx(run.plan.total_steps * result.seconds_per_step)
+    assert 0 < result.peak_bytes < 10**10
+    assert result.validation_seconds > 0
+    text = shown(result)
+    assert f"{result.parameters.trained:,}" in row(text, "parameters")
+    assert f"{run.plan.total_steps:,}" in row(text, "steps")
+    for name in ("memory", "a step", "training", "validation", "in all"):
+        assert any(letter.isdigit() for letter in row(text, name))
+
+
+def test_a_training_learns_the_same_with_an_estimate_before_it(config: TrainConfig, tmp_path: Path) -> None:
+    short = replace(config, epochs=1, val_fraction=0, dropout=0.3)
+    plain = train(replace(short, out=tmp_path / "plain")).folder
+    later = replace(short, out=tmp_path / "later")
+    estimate(prepare(later), seconds=60)
+    weights = [(folder / "stadapter.safetensors").read_bytes() for folder in (plain, train(later).folder)]
+    assert weights[0] == weights[1]
+
+
+def test_time_is_that_of_the_slower_where_decoding_has_cores_of_its_own(
+    run: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "count_cores", lambda: torch.get_num_threads() + 1)
+    assert known(run).seconds_per_step == 1.0
+    assert known(run, reading_seconds=0.5).seconds_per_step == 2.0
+    assert known(run, num_workers=2, reading_seconds=0.5).seconds_per_step > 1.0
+    assert known(run, num_workers=0, reading_seconds=0.5).seconds_per_step == 3.0
+    assert known(run, reading_seconds=None).seconds_per_step == 1.0
+
+
+def test_decoding_takes_its_share_of_the_cores_it_has_to_share(run: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "count_cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert known(run).seconds_per_step == pytest.approx(1 + 0.2 / 2)
+    assert known(run, reading_seconds=0.6).seconds_per_step == pytest.approx(2.4)  # one process cannot read faster
+
+
+def test_a_step_of_several_batches_takes_as_often_as_long(config: TrainConfig) -> None:
+    run = prepare(replace(config, accumulation_steps=3))
+    once = known(run, num_workers=0, reading_seconds=0.0)
+    assert once.seconds_per_step == 3.0
+    assert "x 3 batches" in row(shown(once), "steps")
+
+
+def test_validation_counts_views_and_orders(run: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run.val_set is not None
+    count = len(run.val_set.entries)
+    result = known(run, num_workers=0, held_out_reading_seconds=0.3)
+    # Three crops of two frames, in order, shuffled, reversed and one repeated; read once.
+    assert result.validation_seconds == pytest.approx(count * (0.3 + 3 * 2 * 4 * 0.01))
+    monkeypatch.setattr(module, "TIME_CHECK_CLIPS", 0)
+    assert result.validation_seconds == pytest.approx(count * (0.3 + 3 * 2 * 0.01))
+    without = replace(result, run=replace(run, val_set=None))
+    assert without.validation_seconds == 0
+    assert "validation" not in shown(without)
+
+
+def test_what_is_scaled_is_said_to_be(run: Prepared) -> None:
+    trials = (Trial(0, 0, (0.0,), 10**8), Trial(1, 1, (0.2,), 300_000_000), Trial(1, 2, (0.3,), 400_000_000))
+    result = known(run, trials=trials, num_workers=0, reading_seconds=0.0)
+    assert not result.is_whole
+    assert result.batch_seconds == pytest.approx(0.3 + 6 * 0.1)
+    assert result.peak_bytes == 400_000_000 + 6 * 100_000_000
+    text = shown(result)
+    assert "scaled: a whole batch was too much to try. Tried were 1 clip of 1 frame, 1 clip of 2 frames" in text
+    assert "scaled" not in shown(known(run))
+
+
+def test_what_does_not_fit_is_said_with_what_to_do(run: Prepared) -> None:
+    result = known(run, available_bytes=700_000_000)
+    assert not result.fits
+    assert "does not fit into memory: lower --batch-size" in shown(result)
+    assert "of 900 MB there are" in row(shown(result), "memory")
+    assert "does not fit" not in shown(known(run))
+    assert known(run, available_bytes=None).fits
+
+
+def test_it_says_what_limits_and_what_could_not_be_read(run: Prepared) -> None:
+    assert "the model limits" in row(shown(known(run)), "a step")
+    assert "3 steps took 0.9 s to 1.1 s" in row(shown(known(run)), "a step")
+    assert "decoding limits" in row(shown(known(run, reading_seconds=0.5)), "a step")
+    broken = known(run, reading_seconds=None, failures=(("a.mp4", "no video"), ("b.mp4", "no video")))
+    assert "Could not be read, of the few clips tried: a.mp4, b.mp4; the time is without decoding" in shown(broken)
