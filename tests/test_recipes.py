@@ -48,6 +48,7 @@ k400-b16  base-patch16  A2     384   8      16     3x1   short_side_jitter 1.0-1
 k400-l14  large-patch14 A2     384   32     8      3x1   short_side_jitter 1.0-1.15 True  12     192
 ssv2-b16  base-patch16  A1+A2  384   8      None   1x3   random_resized    0.08-1.0 False 50     256
 ssv2-l14  large-patch14 A1+A2  384   32     None   1x3   random_resized    0.08-1.0 False 50     256
+ek100-b16 base-patch16  A1+A2  384   8      None   1x3   random_resized    0.08-1.0 False 50     256
 """
 
 
