@@ -302,6 +302,28 @@ def test_clips_on_both_sides_are_refused(stage: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size 0: expected at least 1"),
+        ({"num_frames": 0}, "num_frames 0: expected at least 1"),
+        ({"steps": 0}, "steps 0: expected at least 1"),
+        ({"seeds": (1, 1)}, "none twice"),
+        ({"size": 18}, "size 18: the trunk cuts patches of 4 pixels"),
+        ({"size": 0}, "size is 0"),
+        ({"num_spatial_views": 2}, "num_spatial_views is 2"),
+        ({"fit": "stretch", "num_spatial_views": 3}, "shows the whole frame"),
+    ],
+)
+def test_settings_that_no_run_could_have_are_refused_before_the_first_one(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(runner, "_wait_for", no_child)
+    with pytest.raises(SettingsError, match=message):
+        compare(small(stage, tmp_path / "out", **change), console=quiet())
+    assert not (tmp_path / "out").exists()
+
+
 def test_ctrl_c_reaches_the_training_once_and_then_the_comparison_stops(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     code = (

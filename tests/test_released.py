@@ -200,7 +200,7 @@ def test_a_checkpoint_of_another_run_than_its_recipe_is_refused(trunk: Path, tmp
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("recipe", ["small", "k400", ""])
+@pytest.mark.parametrize("recipe", ["small", "ek100-b16", "k400", ""])
 def test_a_recipe_that_is_no_run_of_the_released_code_is_refused(trunk: Path, tmp_path: Path, recipe: str) -> None:
     with pytest.raises(SettingsError, match=r"expected a run of the released code: k400-b16, .*ssv2-b16"):
         convert_released(RELEASED / "k400.pth", backbone=trunk, recipe=recipe, out=tmp_path / "run")

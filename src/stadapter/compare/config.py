@@ -77,8 +77,11 @@ class CompareConfig:
     """Longest time between two checkpoints of a run, minutes."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise SettingsError(f"steps {self.steps}, seeds {self.seeds}: expected at least 1, and seeds that differ")
+        for name in ("steps", "batch_size", "num_frames"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} {getattr(self, name)}: expected at least 1")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise SettingsError(f"seeds {self.seeds}: expected at least one, and none twice")
         if unknown := [name for name in self.strategies if name not in STRATEGIES]:
             raise SettingsError(f"no strategy {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}")
         if not all(0 < rate < math.inf for rate in self.lr_search) or not 0 < self.search_fraction < 1:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from stadapter.backbones import load_backbone
 from stadapter.checkpoint import CHECKPOINT_NAME
+from stadapter.clips import ClipConfig
 from stadapter.compare.config import CompareConfig
 from stadapter.compare.experiments import Experiment
 from stadapter.compare.results import FORMAT, changes, learned_from, read_result, write_result
@@ -23,6 +24,7 @@ from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.processes import stopped_by_signals
 from stadapter.schedule import make_plan
 from stadapter.settings import TrainConfig, settings_to_json
+from stadapter.vit import BackboneInfo
 
 SEARCH_FOLDER, RUNS_FOLDER = "search", "runs"
 
@@ -84,6 +86,7 @@ def find_common(config: CompareConfig) -> Common:
     """Read the data and the trunk, and see that no test clip is trained on.
 
     Raises:
+        SettingsError: clips that the trunk cannot take.
         STAdapterError: either is not usable, or a clip is on both sides.
     """
     layout: dict[str, Any] = {name: getattr(config, name) for name in ("video_root", "label_kind", "split_number")}
@@ -98,6 +101,7 @@ def find_common(config: CompareConfig) -> Common:
         _refuse_overlap(part, test_set, f"--data {config.data}")
         search_sets = (part, held_out)
     trunk = load_backbone(config.backbone)
+    _check_clips(config, trunk.info)
     budget = {
         "steps": config.steps,
         "batch_size": config.batch_size,
@@ -108,6 +112,14 @@ def find_common(config: CompareConfig) -> Common:
         "backbone_sha256": trunk.info.sha256,
     }
     return Common(train_set, test_set, search_sets, trunk.info.sha256, trunk.width, len(trunk.blocks), budget)
+
+
+def _check_clips(config: CompareConfig, info: BackboneInfo) -> None:
+    """Refuse clips that no run could be trained on, once and before the first of them."""
+    size = config.size if config.size is not None else info.image_size
+    info.check_size(size)
+    views = config.num_spatial_views if config.num_spatial_views is not None else 1
+    ClipConfig(num_frames=config.num_frames, size=size, fit=config.fit, num_spatial_views=views)
 
 
 def _refuse_overlap(manifest: Manifest, test_set: Manifest, what: str) -> None:
