@@ -204,7 +204,7 @@ def tables(report: Report) -> Group:
     for name, part in {ACTION: report, **report.heads}.items() if report.heads else [("", report)]:
         suffix = f", {name}" if name else ""
         if part.time_check is not None:
-            parts.append(time_table(part.time_check, suffix))
+            parts.append(time_table(part.time_check, f" to the {name}" if name else ""))
         if part.confusion:
             parts += [class_table(part, suffix), confusion_table(part, suffix)]
     return Group(*parts)
