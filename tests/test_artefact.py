@@ -17,6 +17,7 @@ from stadapter.artefact import (
     SPEC_NAME,
     WEIGHTS_NAME,
     load_artefact,
+    model_card,
     read_spec,
     save_artefact,
 )
@@ -24,6 +25,7 @@ from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.errors import ArtefactError, BackboneError
 from stadapter.model import VideoClassifier, build_model
+from stadapter.predict import Classifier
 from stadapter.tuning import LinearProbe, LoRA, STAdapter, Tuning
 from stadapter.vit import ImageViT
 from test_backbones import small_hub
@@ -334,3 +336,15 @@ def test_a_run_on_the_hub_is_fetched_once_and_then_found_without_the_hub(
     assert found == "{'seed': 3}"
     assert "not in the local cache, and the Hub does not answer" in absent
     assert absent.endswith("or pass a folder with stadapter.json and stadapter.safetensors")
+
+
+def test_an_artefact_of_before_there_were_heads_gives_the_scores_it_gave() -> None:
+    """Made by commit 9b07183 on the package's own trunk, from clips of `write_clips`; scores.json is what it said."""
+    folder = Path(__file__).parent / "artefact_1"
+    scores = json.loads((folder / "scores.json").read_text())
+    for name, expected in scores.items():
+        prediction = Classifier.load(folder).predict(Path(__file__).parent / "released" / name)
+        assert prediction.scores == pytest.approx(expected, rel=1e-5)
+        assert not prediction.heads
+    assert "| top-3 | 100.0% |" in model_card(read_spec(folder))
+    assert load_artefact(folder).model.label_space.to_json() == read_spec(folder)["labels"] == ["left", "right", "up"]

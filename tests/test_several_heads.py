@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import stadapter as st
 from stadapter.__main__ import main
 from stadapter.artefact import load_artefact
 from stadapter.clips import ClipConfig
+from stadapter.compare.child import figures
 from stadapter.dataset import VideoDataset, balanced_order
-from stadapter.errors import DataError, TrainingError
+from stadapter.errors import ArtefactError, DataError, TrainingError
 from stadapter.evaluate import evaluate, headline_figures, tables
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.predict import Prediction
@@ -227,6 +229,34 @@ def test_a_run_stopped_in_the_middle_resumes_to_the_same_weights(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_compare_takes_the_action_as_what_is_right_and_keeps_the_figures_of_each_head(run: st.TrainResult) -> None:
+    result = figures(run)
+    assert (result["top1"], result["heads"]["noun"]["top1"]) == (run.metrics["top1"], run.metrics["noun_top1"])
+    assert sum(row["is_correct"] for row in result["predictions"]) / result["num_clips"] == run.metrics["top1"]
+    assert result["predictions"][3]["label"] == "put pan"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([{"name": "verb", "classes": ["take"]}, {"name": "noun", "classes": ["pan", "door"]}], "no model that can be"),
+        ([{"name": "verb"}, {"name": "noun"}], "lacks classes"),
+        (
+            [{"name": "verb", "classes": ["take", "put"]}, {"name": "noun", "classes": ["pan", "tap"]}],
+            "head.classifier",
+        ),
+    ],
+)
+def test_an_artefact_with_damaged_heads_is_refused(
+    labels: list[Any], message: str, run: st.TrainResult, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    spec = json.loads((folder / "stadapter.json").read_text()) | {"labels": labels}
+    (folder / "stadapter.json").write_text(json.dumps(spec))
+    with pytest.raises(ArtefactError, match=message):
+        load_artefact(folder)
+
+
 def test_the_doctor_counts_the_classes_of_each_head(kitchens: Path) -> None:
     report = st.check_data(kitchens, label_kind="verb+noun")
     assert report.could_train
@@ -299,3 +329,35 @@ def test_figures_are_named_after_their_head(judged: tuple[ByLookup, Manifest]) -
         for name in ("top-1", f"top-{best}", "mean class accuracy")
     ]
     assert "Confusion, noun: rows true" in shown(tables(report))
+
+
+def test_a_csv_may_have_a_column_for_each_head_in_any_order(
+    kitchens: Path, run: st.TrainResult, tmp_path: Path
+) -> None:
+    video = kitchens.parent / "P01" / "videos" / "P01_11.MP4"
+    rows = [f"{video},0,0.9,plate,take", f"{video},0.9,1.8,plate,put", f"{video},1.8,2.7,door,take"]
+    manifest = read_manifest(write(tmp_path / "list.csv", "\n".join(["path,start,end,label:noun,label:verb", *rows])))
+    assert manifest.label_space.heads == {"noun": ("door", "plate"), "verb": ("put", "take")}
+    assert manifest.entries[0].by_head == (("noun", "plate"), ("verb", "take"))
+    report = evaluate(load_artefact(run.folder).model, manifest, ClipConfig(num_frames=4, size=16))
+    assert [prediction.label for prediction in report.predictions] == ["take plate", "put plate", "take door"]
+    write(tmp_path / "list.csv", "\n".join(["path,start,end,label:hand,label:verb", *rows]))
+    with pytest.raises(
+        DataError, match="a hand and verb each; expected a verb and noun each: columns label:verb,label"
+    ):
+        evaluate(load_artefact(run.folder).model, read_manifest(tmp_path / "list.csv"), ClipConfig(size=16))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label:verb\na.mp4,take\n", "expected label alone, or two or more heads"),
+        ("path,label,label:verb,label:noun\na.mp4,x,take,door\n", "expected label alone, or two or more heads"),
+        ("path,label:verb,label:verb\na.mp4,take,door\n", "unknown columns"),
+        ("path,label:verb,label:\na.mp4,take,door\n", "expected label alone"),
+        ("path,label:verb,label:noun\na.mp4,take,\n", "line 2: a.mp4 has no label"),
+    ],
+)
+def test_columns_of_heads_that_make_no_sense_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        read_manifest(write(tmp_path / "list.csv", text))

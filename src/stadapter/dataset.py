@@ -365,21 +365,24 @@ def _title(entry: Entry) -> str:
 
 
 def _targets(manifest: Manifest, space: LabelSpace) -> list[tuple[int, ...]]:
-    if manifest.entries and manifest.label_space.names != space.names:
+    if manifest.entries and set(manifest.label_space.names) != set(space.names):
         ours, theirs = " and ".join(space.names), " and ".join(manifest.label_space.names)
+        columns = ",".join(f"label:{head}" for head in space.heads) or "label"
         raise DataError(
-            f"clips with a {theirs} each; expected a {ours} each: EPIC-Kitchens is read so with --label-kind "
-            f"{'+'.join(space.names) if space.num_heads > 1 else 'action, verb or noun'}"
+            f"clips with a {theirs} each; expected a {ours} each: columns {columns} of a CSV, or EPIC-Kitchens with "
+            f"--label-kind {'+'.join(space.heads) or 'action, verb or noun'}"
         )
     if unknown := space.unknown(manifest.label_space):
         raise DataError(
             f"{len(unknown)} classes of the data are not among the labels: {', '.join(unknown[:5])}; "
             f"expected some of {', '.join(space.labels)}"
         )
-    places = {label: place for classes in space.labels_by_head for place, label in enumerate(classes)}
+    places = {
+        label: (head, place) for head, classes in enumerate(space.labels_by_head) for place, label in enumerate(classes)
+    }
     targets = []
     for entry in manifest.entries:
         if not entry.classes:
             raise DataError(f"{entry.name} has no label; expected one of {', '.join(space.labels)}")
-        targets.append(tuple(places[label] for label in entry.classes))
+        targets.append(tuple(place for _, place in sorted(places[label] for label in entry.classes)))
     return targets

@@ -3,6 +3,7 @@
 folder per class        gestures/left/a.mp4, gestures/up/subject1/b.mp4, gestures/up/c/0001.jpg, 0002.jpg …
 folders per split       gestures/train/left/a.mp4, gestures/val/left/b.mp4     (val, validation or test)
 CSV                     path,label  or  path,label,start,end  (seconds); two columns may come without a header
+                        path,label:verb,label:noun  for a class of each of several heads
 released list           <path> <class number>                 paths may hold spaces
 public data sets        the annotations of Kinetics, Something-Something-v2 and others: see `layouts`
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stadapter.errors import DataError, SettingsError, counted, listed
-from stadapter.labels import LabelSpace, qualified
+from stadapter.labels import LabelSpace, joined, qualified
 from stadapter.layouts import (
     EPIC,
     Annotations,
@@ -44,6 +45,8 @@ _COLUMNS = {
     "end": "end",
     "end_seconds": "end",
 }
+_HEAD_COLUMN = "label:"
+"""What stands before the name of a head in the header of a CSV."""
 _RELEASED_LINE = re.compile(r"(?P<path>\S.*?)\s+(?P<label>\d+)\s*")
 
 
@@ -545,7 +548,16 @@ def _read_list(source: Path, root: Path, on_problem: OnProblem) -> Manifest:
     entries = tuple(entry for entry, exists in zip(rows, present, strict=True) if exists)
     missing = tuple(entry.name for entry, exists in zip(rows, present, strict=True) if not exists)
     labels = sort_labels([entry.label for entry in entries if entry.label is not None])
-    return Manifest(entries, labels, missing=missing, is_numbered=released)
+    return Manifest(entries, labels, missing=missing, heads=_heads_of(entries), is_numbered=released)
+
+
+def _heads_of(entries: Sequence[Entry]) -> LabelSpace | None:
+    """The heads of a list and the classes that occur; None where a clip has one class."""
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        for head, label in entry.by_head:
+            found.setdefault(head, []).append(label)
+    return LabelSpace.of({head: sort_labels(labels) for head, labels in found.items()}) if found else None
 
 
 def _read_text(source: Path, root: Path, on_problem: OnProblem) -> str | None:
@@ -601,7 +613,12 @@ def _csv_rows(source: Path, text: str, root: Path, on_problem: OnProblem) -> Ite
 
 def _columns(source: Path, first: Sequence[str], root: Path) -> tuple[list[str], bool]:
     """The column names of a CSV, and whether its first row is that header."""
-    columns = [_COLUMNS.get(cell.lower(), "") for cell in first]
+    columns = [cell if _is_head(cell) else _COLUMNS.get(cell.lower(), "") for cell in first]
+    heads = [column for column in columns if _is_head(column)]
+    if "path" in columns and (len(heads) == 1 or (heads and "label" in columns)):
+        raise DataError(
+            f"{source}: columns {','.join(first)}; expected label alone, or two or more heads: label:verb,label:noun"
+        )
     if "path" in columns and "" not in columns and len(set(columns)) == len(columns):
         return columns, True
     # Without a header the first row must look like a clip: `video,class` is a header of unknown names.
@@ -614,15 +631,21 @@ def _columns(source: Path, first: Sequence[str], root: Path) -> tuple[list[str],
     )
 
 
+def _is_head(column: str) -> bool:
+    return column.startswith(_HEAD_COLUMN) and column != _HEAD_COLUMN
+
+
 def _csv_entry(row: dict[str, str], root: Path, where: str) -> Entry:
     if not row["path"]:
         raise DataError(f"{where}: the path is empty")
-    if row.get("label") == "":
+    by_head = tuple((name.removeprefix(_HEAD_COLUMN), label) for name, label in row.items() if _is_head(name))
+    label = joined([of for _, of in by_head]) if by_head else row.get("label")
+    if label == "" or not all(of for _, of in by_head):
         raise DataError(f"{where}: {row['path']} has no label; give it one or remove the line")
     start, end = _seconds(row.get("start"), where), _seconds(row.get("end"), where)
     if end is not None and end <= (start or 0.0):
         raise DataError(f"{where}: the segment ends at {end} s and starts at {start or 0.0} s; expected end > start")
-    return _listed_entry(row["path"], root, row.get("label"), start, end)
+    return replace(_listed_entry(row["path"], root, label, start, end), by_head=by_head)
 
 
 def _seconds(cell: str | None, where: str) -> float | None:

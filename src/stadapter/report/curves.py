@@ -8,6 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from stadapter.labels import ACTION
+
 _MOST_POINTS = 300
 _SMOOTHED_FROM = 40
 _SMOOTHING = 0.06
@@ -67,7 +69,7 @@ def read_curves(metrics: Path) -> list[Curve]:
     of_heads = dict.fromkeys(key for record in training.values() for key in record if key.endswith("_accuracy"))
     named = [
         ("loss", "Loss", "loss"),
-        ("accuracy", "Accuracy", "top1"),
+        ("accuracy", f"Accuracy, {ACTION}" if of_heads else "Accuracy", "top1"),
         *((key, f"Accuracy, {head}", f"{head}_top1") for key in of_heads if (head := key.removesuffix("_accuracy"))),
         ("lr", "Learning rate", ""),
     ]
