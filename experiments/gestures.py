@@ -57,13 +57,13 @@ def main() -> None:
             run_one(variant, seed, flags.backbone, flags.work)
 
 
-def split(clips: Path, out: Path) -> None:
-    """Link every clip into out/train or out/test, by its number."""
+def split(clips: Path, out: Path, remainder: int = REMAINDER) -> None:
+    """Link every clip into out/train or out/test, by what its number leaves."""
     for path in sorted(clips.glob("*/*.mp4")):
         found = re.search(r"_(\d+)\.mp4$", path.name)
         if found is None:
             raise SystemExit(f"{path.name}: expected a name such as left_07.mp4")
-        side = "test" if int(found[1]) % DIVISOR == REMAINDER else "train"
+        side = "test" if int(found[1]) % DIVISOR == remainder else "train"
         link = out / side / path.parent.name / path.name
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():

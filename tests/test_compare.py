@@ -280,7 +280,8 @@ def test_the_learning_rate_is_searched_without_the_test_clips(
     assert search["values"] == [1e-4, 1e-1]
     assert search["steps"] == 2
     assert set(search["top1"]) == {"0.0001", "0.1"}
-    best = max(search["values"], key=lambda rate: (search["top1"][f"{rate:g}"], -search["loss"][f"{rate:g}"]))
+    worth = {rate: search["top1"][f"{rate:g}"] + search["top5"][f"{rate:g}"] for rate in search["values"]}
+    best = max(search["values"], key=lambda rate: (worth[rate], -search["loss"][f"{rate:g}"]))
     assert result["config"]["lr"] == search["chosen"] == best
     training = {entry.path.name for entry in read_manifest(stage / "train").entries}
     for rate in ("0.0001", "0.1"):
@@ -291,13 +292,32 @@ def test_the_learning_rate_is_searched_without_the_test_clips(
         assert len(trial["predictions"]) == search["num_held_out_clips"] == 2
 
 
+def test_the_clips_of_the_search_can_be_named(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_wait_for", in_this_process)
+    for side, number in (("part", 3), ("held-out", 0)):
+        for label in ("left", "right"):
+            (tmp_path / side / label).mkdir(parents=True)
+            shutil.copy(stage / "train" / label / f"{label}_0{number}.mp4", tmp_path / side / label)
+    named = (str(tmp_path / "part"), str(tmp_path / "held-out"))
+    config = small(stage, tmp_path / "out", strategies=("linear-probe",), lr_search=(1e-3,), search_data=named)
+    compare(config, console=quiet())
+    trial = json.loads((tmp_path / "out" / "search" / "linear-probe--default--lr0.001.json").read_text())
+    assert {row["name"] for row in trial["predictions"]} == {"left/left_00.mp4", "right/right_00.mp4"}
+    (result,) = results(tmp_path / "out").values()
+    assert result["lr_search"]["num_held_out_clips"] == 2
+    with pytest.raises(SettingsError, match="was made with other settings: lr"):
+        compare(replace(config, search_data=None), console=quiet())
+    with pytest.raises(DataError, match="part and those held out share 2"):
+        compare(replace(config, search_data=(named[0], named[0])), console=quiet())
+
+
 def test_clips_on_both_sides_are_refused(stage: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--data .* and the test clips share 8: left/left_00\.mp4"):
         compare(small(stage, tmp_path / "out", test=str(stage / "train")), console=quiet())
     for split, source in (("train", "train"), ("val", "test")):
         shutil.copytree(stage / source, tmp_path / "data" / split)
     config = small(stage, tmp_path / "out", data=str(tmp_path / "data"), test=str(tmp_path / "data" / "val"))
-    with pytest.raises(DataError, match=r"held out of --data .* for the learning rate and the test clips share 4"):
+    with pytest.raises(DataError, match="held out in the search for the learning rate and the test clips share 4"):
         compare(replace(config, lr_search=(1e-3, 1e-2)), console=quiet())
     assert not (tmp_path / "out").exists()
 

@@ -57,12 +57,17 @@ class CompareConfig:
     """Crops averaged when testing, 1 or 3; default as for train."""
     augmentation: Augmentation = field(default_factory=lambda: TrainConfig(data="", out="").augmentation)
     """How training clips are varied, the same for all."""
+    lr: float = TrainConfig.lr
+    """Highest learning rate of the experiments that name none."""
     lr_search: Annotated[tuple[float, ...], _NONE] = ()
     """Learning rates to try for every experiment, with the first seed and a third of the steps, on clips held out of
-    the training data; the best one is used. Default none: each experiment's own. Full fine-tuning's files have others,
-    as many."""
+    the training data; the best one is used. Default none: each experiment's own, or lr. Files of strategies that train
+    the trunk's weights have others, as many."""
     search_fraction: float = 0.2
     """Share of each class of the training data held out in the search, above 0 to 1."""
+    search_data: tuple[str, str] | None = None
+    """Clips to train on and clips to hold out in the search, both from the training data and laid out likewise, where
+    a share by name would not do, such as when clips come in groups; default a share, search_fraction."""
     reference: str = "st-adapter/default"
     """What the others are compared with, clip by clip, as strategy/name."""
     redo: bool = False
@@ -84,8 +89,10 @@ class CompareConfig:
             raise SettingsError(f"seeds {self.seeds}: expected at least one, and none twice")
         if unknown := [name for name in self.strategies if name not in STRATEGIES]:
             raise SettingsError(f"no strategy {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}")
-        if not all(0 < rate < math.inf for rate in self.lr_search) or not 0 < self.search_fraction < 1:
-            raise SettingsError("lr_search and search_fraction: expected learning rates above 0, and a share below 1")
+        if not all(0 < rate < math.inf for rate in (self.lr, *self.lr_search)) or not 0 < self.search_fraction < 1:
+            raise SettingsError("lr, lr_search, search_fraction: expected learning rates above 0, and a share below 1")
+        if self.search_data is not None and not self.lr_search:
+            raise SettingsError("search_data without lr_search: expected the learning rates to search too")
 
 
 def choose_experiments(config: CompareConfig) -> list[Experiment]:

@@ -1,0 +1,49 @@
+"""The published results: the pages say what the result files hold, and nothing of the machine they were made on."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import comparison
+import gestures
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = sorted((ROOT / "results").rglob("*.json"))
+PAGES = ("README.md", "docs/results.md")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the pages and the result files, which the scripts take for the project."""
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    (tmp_path / "docs").mkdir()
+    for name in PAGES:
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    for module in (gestures, comparison):
+        _move(module, tmp_path, monkeypatch)
+    return tmp_path
+
+
+def _move(module: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in list(vars(module).items()):
+        if isinstance(value, Path) and value.is_relative_to(ROOT):
+            monkeypatch.setattr(module, name, folder / value.relative_to(ROOT))
+
+
+def test_the_pages_are_what_the_result_files_give(elsewhere: Path) -> None:
+    gestures.write_tables()
+    comparison.write_page()
+    written = [path.relative_to(elsewhere) for path in elsewhere.rglob("*") if path.is_file()]
+    assert len(written) > len(RESULTS)
+    assert [name for name in written if (elsewhere / name).read_bytes() != (ROOT / name).read_bytes()] == []
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_result_files_are_json_without_paths_of_a_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    json.loads(text)
+    assert not re.search(r'"/[a-z]+/|/home/|/tmp/|/root/|[A-Z]:\\\\', text)
