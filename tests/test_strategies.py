@@ -326,8 +326,9 @@ def test_attention_over_time_rotates_nothing() -> None:
 
 @every_family
 def test_temporal_attention_starts_as_a_copy_of_the_attention_beside_it(family: str) -> None:
-    model = build(family, "temporal")
-    for index, block in enumerate(model.trunk.blocks):
+    trunk = make_trunk(family)
+    CASES["temporal"].apply(trunk)
+    for index, block in enumerate(trunk.blocks):
         temporal = block.before_attention
         for ours, frozen in ((temporal.attention, block.attention), (temporal.norm, block.norm1)):
             for one, other in zip(ours.parameters(), frozen.parameters(), strict=True):

@@ -165,11 +165,14 @@ def build_model(
     tuning = tuning if tuning is not None else STAdapter()
     if isinstance(tuning, type) or not hasattr(tuning, "apply"):
         raise SettingsError(f"tuning {tuning!r}: expected a strategy with its settings, such as stadapter.LoRA()")
-    trunk = share_weights(backbone if isinstance(backbone, ImageViT) else load_backbone(backbone))
+    loaded = backbone if isinstance(backbone, ImageViT) else load_backbone(backbone)
+    loaded.lay_weights_side_by_side()
+    trunk = share_weights(loaded)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators' generators too
         tuning.apply(trunk)
         head = make_head(trunk, tuning, num_classes=sum(space.sizes), dropout=dropout)
+    trunk.pack_attention()
     model = VideoClassifier(trunk=trunk, head=head, tuning=tuning, labels=space)
     return model.to(next(trunk.parameters()).device)
 

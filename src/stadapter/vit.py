@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Self, cast
 import torch
 from torch import Tensor, nn
 
+from stadapter.attention import PackedAttention, is_packable, lay_side_by_side
 from stadapter.errors import SettingsError
 
 Rotary = tuple[Tensor, Tensor]
@@ -38,8 +39,10 @@ class InsertionPoint(nn.Module):
     """Does nothing: what stands at an insertion point until a strategy puts something there.
 
     A module at an insertion point is called with tokens (B*T, N, D) and their `TokenLayout`, and returns tokens of
-    the same shape. It never writes into its input.
+    the same shape. It never writes into its input. Where it leaves prefix tokens as they are, `passes_prefix` says so.
     """
+
+    passes_prefix = True
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         return x
@@ -75,15 +78,30 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, layout: TokenLayout, rotary: Rotary | None = None, *, prefix_only: bool = False
     ) -> Tensor:
+        """Tokens (B*T, N, D) to the same; with `prefix_only` to the prefix tokens alone, for less work."""
         x = self.before_attention(x, layout)
         normed = self.norm1(x)
-        attended = self.attention(normed) if rotary is None else self.attention(normed, position_embeddings=rotary)
-        x = x + self.scale1(attended[0])
-        x = self.before_mlp(x, layout)
-        if prefix_only:  # nothing after this mixes tokens
-            x = x[:, : layout.num_prefix]
+        if prefix_only and isinstance(self.attention, PackedAttention) and self._passes_prefix():
+            x = x[:, : layout.num_prefix]  # patches are read as keys and values alone
+            x = x + self.scale1(self.attention(normed, num_queries=layout.num_prefix)[0])
+        else:
+            attended = self.attention(normed) if rotary is None else self.attention(normed, position_embeddings=rotary)
+            x = x + self.scale1(attended[0])
+            x = self.before_mlp(x, layout)
+            if prefix_only:  # nothing after this mixes tokens
+                x = x[:, : layout.num_prefix]
         update: Tensor = self.scale2(self.mlp(self.norm2(x)))
         return x + update
+
+    def _passes_prefix(self) -> bool:
+        """Whether nothing is lost by leaving out what stands before the MLP when the prefix alone is read.
+
+        What could learn there is left out without gradients only: training over several processes wants one, if of
+        zeros, for all that learns.
+        """
+        learns = any(parameter.requires_grad for parameter in self.before_mlp.parameters())
+        passes = getattr(self.before_mlp, "passes_prefix", False)
+        return bool(passes) and not (learns and torch.is_grad_enabled())
 
 
 @dataclass(frozen=True)
@@ -208,6 +226,20 @@ class ImageViT(nn.Module):
         """Every parameter that a forward pass reads, by name."""
         named = self.named_parameters()
         return {name: parameter for name, parameter in named if name.rsplit(".", 1)[-1] not in UNREAD_WEIGHTS}
+
+    def lay_weights_side_by_side(self) -> None:
+        """Put the weights that `pack_attention` joins next to each other in memory, so that all views share them."""
+        for block in self.block_list():
+            lay_side_by_side(block.attention)
+
+    def pack_attention(self) -> None:
+        """Compute query, key and value as one product wherever the attention is frozen and as it was loaded.
+
+        The last thing done to a trunk: the names of those weights change.
+        """
+        for block in self.block_list():
+            if is_packable(block.attention):
+                block.attention = PackedAttention(block.attention)
 
     def use_attention(self, implementation: Literal["sdpa", "eager"]) -> None:
         """Choose the kernel of the frozen attention: same values up to rounding, different cost (docs/log.md)."""

@@ -15,6 +15,8 @@ from stadapter.vit import ImageViT, TokenLayout
 class PatchAdapter(nn.Module):
     """x + up(f(down(x))) on the patch tokens (B*T, N, D); prefix tokens pass by untouched. It starts as identity."""
 
+    passes_prefix = True
+
     def __init__(self, *, width: int, bottleneck: int, activation: str | None) -> None:
         super().__init__()
         self.bottleneck = BottleneckMLP(width=width, bottleneck=bottleneck, activation=activation)

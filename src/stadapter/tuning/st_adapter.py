@@ -21,6 +21,8 @@ class SpaceTimeAdapter(nn.Module):
     It starts as the identity: convolution and biases are zero. Its input is never written to.
     """
 
+    passes_prefix = True
+
     def __init__(
         self,
         *,
