@@ -145,6 +145,8 @@ def test_what_is_scaled_is_said_to_be(run: Prepared) -> None:
     assert result.peak_bytes == 400_000_000 + 6 * 100_000_000
     text = shown(result)
     assert "scaled: a whole batch was too much to try. Tried were 1 clip of 1 frame, 1 clip of 2 frames" in text
+    assert "a fixed part and one in proportion" in text
+    assert "both were taken to be in proportion" in shown(replace(result, trials=trials[:2]))
     assert "scaled" not in shown(known(run))
 
 
@@ -152,14 +154,22 @@ def test_what_does_not_fit_is_said_with_what_to_do(run: Prepared) -> None:
     result = known(run, available_bytes=700_000_000)
     assert not result.fits
     assert "does not fit into memory: lower --batch-size" in shown(result)
-    assert "of 900 MB there are" in row(shown(result), "memory")
+    assert "of 900 MB free" in row(shown(result), "memory")
     assert "does not fit" not in shown(known(run))
     assert known(run, available_bytes=None).fits
 
 
 def test_it_says_what_limits_and_what_could_not_be_read(run: Prepared) -> None:
     assert "the model limits" in row(shown(known(run)), "a step")
-    assert "3 steps took 0.9 s to 1.1 s" in row(shown(known(run)), "a step")
+    assert "the model takes 0.9 s to 1.1 s for 4 clips, decoding 0.2 s in 1 process" in row(shown(known(run)), "a step")
     assert "decoding limits" in row(shown(known(run, reading_seconds=0.5)), "a step")
     broken = known(run, reading_seconds=None, failures=(("a.mp4", "no video"), ("b.mp4", "no video")))
     assert "Could not be read, of the few clips tried: a.mp4, b.mp4; the time is without decoding" in shown(broken)
+
+
+def test_a_busy_machine_is_told(run: Prepared) -> None:
+    starved = (Trial(0, 0, (0.0,), 0), Trial(4, 2, (1.0, 1.0), 10**9, processor_share=0.25))
+    assert "The machine is busy: the steps had a processor core for 25% of their time" in shown(
+        known(run, trials=starved)
+    )
+    assert "busy" not in shown(known(run))

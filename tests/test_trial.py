@@ -55,7 +55,7 @@ def test_weights_and_randomness_stay_as_they_were(config: TrainConfig) -> None:
     learned = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(run.model(run.model.normalise(batch["clips"])).sum(), learned)
     assert any(bool(gradient.any()) for gradient in gradients)  # the model is one that learns
-    time_forward(stepper, batch, Trial(2, 4, (1.0,), 0))
+    assert time_forward(stepper, batch, Trial(2, 4, (1.0,), 0), seconds=100) > 0
     assert run.model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
     assert all(parameter.grad is None for parameter in run.model.parameters())
@@ -82,6 +82,17 @@ def test_a_step_too_long_or_too_large_is_not_tried(config: TrainConfig, monkeypa
     monkeypatch.setattr(stepper, "memory", lambda: (1000, 800))  # 640 of these may be taken: 4 frames, not 8
     try_steps(stepper, batch, num_clips=6, seconds=600)
     assert tried == [1, 4]
+
+
+def test_without_time_the_first_step_is_the_one_timed_and_classifying_is_reckoned(config: TrainConfig) -> None:
+    run = prepare(config)
+    stepper, batch = Stepper(run), batch_of(run)
+    steps: list[int] = []
+    stepper.step = lambda part: steps.append(len(part["clips"]))  # type: ignore[method-assign]
+    _, only = try_steps(stepper, batch, num_clips=6, seconds=0)
+    assert steps == [1]
+    assert len(only.seconds) == 1
+    assert time_forward(stepper, batch, Trial(3, 4, (36.0,), 0), seconds=10) == 1.0
 
 
 def test_running_out_of_memory_ends_the_trials_and_not_the_program(

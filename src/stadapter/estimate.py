@@ -28,7 +28,9 @@ from stadapter.trial import (
 )
 
 SECONDS = 60.0
-"""Time for the short run; a large trunk may take a little longer, as no step is broken off."""
+"""Time for the short run; with a large trunk on a slow machine a single step may take longer."""
+BUSY_SHARE = 0.8
+"""An idle machine gives a step on the CPU a whole core at the least; with less of one, others took part of its time."""
 _SHARE_OF_READING = 1 / 6
 
 
@@ -169,7 +171,8 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
         held, available = stepper.memory()
         left = seconds - (time.monotonic() - started)
         trials = try_steps(stepper, reading.batch, num_clips=clips_per_batch, seconds=left)
-        forward = time_forward(stepper, reading.batch, trials[-1])
+        left = seconds - (time.monotonic() - started)
+        forward = time_forward(stepper, reading.batch, trials[-1], seconds=left)
     return Estimate(
         run=run,
         parameters=run.model.count_parameters(),
@@ -188,10 +191,10 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
 
 def tables(estimate: Estimate) -> Group:
     """What the training takes, as a table with how each figure is known, and what to mind; to be printed with rich."""
-    table = Table(title="What this training takes, about", title_justify="left")
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_column("how that is known")
+    table = Table(title="What this training takes, about", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
     for name, value, reason in _rows(estimate):
         table.add_row(name, value, Text(reason))
     return Group(table, *(Text(note) for note in _notes(estimate)))
@@ -220,8 +223,8 @@ def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
         ),
         (
             "arithmetic",
-            f"{estimate.gmacs_per_view:.3g} GMACs",
-            f"counted, for a view of {clip.num_frames} frames of {clip.size} x {clip.size} pixels to be classified",
+            _gmacs(estimate.gmacs_per_view),
+            f"to classify a view of {clip.num_frames} frames of {clip.size} x {clip.size} pixels",
         ),
         (
             "steps",
@@ -254,20 +257,20 @@ def _memory_reason(estimate: Estimate) -> str:
     what = "at its highest in a step, " + ("on the GPU" if on_gpu else "the training process; decoding comes on top")
     if estimate.available_bytes is None:
         return what
-    return f"of {_bytes(estimate.held_bytes + estimate.available_bytes)} there are; {what}"
+    return f"of {_bytes(estimate.held_bytes + estimate.available_bytes)} free; {what}"
 
 
 def _step_reason(estimate: Estimate, batch: str) -> str:
     seconds = estimate.trials[-1].seconds
     model = f"the model takes {duration(estimate.batch_seconds)} for {batch}"
     if estimate.is_whole and len(seconds) > 1:
-        model += f" ({len(seconds)} steps took {duration(min(seconds))} to {duration(max(seconds))})"
+        model = f"the model takes {duration(min(seconds))} to {duration(max(seconds))} for {batch}"
     if estimate.reading_seconds is None:
         return model
     reading = estimate.batch_reading_seconds
     where = f"in {counted(estimate.num_workers, 'process')}" if estimate.num_workers else "before it"
     limit = "decoding" if reading > estimate.batch_seconds else "the model"
-    return f"{model}, decoding {duration(reading)} {where}: {limit} limits"
+    return f"{limit} limits: {model}, decoding {duration(reading)} {where}"
 
 
 def _notes(estimate: Estimate) -> list[str]:
@@ -277,13 +280,19 @@ def _notes(estimate: Estimate) -> list[str]:
             [f"{counted(t.num_clips, 'clip')} of {counted(t.num_frames, 'frame')}" for t in estimate.trials[1:]]
         )
         notes.append(
-            f"Memory and time of a step are scaled: a whole batch was too much to try. Tried were {tried}; both have "
-            "a fixed part and one in proportion to the frames."
+            f"Memory and time of a step are scaled: a whole batch was too much to try. Tried were {tried}; "
+            + ("both have a fixed part and one" if len(estimate.trials) > 2 else "both were taken to be")
+            + " in proportion to the frames."
         )
     if not estimate.fits:
         notes.append(
             "It does not fit into memory: lower --batch-size (and raise --accumulation-steps by as much), --num-frames "
-            "or --size, or use --precision bf16."
+            "or --size" + (", or use --precision bf16." if run.autocast_dtype is None else ".")
+        )
+    share = estimate.trials[-1].processor_share
+    if run.accelerator.device.type == "cpu" and share < BUSY_SHARE:
+        notes.append(
+            f"The machine is busy: the steps had a processor core for {share:.0%} of their time. Alone it is faster."
         )
     if estimate.failures:
         names = listed(sorted({name for name, _ in estimate.failures}))
@@ -296,6 +305,10 @@ def _notes(estimate: Estimate) -> list[str]:
 
 def _mean(reading: Reading) -> float | None:
     return sum(reading.seconds) / len(reading.seconds) if reading.seconds else None
+
+
+def _gmacs(count: float) -> str:
+    return f"{count:,.0f} GMACs" if count >= 100 else f"{count:.3g} GMACs"
 
 
 def _bytes(size: int) -> str:

@@ -49,9 +49,11 @@ class Trial:
     num_clips: int
     num_frames: int
     seconds: tuple[float, ...]
-    """Of each step, forward and backward and the change of the weights; the first is left out."""
+    """Of each step, forward and backward and the change of the weights; the first is left out if there is time."""
     peak_bytes: int
     """The most memory in use meanwhile: on a GPU what was allocated there, on a CPU what the process held."""
+    processor_share: float = 1.0
+    """Of the time of the steps that were timed, what this process had a processor core for; above 1 with several."""
 
     @property
     def size(self) -> int:
@@ -177,8 +179,14 @@ def try_steps(stepper: Stepper, batch: Batch, *, num_clips: int, seconds: float)
     return trials
 
 
-def time_forward(stepper: Stepper, batch: Batch, trial: Trial) -> float:
-    """Seconds for a frame of a clip to be classified, on batches of the size of a trial."""
+def time_forward(stepper: Stepper, batch: Batch, trial: Trial, *, seconds: float) -> float:
+    """Seconds for a frame of a clip to be classified, on batches of the size of a trial.
+
+    Without the time to try it, a third of a training step: that goes back through the trunk as well, for up to twice
+    the arithmetic.
+    """
+    if step_seconds(trial) > seconds:
+        return step_seconds(trial) / 3 / trial.size
     part = _part(batch, trial.num_clips, trial.num_frames, stepper.device)
     stepper.model.eval()
     try:
@@ -234,15 +242,22 @@ class _Alone:
 def _try(stepper: Stepper, batch: Batch, *, is_last: bool, end: float) -> Trial:
     """A step to warm up, then one that is timed; of a whole batch more, for ten seconds or up to eight."""
     forget_peak_memory(stepper.device)
-    stepper.step(batch)
+    times = [_timed_step(stepper, batch)]
     end = min(end, time.monotonic() + ENOUGH_SECONDS)
-    seconds: list[float] = []
-    while not seconds or (is_last and len(seconds) < MAX_TIMED_STEPS and time.monotonic() < end):
-        started = time.monotonic()
-        stepper.step(batch)
-        seconds.append(time.monotonic() - started)
+    most = 1 + (MAX_TIMED_STEPS if is_last else 1)
+    while len(times) < most and time.monotonic() < end:
+        times.append(_timed_step(stepper, batch))
+    seconds, processor = zip(*(times[1:] or times), strict=True)
     num_clips, num_frames = batch["clips"].shape[:2]
-    return Trial(num_clips, num_frames, tuple(seconds), peak_memory_bytes(stepper.device)[0])
+    peak = peak_memory_bytes(stepper.device)[0]
+    return Trial(num_clips, num_frames, seconds, peak, sum(processor) / max(sum(seconds), 1e-9))
+
+
+def _timed_step(stepper: Stepper, batch: Batch) -> tuple[float, float]:
+    """Take a step; its time, and that of the processor cores it had."""
+    started, processor = time.monotonic(), time.process_time()
+    stepper.step(batch)
+    return time.monotonic() - started, time.process_time() - processor
 
 
 def _sizes(num_clips: int, num_frames: int) -> list[tuple[int, int]]:
