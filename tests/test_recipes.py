@@ -19,6 +19,8 @@ from stadapter.synthetic import write_clips
 from stadapter.train import prepare
 from stadapter.tuning import LoRA, STAdapter
 from stadapter.vit import BackboneInfo
+from test_layouts import EPIC, write
+from test_several_heads import write_kitchen
 from trunks import save_trunk
 
 
@@ -133,13 +135,27 @@ def test_the_learning_rate_is_scaled_to_the_clips_of_a_step(tmp_path: Path, clip
     assert prepare(TrainConfig(**settings, lr=1e-3, lr_clips=256)).lr == pytest.approx(1e-3 * 8 / 256)
 
 
+def write_kitchens(folder: Path) -> Path:
+    """A miniature of EPIC-Kitchens-100, of a verb and a noun for each segment."""
+    actions = [("take", "plate"), ("put", "door"), ("take", "pan")]
+    rows = write_kitchen(folder / "P01" / "videos" / "P01_01.MP4", actions)
+    write(folder / "annotations" / "EPIC_100_train.csv", EPIC + rows)
+    return folder / "annotations"
+
+
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "small"])
-def test_a_published_recipe_takes_a_step_on_a_small_trunk(tmp_path: Path, clips: Path, name: str) -> None:
+def test_a_published_recipe_is_tried_and_takes_a_step_on_a_small_trunk(
+    tmp_path: Path, clips: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     trunk = save_trunk(tmp_path / "trunk", "clip")
-    command = ["train", "--recipe", name, "--data", str(clips), "--out", str(tmp_path / "run")]
+    data = write_kitchens(tmp_path / "kitchens") if name == "ek100-b16" else clips
+    command = ["train", "--recipe", name, "--data", str(data), "--out", str(tmp_path / "run")]
     smaller = {"backbone": trunk, "size": 32, "batch-size": 8, "epochs": 1, "num-workers": 0, "num-frames": 4}
     flags = [part for flag, value in smaller.items() for part in (f"--{flag}", str(value))]
-    assert main([*command, *flags, "--accumulation-steps", "1", "--val-fraction", "0", "--tuning.width", "8"]) == 0
+    flags += ["--accumulation-steps", "1", "--val-fraction", "0", "--tuning.width", "8"]
+    assert main([*command, *flags, "--dry-run"]) == 0
+    assert re.search(r"│ training +│ +\d", capsys.readouterr().out)
+    assert main([*command, *flags]) == 0
     spec = json.loads((tmp_path / "run" / "stadapter.json").read_text())
     recipe = RECIPES[name]("", "")
     assert spec["receipt"]["steps"] == 1
@@ -148,3 +164,5 @@ def test_a_published_recipe_takes_a_step_on_a_small_trunk(tmp_path: Path, clips:
     assert spec["clip"]["stride_frames"] == recipe.stride_frames
     assert spec["clip"]["num_spatial_views"] == recipe.num_spatial_views
     assert spec["clip"]["resize"] == "released"
+    heads = [head["name"] for head in spec["labels"] if isinstance(head, dict)]
+    assert heads == (["verb", "noun"] if name == "ek100-b16" else [])
