@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stadapter import trial
+from stadapter.clips import load_random_views
 from stadapter.errors import TrainingError
 from stadapter.settings import TrainConfig
 from stadapter.synthetic import write_clips
@@ -139,11 +140,20 @@ def test_a_clip_read_for_several_epochs_costs_each_its_share(
         now += 1
         return now
 
+    drawn: list[int] = []
+
+    def noted(*arguments: Any, generators: Any, **settings: Any) -> torch.Tensor:
+        drawn.append(len(generators))
+        return load_random_views(*arguments, generators=generators, **settings)
+
+    monkeypatch.setattr("stadapter.dataset.load_random_views", noted)
     monkeypatch.setattr(trial, "time", SimpleNamespace(monotonic=clock))
     for num_epochs, share in ((1, 1.0), (3, 1 / 3), (100, 1 / 8)):
         reading = read_clips(dataset, num_epochs=num_epochs, seconds=1000)
         assert reading.seconds == pytest.approx([share] * (len(dataset) - 1))  # the first is cold
         assert reading.batch["clips"].shape == (len(dataset), 4, 3, 16, 16)
+        assert drawn == [min(8, num_epochs)] * len(dataset)
+        drawn.clear()
     assert len(read_clips(dataset, num_epochs=1, seconds=4).batch["clips"]) == 2
 
 
