@@ -54,6 +54,7 @@ def test_with_one_head_everything_is_as_without_heads() -> None:
     assert torch.equal(best[1][..., 0], logits.topk(2).indices)
     assert (space.labels, space.heads, space.num_actions, str(space)) == (tuple(NOUNS), {}, 3, "3 classes")
     assert space.to_json() == NOUNS
+    assert LabelSpace.of({"noun": NOUNS}) == space  # the name of an only head means nothing
 
 
 def test_the_probabilities_of_each_head_add_up_to_one_whatever_the_other_says() -> None:

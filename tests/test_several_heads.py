@@ -19,6 +19,7 @@ from stadapter.__main__ import main
 from stadapter.artefact import load_artefact
 from stadapter.clips import ClipConfig
 from stadapter.compare.child import figures
+from stadapter.compare.summary import summarise
 from stadapter.dataset import VideoDataset, balanced_order
 from stadapter.errors import ArtefactError, DataError, TrainingError
 from stadapter.evaluate import evaluate, headline_figures, tables
@@ -229,11 +230,18 @@ def test_a_run_stopped_in_the_middle_resumes_to_the_same_weights(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_compare_takes_the_action_as_what_is_right_and_keeps_the_figures_of_each_head(run: st.TrainResult) -> None:
+def test_compare_takes_the_action_as_what_is_right_and_keeps_the_figures_of_each_head(
+    run: st.TrainResult, tmp_path: Path
+) -> None:
     result = figures(run)
     assert (result["top1"], result["heads"]["noun"]["top1"]) == (run.metrics["top1"], run.metrics["noun_top1"])
     assert sum(row["is_correct"] for row in result["predictions"]) / result["num_clips"] == run.metrics["top1"]
     assert result["predictions"][3]["label"] == "put pan"
+    costs = {"strategy": "st-adapter", "name": "default", "seed": 0, "about": ""}
+    (tmp_path / "st-adapter--default--seed0.json").write_text(json.dumps({**costs, **result}))
+    comparison = summarise(tmp_path)
+    assert comparison.rows[0].top1 == run.metrics["top1"]
+    assert comparison.sentences == ("A clip is right where its verb and its noun are; the result files have each.",)
 
 
 @pytest.mark.parametrize(

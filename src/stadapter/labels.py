@@ -43,9 +43,9 @@ class LabelSpace:
         """
         if isinstance(labels, LabelSpace):
             return cls(labels.classes, labels.names)
-        if isinstance(labels, Mapping):
+        if isinstance(labels, Mapping) and len(labels) != 1:
             return cls(tuple(tuple(classes) for classes in labels.values()), tuple(labels))
-        return cls((tuple(labels),))
+        return cls((tuple(next(iter(labels.values())) if isinstance(labels, Mapping) else labels),))
 
     @classmethod
     def from_json(cls, values: Any) -> Self:

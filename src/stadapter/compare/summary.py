@@ -96,7 +96,7 @@ def summarise(folder: Path, *, reference: str = "st-adapter/default") -> Compari
     correct = {title: _correct(grouped[title]) for title in titles}
     rows = [_row(title, grouped[title], correct, reference) for title in titles]
     num_clips = max((run["num_clips"] for row in rows for run in row.runs), default=0)
-    sentences = _sentences(rows, reference, num_clips)
+    sentences = [*_on_heads(rows), *_sentences(rows, reference, num_clips)]
     return Comparison(folder, tuple(rows), tuple(failures), reference, num_clips, tuple(sentences))
 
 
@@ -154,6 +154,12 @@ def _against(ours: dict[Clip, float], theirs: dict[Clip, float], reference: str)
     if difference.interval.high < 0:
         return difference, f"worse than {reference}"
     return difference, f"cannot tell with {counted(len(both), 'clip')}"
+
+
+def _on_heads(rows: Sequence[Row]) -> list[str]:
+    """What is right where a clip has a class of each of several heads."""
+    heads = list(dict.fromkeys(head for row in rows for run in row.runs for head in run.get("heads", {})))
+    return [f"A clip is right where its {' and its '.join(heads)} are; the result files have each."] if heads else []
 
 
 def _sentences(rows: Sequence[Row], reference: str, num_clips: int) -> list[str]:
