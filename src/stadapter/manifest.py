@@ -236,7 +236,7 @@ def read_splits(
     Validation clips are, in this order: `val_data` where given; the folder val/, validation/ or test/ beside
     train/, or the validation or test part of a folder of annotations; else about `val_fraction` of the videos of a
     class, at least one, chosen by a hash of the name. All segments cut from one file stay on one side within a class.
-    Of several heads it is a combination of their classes, and one with a single video is trained on. With `val_fraction`
+    Of several heads it is a combination of their classes; one with a single video is trained on. With `val_fraction`
     0 and no such folders there are none (None). Everything that is wrong is told to `on_problem`; where that does not
     raise, what is left is returned.
 
