@@ -8,10 +8,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from stadapter.estimate import estimate
 from stadapter.model import build_model
 from stadapter.predict import Classifier
 from stadapter.synthetic import write_clips
-from stadapter.train import TrainConfig, train
+from stadapter.train import TrainConfig, prepare, train
 from stadapter.tuning import STAdapter
 from trunks import make_trunk, save_trunk
 
@@ -54,3 +55,22 @@ def test_a_run_on_a_gpu_serves_on_a_cpu(tmp_path: Path, cuda: torch.device) -> N
     on_cpu = Classifier.load(run.folder).predict(video)
     on_gpu = Classifier.load(run.folder, device="cuda").predict(video)
     assert on_gpu.score == pytest.approx(on_cpu.score, abs=1e-3)
+
+
+def test_an_estimate_tells_the_memory_of_the_gpu(tmp_path: Path, cuda: torch.device) -> None:
+    write_clips(tmp_path / "clips", classes=("left", "right"), clips_per_class=4, size=32, num_frames=8)
+    config = TrainConfig(
+        data=tmp_path / "clips",
+        backbone=save_trunk(tmp_path / "trunk", "dinov2"),
+        out=tmp_path / "run",
+        size=16,
+        num_frames=4,
+        batch_size=4,
+        device="cuda",
+    )
+    result = estimate(prepare(config))
+    assert result.is_whole
+    assert result.fits
+    held, *trials = result.trials
+    assert 0 < held.peak_bytes < trials[0].peak_bytes <= trials[-1].peak_bytes < 10**9
+    assert not (tmp_path / "run").exists()

@@ -261,16 +261,18 @@ def _memory_reason(estimate: Estimate) -> str:
 
 
 def _step_reason(estimate: Estimate, batch: str) -> str:
+    """What the model takes and what decoding takes, the slower first, which limits."""
     seconds = estimate.trials[-1].seconds
-    model = f"the model takes {duration(estimate.batch_seconds)} for {batch}"
-    if estimate.is_whole and len(seconds) > 1:
-        model = f"the model takes {duration(min(seconds))} to {duration(max(seconds))} for {batch}"
+    model = duration(estimate.batch_seconds)
+    if estimate.is_whole and duration(min(seconds)) != duration(max(seconds)):
+        model = f"{duration(min(seconds))} to {duration(max(seconds))}"
     if estimate.reading_seconds is None:
-        return model
-    reading = estimate.batch_reading_seconds
-    where = f"in {counted(estimate.num_workers, 'process')}" if estimate.num_workers else "before it"
-    limit = "decoding" if reading > estimate.batch_seconds else "the model"
-    return f"{limit} limits: {model}, decoding {duration(reading)} {where}"
+        return f"the model takes {model} for {batch}"
+    reading = duration(estimate.batch_reading_seconds)
+    where = f"in {counted(estimate.num_workers, 'process')}" if estimate.num_workers else "before that"
+    if estimate.batch_reading_seconds > estimate.batch_seconds:
+        return f"decoding limits: it takes {reading} for {batch} {where}, the model {model}"
+    return f"the model limits: it takes {model} for {batch}, decoding {reading} {where}"
 
 
 def _notes(estimate: Estimate) -> list[str]:
