@@ -273,6 +273,17 @@ def test_something_something_matches_templates_to_the_classes_of_its_label_file(
     assert pairs(answered) == [("20bn-something-something-v2/55.webm", "Tearing something/anything")]
 
 
+def test_a_published_list_without_its_classes_says_so_and_is_no_folder_of_classes(put: Callable[..., Path]) -> None:
+    root = put("ssv2/videos/1.mp4", "ssv2/videos/2.mp4")
+    write(root / "ssv2" / "something-something-v2-train.json", "[]")
+    with pytest.raises(DataError, match=r"something-something-v2-labels.json: no such file"):
+        read_splits(root / "ssv2")
+    write(root / "ssv2" / "something-something-v2-labels.json", '{"Moving something up": "0"}')
+    write(root / "ssv2" / "something-something-v2-train.json", '[{"id": "1", "template": null}]')
+    with pytest.raises(DataError, match=r"1 clip without a label \(videos/1.mp4\); expected one for each"):
+        read_splits(root / "ssv2")
+
+
 def test_templates_that_the_label_file_lacks_are_counted_and_named(put: Callable[..., Path]) -> None:
     labels = make_something(put("videos/78687.webm", "videos/42326.webm"))
     train = labels / "something-something-v2-train.json"
@@ -280,7 +291,7 @@ def test_templates_that_the_label_file_lacks_are_counted_and_named(put: Callable
     write(train, json.dumps(items))
     told = [
         "item 5: found 'odd'",
-        "1 clip of a class that something-something-v2-labels.json lacks: Eating [something]",
+        "1 clip of a class that is not in something-something-v2-labels.json: Eating [something]",
     ]
     assert [part for part, problem in zip(told, problems_of(train), strict=True) if part not in problem] == []
 
@@ -317,7 +328,7 @@ def test_ucf101_lines_that_contradict_the_index_are_told(put: Callable[..., Path
     told = [
         "line 3: YoYo has number 2 here and 1",
         "line 5: found '/broken'",
-        "1 clip of a class that classInd.txt lacks",
+        "1 clip of a class that is not in classInd.txt",
     ]
     assert [part for part, problem in zip(told, problems_of(train), strict=True) if part not in problem] == []
 
@@ -435,7 +446,7 @@ def test_epic_kitchens_rows_that_make_no_sense_are_told(put: Callable[..., Path]
     told = [
         "line 2: the segment ends at 0.5 s",
         "line 3: found '00:00:0x' as a time",
-        "class that the class files lacks",
+        "class that is not in the class files",
     ]
     found = problems_of(folder / "EPIC_100_train.csv")
     assert [part for part, problem in zip(told, found, strict=False) if part not in problem] == []

@@ -369,3 +369,15 @@ def test_a_csv_may_have_a_column_for_each_head_in_any_order(
 def test_columns_of_heads_that_make_no_sense_are_refused(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         read_manifest(write(tmp_path / "list.csv", text))
+
+
+def test_a_header_that_is_not_understood_is_one_problem(tmp_path: Path) -> None:
+    problems: list[str] = []
+    read_manifest(write(tmp_path / "list.csv", "path;label\na.mp4;up\n"), on_problem=problems.append)
+    assert [problem.partition(": ")[2].partition(";")[0] for problem in problems] == ["unknown columns path"]
+
+
+def test_columns_of_heads_may_be_written_with_capitals_and_blanks(kitchens: Path, tmp_path: Path) -> None:
+    video = kitchens.parent / "P01" / "videos" / "P01_11.MP4"
+    text = f"Path,Label:verb, LABEL : noun \n{video},take,plate\n"
+    assert read_manifest(write(tmp_path / "list.csv", text)).entries[0].by_head == (("verb", "take"), ("noun", "plate"))

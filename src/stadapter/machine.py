@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from stadapter.errors import SettingsError, TrainingError
+from stadapter.errors import SettingsError, TrainingError, counted
 
 MAX_WORKERS = 8
 
@@ -64,7 +64,7 @@ def describe_device(device: torch.device) -> str:
     """The device as a person would name it, with the cores or the model of the GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"
+    return f"{device.type} ({counted(os.cpu_count() or 1, 'core')}, {counted(torch.get_num_threads(), 'thread')})"
 
 
 def available_memory_bytes(device: torch.device) -> int | None:

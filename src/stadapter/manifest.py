@@ -532,7 +532,11 @@ def _read_list(source: Path, root: Path, on_problem: OnProblem) -> Manifest:
     if text is None:
         return _NOTHING
     released = _is_released(source, text)
-    rows = list(_released_rows(text, root) if released else _csv_rows(source, text, root, on_problem))
+    try:
+        rows = list(_released_rows(text, root) if released else _csv_rows(source, text, root, on_problem))
+    except DataError as error:  # its header is not understood, and so nothing below it
+        on_problem(str(error))
+        return _NOTHING
     if not rows:
         on_problem(
             f"{source} holds no clips; expected a line path,label for each clip, below the header if there is one"
@@ -595,11 +599,11 @@ def _released_rows(text: str, root: Path) -> Iterator[Entry]:
 def _csv_rows(source: Path, text: str, root: Path, on_problem: OnProblem) -> Iterator[Entry]:
     columns: list[str] | None = None
     for line, cells in csv_cells(source, text, on_problem):
+        if columns is None:
+            columns, is_header = _columns(source, cells, root)
+            if is_header:
+                continue
         try:
-            if columns is None:
-                columns, header = _columns(source, cells, root)
-                if header:
-                    continue
             if len(cells) != len(columns):
                 raise DataError(
                     f"{source}, line {line}: found {len(cells)} fields, expected {len(columns)} "
@@ -608,13 +612,11 @@ def _csv_rows(source: Path, text: str, root: Path, on_problem: OnProblem) -> Ite
             yield _csv_entry(dict(zip(columns, cells, strict=True)), root, f"{source}, line {line}")
         except DataError as error:
             on_problem(str(error))
-            if columns is None:
-                return
 
 
 def _columns(source: Path, first: Sequence[str], root: Path) -> tuple[list[str], bool]:
     """The column names of a CSV, and whether its first row is that header."""
-    columns = [cell if _is_head(cell) else _COLUMNS.get(cell.lower(), "") for cell in first]
+    columns = [_head_column(cell) or _COLUMNS.get(cell.lower(), "") for cell in first]
     heads = [column for column in columns if _is_head(column)]
     if "path" in columns and (len(heads) == 1 or (heads and "label" in columns)):
         raise DataError(
@@ -628,12 +630,18 @@ def _columns(source: Path, first: Sequence[str], root: Path) -> tuple[list[str],
         return ["path", "label"], False
     raise DataError(
         f"{source}: unknown columns {','.join(first)}; expected path,label or path,label,start,end "
-        f"(seconds), or two columns without a header"
+        f"(seconds), or two columns without a header; for several heads path,label:verb,label:noun, each once"
     )
 
 
+def _head_column(cell: str) -> str:
+    """A header such as "Label: verb" as label:verb; nothing where it names no head."""
+    start, colon, head = cell.partition(":")
+    return _HEAD_COLUMN + head.strip() if colon and start.strip().lower() == "label" and head.strip() else ""
+
+
 def _is_head(column: str) -> bool:
-    return column.startswith(_HEAD_COLUMN) and column != _HEAD_COLUMN
+    return column.startswith(_HEAD_COLUMN)
 
 
 def _csv_entry(row: dict[str, str], root: Path, where: str) -> Entry:
@@ -693,7 +701,7 @@ def _check_labelled(manifest: Manifest, data: str | os.PathLike[str], on_problem
     unlabelled = [entry.name for entry in manifest.entries if entry.label is None]
     if unlabelled:
         found = f"{counted(len(unlabelled), 'clip')} without a label ({listed(unlabelled, 3)})"
-        on_problem(f"{data}: {found}; add a label column")
+        on_problem(f"{data}: {found}; expected one for each")
 
 
 def _hold_out(manifest: Manifest, fraction: float, on_problem: OnProblem) -> tuple[Manifest, Manifest]:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Sampler
 
 from stadapter.dataset import balanced_order, epoch_order
+from stadapter.errors import counted
 
 MIN_STEPS = 600
 """With fewer optimizer steps than this a small data set is not learned."""
@@ -32,7 +33,7 @@ class Plan:
         return self.steps_per_epoch * self.epochs
 
     def __str__(self) -> str:
-        return f"{self.total_steps} steps, {self.epochs} x {self.steps_per_epoch}"
+        return f"{counted(self.total_steps, 'step')}: {counted(self.epochs, 'epoch')} of {self.steps_per_epoch}"
 
 
 def make_plan(

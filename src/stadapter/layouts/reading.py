@@ -195,7 +195,7 @@ def letters(text: str) -> str:
 def tell_unknown(source: Path, unknown: Sequence[str], where: str, on_problem: OnProblem) -> None:
     """Tell of clips whose class is not among those of the data set, if there are any."""
     if unknown:
-        found = f"{counted(len(unknown), 'clip')} of a class that {where} lacks"
+        found = f"{counted(len(unknown), 'clip')} of a class that is not in {where}"
         on_problem(f"{source}: {found}: {listed(sorted(set(unknown)))}; expected only its classes")
 
 

@@ -37,10 +37,13 @@ def recognise_file(source: Path) -> Annotations | None:
 
 
 def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
-    """Lists beside that of the classes."""
-    found = {match[2].lower(): file for file in files_in(folder) if (match := _FILE.fullmatch(file.name))}
+    """Lists under their published names, or under short ones beside that of the classes."""
+    matches = [(file, match) for file in files_in(folder) if (match := _FILE.fullmatch(file.name))]
+    has_labels = any(match[2].lower() == "labels" for _, match in matches)
     files: dict[Part, tuple[Path, ...]] = {
-        PARTS[name]: (file,) for name, file in found.items() if name in PARTS and "labels" in found
+        PARTS[name]: (file,)
+        for file, match in matches
+        if (name := match[2].lower()) in PARTS and (has_labels or match[1])
     }
     return Annotations(NAME, files, is_folder=True) if files else None
 
@@ -61,7 +64,7 @@ def read_something_something(source: Path, part: Part, on_problem: OnProblem) ->
         if not isinstance(item, dict) or "id" not in item:
             on_problem(f"{source}, item {number}: found {str(item)[:60]!r}; expected an object with id and template")
             continue
-        written = str(item.get("template", answers.get(str(item["id"]), "")))
+        written = str(item.get("template") or answers.get(str(item["id"]), ""))
         label = by_letters.get(letters(written)) if written else None
         if written and label is None:
             unknown.append(written)
