@@ -5,6 +5,7 @@
 import dataclasses
 import itertools
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -200,7 +201,7 @@ def time_forward(stepper: Stepper, batch: Batch, trial: Trial, *, seconds: float
 
 def step_seconds(trial: Trial) -> float:
     """The time of a step: the median of those timed."""
-    return sorted(trial.seconds)[len(trial.seconds) // 2]
+    return statistics.median(trial.seconds)
 
 
 def peak_bytes(trial: Trial) -> float:
