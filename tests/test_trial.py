@@ -8,11 +8,13 @@ import torch
 
 from stadapter import trial
 from stadapter.clips import load_random_views
+from stadapter.costs import forget_peak_memory, peak_memory_bytes
 from stadapter.errors import TrainingError
 from stadapter.settings import TrainConfig
 from stadapter.synthetic import write_clips
 from stadapter.train import Prepared, prepare
 from stadapter.trial import Stepper, Trial, peak_bytes, predict, read_clips, step_seconds, time_forward, try_steps
+from stadapter.tuning import STAdapter
 from trunks import save_trunk
 
 
@@ -60,6 +62,15 @@ def test_weights_and_randomness_stay_as_they_were(config: TrainConfig) -> None:
     assert run.model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
     assert all(parameter.grad is None for parameter in run.model.parameters())
+
+
+def test_what_the_optimizer_keeps_is_held_before_any_step(config: TrainConfig) -> None:
+    run = prepare(replace(config, tuning=STAdapter(width=40_000)))
+    device = run.accelerator.device
+    forget_peak_memory(device)
+    before, _ = peak_memory_bytes(device)
+    held, _ = Stepper(run).memory()
+    assert held - before > 0.9 * 2 * 4 * run.model.count_parameters().trained
 
 
 def test_a_step_too_long_or_too_large_is_not_tried(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

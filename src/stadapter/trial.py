@@ -109,6 +109,10 @@ class Stepper:
         # With a learning rate of 0 the arithmetic is that of training, and the weights stay as they are.
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._optimizer = make_optimizer(trained, lr=0.0, weight_decay=run.config.weight_decay)
+        for parameter in trained.values():  # what the optimizer keeps is there before any step, and counts as such
+            parameter.grad = torch.zeros_like(parameter)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
         self._meter = Meter(self.device, num_heads=run.model.label_space.num_heads)
 
     def memory(self) -> tuple[int, int | None]:
