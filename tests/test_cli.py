@@ -271,7 +271,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     shown = capsys.readouterr().out
     assert "4 clips to train on, 4 held out; 4 classes: down (1), left (1), right (1), up (1)" in shown
     assert "2 frames of 16 x 16 pixels" in shown
-    assert "5 steps, " in shown
+    assert "5 steps: 5 epochs of 1" in shown
     # A block's adapter: 32 x 4 + 4, 4 x 3 + 4, 4 x 32 + 32; the classifier: 32 x 4 + 4.
     assert "trained 1,056 of " in shown
     table = shown.partition("What this training takes, about")[2]
