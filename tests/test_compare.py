@@ -3,6 +3,7 @@ import io
 import json
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,9 +18,10 @@ from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.compare import CompareConfig, child, compare, runner, write_summary
 from stadapter.compare.experiments import Experiment, read_experiment, read_experiments
 from stadapter.compare.tables import tables
-from stadapter.errors import DataError, SettingsError
+from stadapter.errors import DataError, SettingsError, TrainingError
 from stadapter.manifest import read_manifest
 from stadapter.model import build_model
+from stadapter.run_folder import LOCK_NAME
 from stadapter.synthetic import write_clips
 from stadapter.tuning import STRATEGIES, STAdapter
 from trunks import make_trunk, save_trunk
@@ -160,6 +162,75 @@ def test_results_of_another_budget_are_not_mixed(stage: Path, finished: Path, tm
     write_experiment(tmp_path, "linear-probe/other", about="New, so nothing of its own is there.")
     with pytest.raises(SettingsError, match="was made with another budget: steps 2, now 4"):
         compare(small(stage, finished, steps=4, experiments=(str(tmp_path),)), console=quiet())
+
+
+@pytest.mark.parametrize(
+    ("damage", "is_told"),
+    [
+        ({"text": "{"}, True),
+        ({"text": "[]"}, True),
+        ({"predictions": None}, True),
+        ({"identity": 5}, True),
+        ({"top1": "high"}, True),
+        ({"heads": {}}, False),
+    ],
+)
+def test_a_result_damaged_by_hand_is_told_before_any_run_or_made_again(
+    stage: Path,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: dict[str, Any],
+    is_told: bool,
+) -> None:
+    monkeypatch.setattr(runner, "_wait_for", no_child)
+    shutil.copytree(finished, out := tmp_path / "out")
+    path = out / "linear-probe--default--seed1.json"
+    path.write_text(damage.get("text", json.dumps(json.loads(path.read_text()) | damage)))
+    other = small(stage, out, strategies=("st-adapter",), seeds=(0, 1))
+    if is_told:
+        with pytest.raises(DataError, match=r"linear-probe--default--seed1\.json is no whole result"):
+            compare(other, console=quiet())
+        with pytest.raises(AssertionError, match=r"a training was started.*linear-probe--default--seed1\.job"):
+            compare(replace(other, strategies=()), console=quiet())
+    else:
+        assert len(compare(replace(other, strategies=()), console=quiet()).rows) == 2
+
+
+def test_a_result_under_the_name_of_another_is_told(stage: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, out := tmp_path / "out")
+    shutil.copy(out / "linear-probe--default--seed1.json", out / "linear-probe--default--seed7.json")
+    with pytest.raises(DataError, match=r"seed7\.json is no whole result of stadapter compare under the name"):
+        compare(small(stage, out, seeds=(0, 1)), console=quiet())
+
+
+def test_a_damaged_job_file_is_written_again(
+    stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_wait_for", no_child)
+    shutil.copytree(finished, out := tmp_path / "out")
+    (out / "linear-probe--default--seed1.json").unlink()
+    run = out / "runs" / "linear-probe--default--seed1"
+    (run / CHECKPOINT_NAME).touch()
+    for text in ("{", "{}", '{"known": 5, "settings": {}}'):
+        run.with_name(f"{run.name}.job.json").write_text(text)
+        with pytest.raises(AssertionError, match="a training was started"):
+            compare(small(stage, out, seeds=(0, 1)), console=quiet())
+
+
+def test_two_comparisons_in_one_folder_are_refused(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_wait_for", no_child)
+    (out := tmp_path / "out").mkdir()
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", code, str(out / LOCK_NAME)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        with pytest.raises(TrainingError, match=r"another process is training in .*out; wait for it"):
+            compare(small(stage, out), console=quiet())
+        other.communicate(b"\n")
 
 
 def test_the_table_says_where_it_cannot_tell(finished: Path) -> None:
@@ -329,6 +400,8 @@ def test_clips_on_both_sides_are_refused(stage: Path, tmp_path: Path) -> None:
         ({"num_frames": 0}, "num_frames 0: expected at least 1"),
         ({"steps": 0}, "steps 0: expected at least 1"),
         ({"seeds": (1, 1)}, "none twice"),
+        ({"reference": "st-adapter"}, "reference 'st-adapter': expected strategy/name"),
+        ({"reference": "st-adaptor/default"}, "expected strategy/name, such as st-adapter/default"),
         ({"size": 18}, "size 18: the trunk cuts patches of 4 pixels"),
         ({"size": 0}, "size is 0"),
         ({"num_spatial_views": 2}, "num_spatial_views is 2"),
@@ -359,6 +432,23 @@ def test_ctrl_c_reaches_the_training_once_and_then_the_comparison_stops(tmp_path
     finally:
         signal.signal(signal.SIGINT, before)
     assert (tmp_path / "told").read_text() == "asked "
+
+
+def test_a_training_stops_when_the_comparison_has_been_killed() -> None:
+    code = (
+        "import time\nfrom stadapter.processes import stop_with_parent\n"
+        "stop_with_parent()\nprint(flush=True)\ntime.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin
+        assert child.stdout
+        child.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.3)
+        child.stdin.close()  # as the system does for whoever held it
+        assert child.wait(30) == -signal.SIGTERM
+    waits = "import select, sys; sys.exit(len(select.select([0], [], [], 0.3)[0]))"  # nothing to read, and no end
+    assert runner._wait_for([sys.executable, "-c", waits]) == 0
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,20 @@ def yielding_worker(worker: int) -> None:
         os.nice(10)
 
 
+def stop_with_parent() -> None:
+    """Ask this process to stop, as SIGTERM does, once the one that started it has ended, however that ended.
+
+    Its standard input is a pipe that the other one holds open and writes nothing to.
+    """
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
 def workers_of(loader: Any) -> Iterator[None]:
     """Turn the death of a decoding process in the block into a sentence, and end them all after it.

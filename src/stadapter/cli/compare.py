@@ -19,8 +19,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         comparison = compare(flags)
     except KeyboardInterrupt:
-        again = [argument for argument in arguments if argument != "--redo"]
-        say(f"\nstopped; the same command goes on: {shlex.join(['stadapter', 'compare', *again])}")
+        say(f"\nstopped; the same command goes on: {shlex.join(['stadapter', 'compare', *arguments])}")
         raise
     output_console(sys.stdout).print(tables(comparison), highlight=False)
     say(f"saved in {Path(flags.out).expanduser()}: comparison.md, runs.csv, two figures and one JSON file a run")

@@ -89,6 +89,8 @@ class CompareConfig:
             raise SettingsError(f"seeds {self.seeds}: expected at least one, and none twice")
         if unknown := [name for name in self.strategies if name not in STRATEGIES]:
             raise SettingsError(f"no strategy {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}")
+        if self.reference.count("/") != 1 or self.reference.partition("/")[0] not in STRATEGIES:
+            raise SettingsError(f"reference {self.reference!r}: expected strategy/name, such as st-adapter/default")
         if not all(0 < rate < math.inf for rate in (self.lr, *self.lr_search)) or not 0 < self.search_fraction < 1:
             raise SettingsError("lr, lr_search, search_fraction: expected learning rates above 0, and a share below 1")
         if self.search_data is not None and not self.lr_search:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -18,10 +19,20 @@ from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.clips import ClipConfig
 from stadapter.compare.config import CompareConfig
 from stadapter.compare.experiments import Experiment
-from stadapter.compare.results import FORMAT, changes, learned_from, read_result, write_result
+from stadapter.compare.results import (
+    FORMAT,
+    changes,
+    learned_from,
+    read_job,
+    read_result,
+    read_results,
+    result_name,
+    write_result,
+)
 from stadapter.errors import DataError, SettingsError, listed
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.processes import stopped_by_signals
+from stadapter.run_folder import locked
 from stadapter.schedule import make_plan
 from stadapter.settings import TrainConfig, settings_to_json
 from stadapter.vit import BackboneInfo
@@ -66,8 +77,8 @@ def run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Pa
     wanted = [(item, _job(config, common, item, seed, folder)) for seed in config.seeds for item in experiments]
     if not config.redo:
         _refuse_other_settings([job for _, job in wanted])
-    _refuse_other_budget(folder, common, {job.result.name for _, job in wanted} if config.redo else set())
-    with stopped_by_signals():
+    _refuse_other_budget(folder, common, [job for _, job in wanted], redo=config.redo)
+    with stopped_by_signals(), locked(folder):
         for number, (item, job) in enumerate(wanted, start=1):
             if _is_done(job):
                 continue
@@ -192,14 +203,14 @@ def _epochs(steps: int, clips: Manifest, batch_size: int) -> int:
 
 
 def _job(config: CompareConfig, common: Common, experiment: Experiment, seed: int, folder: Path) -> Job:
-    stem, rates = f"{experiment.stem}--seed{seed}", _rates(config, experiment)
-    train_config = _train_config(config, common, experiment, seed, folder / RUNS_FOLDER / stem)
+    result, rates = folder / result_name(experiment.strategy, experiment.name, seed), _rates(config, experiment)
+    train_config = _train_config(config, common, experiment, seed, folder / RUNS_FOLDER / result.stem)
     hashes = {name: common.budget[name] for name in ("train_sha256", "test_sha256", "backbone_sha256")}
     identity = {**learned_from(train_config), **hashes}
     if rates:
         identity["lr"] = {"search": list(rates), "seed": config.seeds[0], **_searched_on(common)}
     known = _known(experiment, seed, common, identity)
-    return Job(f"{experiment.title}, seed {seed}", folder / f"{stem}.json", train_config, known)
+    return Job(f"{experiment.title}, seed {seed}", result, train_config, known)
 
 
 def _search_clips(config: CompareConfig) -> dict[str, Any]:
@@ -272,7 +283,7 @@ def _is_done(job: Job) -> bool:
     result = read_result(job.result)
     if result is None or "error" in result:
         return False
-    return not changes(result.get("identity", {}), job.known["identity"])
+    return not changes(result["identity"], job.known["identity"])
 
 
 def _job_file(job: Job) -> Path:
@@ -293,18 +304,18 @@ def _identity_there(job: Job) -> dict[str, Any] | None:
     """Of the result that is there, or of an unfinished run; None where nothing would be lost."""
     result = read_result(job.result)
     if result is not None and "error" not in result:
-        return dict(result.get("identity", {}))
-    if (Path(job.config.out) / CHECKPOINT_NAME).is_file() and (unfinished := read_result(_job_file(job))):
-        identity: dict[str, Any] = unfinished["known"]["identity"]
-        return identity
+        return dict(result["identity"])
+    if (Path(job.config.out) / CHECKPOINT_NAME).is_file() and (unfinished := read_job(_job_file(job))):
+        return unfinished[0]
     return None
 
 
-def _refuse_other_budget(folder: Path, common: Common, redone: set[str]) -> None:
+def _refuse_other_budget(folder: Path, common: Common, jobs: Sequence[Job], *, redo: bool) -> None:
     """Results beside ours must have been made with our budget, or their table would compare what cannot be."""
-    for path in sorted(folder.glob("*--seed*.json")):
-        found = (read_result(path) or {}).get("budget")
-        if path.name not in redone and found not in (None, common.budget):
+    done_again = {job.result.name for job in jobs if redo or read_result(job.result) is None}
+    for path, result in read_results(folder, but=done_again).items():
+        found = result["budget"]
+        if found != common.budget:
             changed = [name for name in common.budget if found.get(name) != common.budget[name]]
             told = ", ".join(f"{name} {found.get(name)!r}, now {common.budget[name]!r}" for name in changed)
             raise SettingsError(f"{path} was made with another budget: {told}; choose another --out")
@@ -319,10 +330,8 @@ def _run(job: Job, console: Console) -> None:
     job_file, identity = _job_file(job), job.known["identity"]
     job_file.parent.mkdir(parents=True, exist_ok=True)
     job.result.parent.mkdir(parents=True, exist_ok=True)
-    before = read_result(job_file)
-    if before is not None and (
-        changes(before["known"]["identity"], identity) or before["settings"]["lr"] != job.config.lr
-    ):
+    before = read_job(job_file)
+    if before is None or changes(before[0], identity) or before[1] != job.config.lr:
         shutil.rmtree(job.config.out, ignore_errors=True)  # done again with other settings
     job.result.unlink(missing_ok=True)
     content = {"settings": settings_to_json(job.config), "known": job.known, "result": str(job.result.resolve())}
@@ -337,23 +346,31 @@ def _run(job: Job, console: Console) -> None:
 
 
 def _wait_for(command: Sequence[str]) -> int:
-    """Run a command in a session of its own, so that Ctrl-C reaches it once, through us; its exit code."""
+    """Run a command in a session of its own, so that Ctrl-C reaches it once, through us; its exit code.
+
+    It holds the other end of a pipe, by which it notices that we have been killed.
+    """
     child: subprocess.Popen[bytes] | None = None
     stopped = False
-    while True:
-        try:
-            child = child or subprocess.Popen(command, start_new_session=True)
-            code = child.wait()
-            break
-        except KeyboardInterrupt:
-            if child is None:
+    theirs, ours = os.pipe()
+    try:
+        while True:
+            try:
+                child = child or subprocess.Popen(command, start_new_session=True, stdin=theirs)
+                code = child.wait()
+                break
+            except KeyboardInterrupt:
+                if child is None:
+                    raise
+                stopped = True
+                child.send_signal(signal.SIGTERM)
+            except BaseException:
+                if child is not None:
+                    child.kill()
                 raise
-            stopped = True
-            child.send_signal(signal.SIGTERM)
-        except BaseException:
-            if child is not None:
-                child.kill()
-            raise
+    finally:
+        os.close(theirs)
+        os.close(ours)
     if stopped:
         raise KeyboardInterrupt
     return code

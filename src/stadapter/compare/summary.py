@@ -2,14 +2,14 @@
 
 # n clips
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stadapter.errors import DataError, counted
+from stadapter.compare.results import read_results
+from stadapter.errors import counted
 from stadapter.tuning import STRATEGIES
 from stadapter.uncertainty import Difference, Interval, bootstrap_interval, paired_difference
 
@@ -80,12 +80,11 @@ def summarise(folder: Path, *, reference: str = "st-adapter/default") -> Compari
     """Put the result files of a folder together; nothing but them is read.
 
     Raises:
-        DataError: a result file that cannot be read.
+        DataError: a result file that is not whole.
     """
     grouped: dict[str, list[dict[str, Any]]] = {}
     failures = []
-    for path in sorted(folder.glob("*--seed*.json")):
-        result = _read(path)
+    for result in read_results(folder).values():
         title = f"{result['strategy']}/{result['name']}"
         if "error" in result:
             failures.append(Failure(title, result["seed"], result["error"]))
@@ -98,17 +97,6 @@ def summarise(folder: Path, *, reference: str = "st-adapter/default") -> Compari
     num_clips = max((run["num_clips"] for row in rows for run in row.runs), default=0)
     sentences = [*_on_heads(rows), *_sentences(rows, reference, num_clips)]
     return Comparison(folder, tuple(rows), tuple(failures), reference, num_clips, tuple(sentences))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known = result["strategy"] in STRATEGIES and isinstance(result["name"], str) and isinstance(result["seed"], int)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no result of stadapter compare ({error}); move it elsewhere") from error
-    if not known:
-        raise DataError(f"{path} is of an unknown strategy, {result['strategy']!r}; move it elsewhere")
-    return result
 
 
 def _correct(runs: Sequence[dict[str, Any]]) -> dict[Clip, float]:

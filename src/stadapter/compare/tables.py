@@ -10,17 +10,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from stadapter.compare.results import RUN_COLUMNS
 from stadapter.compare.summary import Comparison, Row
 from stadapter.costs import COUNTED
 from stadapter.durable import write_whole
 from stadapter.evaluate import interval_text, percent
 from stadapter.uncertainty import Difference
-
-_RUN_COLUMNS = (
-    *("strategy", "name", "seed", "steps", "trained_parameters", "total_parameters", "artefact_bytes"),
-    *("gmacs_per_view", "clips_per_second", "peak_memory_bytes", "peak_memory_of", "training_seconds", "wall_seconds"),
-    *("num_clips", "top1", "top5", "mean_class_accuracy", "loss", "shuffled", "reversed", "single_frame", "commit"),
-)
 
 
 def tables(comparison: Comparison) -> Group:
@@ -69,11 +64,11 @@ def write_csv(path: Path, comparison: Comparison) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     interval = ("top1_low", "top1_high", "top5_low", "top5_high")
-    writer.writerow([*_RUN_COLUMNS, "lr", *interval])
+    writer.writerow([*RUN_COLUMNS, "lr", *interval])
     for row in comparison.rows:
         for run in row.runs:
             ends = [run[f"{name}_interval"][end] for name in ("top1", "top5") for end in ("low", "high")]
-            writer.writerow([*(run[name] for name in _RUN_COLUMNS), run["config"]["lr"], *ends])
+            writer.writerow([*(run[name] for name in RUN_COLUMNS), run["config"]["lr"], *ends])
     write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
