@@ -287,7 +287,7 @@ def test_of_several_processes_one_says_what_a_training_would_take(clips: Path, t
         env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("What this training takes, about") == 1

@@ -56,7 +56,7 @@ def _estimate(config: "TrainConfig") -> int:
     if not run.accelerator.is_main_process:
         return 0
     print("\n".join(run.describe()), flush=True)
-    say(f"trying a few clips and steps, {SECONDS:.0f} seconds at most …")
+    say(f"trying a few clips and steps, for about {SECONDS:.0f} seconds at most …")
     output_console(sys.stdout).print(tables(estimate(run)))
     print("dry run: nothing was learned or written")
     return 0
