@@ -12,6 +12,14 @@ from stadapter.errors import counted
 
 _LEFT, _TOP, _WIDTH, _HEIGHT, _LEGEND = 70.0, 44.0, 520.0, 340.0, 300.0
 _LINE = 20.0
+_MOST_TICKS = 7
+_DECADES = [10.0**exponent for exponent in range(12)]
+_ROUND_COUNTS = [[factor * decade for decade in _DECADES for factor in (1, 2, 5)], _DECADES]
+_HOURS = [3600 * count for count in _ROUND_COUNTS[0]]
+_ROUND_SECONDS = [
+    [1, 2, 5, 10, 20, 30, *(60 * count for count in (1, 2, 5, 10, 20, 30)), *_HOURS],
+    [1, 10, 60, 600, 3600, *(86400 * day for day in _DECADES)],
+]
 _COLOURS = ("#0b63a5", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#be123c", "#0f766e", "#4b5563")
 
 
@@ -27,12 +35,10 @@ class Axis:
         """Where a number is, in units of the picture."""
         return _LEFT + _WIDTH * (math.log10(value) - self.low) / (self.high - self.low)
 
-    def ticks(self) -> list[float]:
-        """The numbers to write below it: powers of ten, and twice and five times those where few are in it."""
-        exponents = range(math.floor(self.low), math.ceil(self.high) + 1)
-        factors = (1,) if self.high - self.low > 2 else (1, 2, 5)
-        values = [factor * 10.0**exponent for exponent in exponents for factor in factors]
-        return [value for value in values if self.low - 1e-9 <= math.log10(value) <= self.high + 1e-9]
+    def ticks(self, round_ones: Sequence[Sequence[float]]) -> list[float]:
+        """The numbers to write below it: those in it of the finest of several series that leaves few enough."""
+        found = [[value for value in series if self.low <= math.log10(value) <= self.high] for series in round_ones]
+        return next((values for values in found if len(values) <= _MOST_TICKS), found[-1])
 
 
 def write_figures(folder: Path, comparison: Comparison) -> list[Path]:
@@ -40,12 +46,20 @@ def write_figures(folder: Path, comparison: Comparison) -> list[Path]:
     if not comparison.rows:
         return []
     parameters, time = folder / "top1-by-parameters.svg", folder / "top1-by-time.svg"
-    write_whole(parameters, _draw(comparison, "trained_parameters", "trained parameters", _short_count).encode())
-    write_whole(time, _draw(comparison, "training_seconds", "training time", _duration).encode())
+    write_whole(
+        parameters, _draw(comparison, "trained_parameters", "trained parameters", _short_count, _ROUND_COUNTS).encode()
+    )
+    write_whole(time, _draw(comparison, "training_seconds", "training time", _duration, _ROUND_SECONDS).encode())
     return [parameters, time]
 
 
-def _draw(comparison: Comparison, key: str, axis_title: str, shown: Callable[[float], str]) -> str:
+def _draw(
+    comparison: Comparison,
+    key: str,
+    axis_title: str,
+    shown: Callable[[float], str],
+    round_ones: Sequence[Sequence[float]],
+) -> str:
     rows = comparison.rows
     values = [max(row.median(key) or 0.0, 0.1) for row in rows]
     axis = _axis(values)
@@ -57,7 +71,7 @@ def _draw(comparison: Comparison, key: str, axis_title: str, shown: Callable[[fl
         f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="13" fill="#1f2328">',
         '<rect width="100%" height="100%" fill="#fff"/>',
         f'<text x="{_LEFT:g}" y="24" font-size="15" font-weight="600">{escape(title)}</text>',
-        *_grid(axis, shown, axis_title),
+        *_grid(axis.ticks(round_ones), axis, shown, axis_title),
         *(_point(number, row, axis.at(value)) for number, (row, value) in enumerate(zip(rows, values, strict=True))),
         *_legend(rows, values, shown),
         "</svg>",
@@ -75,13 +89,13 @@ def _y(share: float) -> float:
     return _TOP + _HEIGHT * (1 - share)
 
 
-def _grid(axis: Axis, shown: Callable[[float], str], axis_title: str) -> list[str]:
+def _grid(ticks: Sequence[float], axis: Axis, shown: Callable[[float], str], axis_title: str) -> list[str]:
     right, bottom = _LEFT + _WIDTH, _TOP + _HEIGHT
     parts = []
     for share in (0, 0.25, 0.5, 0.75, 1):
         parts.append(f'<path d="M{_LEFT:g} {_y(share):g}H{right:g}" stroke="#d0d7de"/>')
         parts.append(f'<text x="{_LEFT - 8:g}" y="{_y(share) + 4:g}" text-anchor="end">{100 * share:g} %</text>')
-    for value in axis.ticks():
+    for value in ticks:
         x = axis.at(value)
         parts.append(f'<path d="M{x:.1f} {_TOP:g}V{bottom + 5:g}" stroke="#d0d7de"/>')
         parts.append(f'<text x="{x:.1f}" y="{bottom + 20:g}" text-anchor="middle">{escape(shown(value))}</text>')
@@ -128,10 +142,10 @@ def _short_count(value: float) -> str:
 def _duration(seconds: float) -> str:
     """A time, in the unit that people would take.
 
-    >>> _duration(20), _duration(600), _duration(7200)
-    ('20 s', '10 min', '2 h')
+    >>> _duration(20), _duration(60), _duration(75), _duration(600), _duration(7200)
+    ('20 s', '1 min', '75 s', '10 min', '2 h')
     """
     for factor, unit in ((3600, " h"), (60, " min")):
-        if seconds >= 2 * factor:
+        if seconds >= 2 * factor or seconds == factor:
             return f"{seconds / factor:.3g}{unit}"
     return f"{seconds:.3g} s"

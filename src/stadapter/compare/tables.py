@@ -54,9 +54,14 @@ def markdown(comparison: Comparison, figures: Sequence[str] = ()) -> str:
 
 
 def markdown_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Numbers to the right, names and verdicts to the left."""
-    marks = ["---" if header in ("experiment", "verdict") else "---:" for header in headers]
+    """A table in Markdown: columns of numbers to the right, others to the left."""
+    columns = list(zip(*lines, strict=True)) or [()] * len(headers)
+    marks = ["---:" if all(map(_is_number, column)) else "---" for column in columns]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in (headers, marks, *lines))
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or cell[0] in "+-0123456789"
 
 
 def write_csv(path: Path, comparison: Comparison) -> None:
