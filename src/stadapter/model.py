@@ -172,7 +172,7 @@ def build_model(
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators' generators too
         tuning.apply(trunk)
         head = make_head(trunk, tuning, num_classes=sum(space.sizes), dropout=dropout)
-    trunk.pack_attention()
+    trunk.pack()
     model = VideoClassifier(trunk=trunk, head=head, tuning=tuning, labels=space)
     return model.to(next(trunk.parameters()).device)
 
@@ -188,6 +188,15 @@ def make_head(trunk: ImageViT, tuning: Tuning, *, num_classes: int, dropout: flo
         has_class_token=trunk.has_class_token,
         dropout=dropout,
     )
+
+
+def prepare_trunk(model: VideoClassifier, device: torch.device, autocast_dtype: torch.dtype | None) -> None:
+    """Put the frozen weights into the precision and the attention kernel that compute fastest on a device."""
+    if autocast_dtype is not None:
+        model.cast_trunk(autocast_dtype)
+    # On a CPU the fused kernel of bf16 takes longer than plain products, its backward pass several times (docs/log.md).
+    is_plain_faster = device.type == "cpu" and autocast_dtype is not None
+    model.trunk.use_attention("eager" if is_plain_faster else "sdpa")
 
 
 def view_scores(

@@ -18,7 +18,7 @@ from stadapter.artefact import load_artefact
 from stadapter.clips import ClipConfig, clip_from_array, load_clip
 from stadapter.errors import SettingsError, STAdapterError
 from stadapter.machine import choose_device
-from stadapter.model import VideoClassifier, check_finite_scores, view_scores
+from stadapter.model import VideoClassifier, check_finite_scores, prepare_trunk, view_scores
 from stadapter.vit import ImageViT
 
 Video: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor"
@@ -120,8 +120,7 @@ class Classifier:
         artefact = load_artefact(run, backbone=backbone)
         model = artefact.model
         model.to(chosen if chosen is not None else next(model.trunk.parameters()).device)
-        if dtype != torch.float32:
-            model.cast_trunk(dtype)
+        prepare_trunk(model, next(model.parameters()).device, dtype if dtype != torch.float32 else None)
         return cls(model=model.eval(), clip_config=artefact.clip_config, dtype=dtype, receipt=artefact.receipt)
 
     @property

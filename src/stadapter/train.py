@@ -35,7 +35,7 @@ from stadapter.machine import (
     readable_memory_errors,
 )
 from stadapter.manifest import Manifest, read_splits
-from stadapter.model import VideoClassifier, build_model
+from stadapter.model import VideoClassifier, build_model, prepare_trunk
 from stadapter.processes import interruption, stopped_by_signals, workers_of, yielding_worker
 from stadapter.progress import METRICS_NAME, Curves, LastingConsole, Meter, RunDisplay, rewind
 from stadapter.report import REPORT_NAME, write_report
@@ -543,14 +543,6 @@ def make_clip_config(config: TrainConfig, trunk: ImageViT, device: torch.device)
         mean=info.mean,
         std=info.std,
     )
-
-
-def prepare_trunk(model: VideoClassifier, device: torch.device, autocast_dtype: torch.dtype | None) -> None:
-    """Put the frozen weights into the precision and the attention kernel that train fastest on a device."""
-    if autocast_dtype is not None:
-        model.cast_trunk(autocast_dtype)
-    # On a CPU the backward pass of the fused kernel takes several times that of plain products (docs/log.md).
-    model.trunk.use_attention("eager" if device.type == "cpu" else "sdpa")
 
 
 def command_line() -> str:

@@ -19,10 +19,10 @@ from stadapter.costs import forget_peak_memory, peak_memory_bytes
 from stadapter.dataset import Batch, Failure, Sample, VideoDataset, collate
 from stadapter.errors import TrainingError
 from stadapter.machine import available_memory_bytes, readable_memory_errors
-from stadapter.model import view_scores
+from stadapter.model import prepare_trunk, view_scores
 from stadapter.progress import Meter
 from stadapter.schedule import make_optimizer
-from stadapter.train import Loop, Prepared, prepare_trunk
+from stadapter.train import Loop, Prepared
 
 MAX_CLIPS = 16
 MAX_TIMED_STEPS, ENOUGH_SECONDS = 8, 10.0

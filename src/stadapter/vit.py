@@ -17,8 +17,14 @@ from typing import Any, Literal, NamedTuple, Self, cast
 import torch
 from torch import Tensor, nn
 
-from stadapter.attention import PackedAttention, is_packable, lay_side_by_side
 from stadapter.errors import SettingsError
+from stadapter.packing import (
+    PackedAttention,
+    PackedMLP,
+    is_packable_attention,
+    is_packable_mlp,
+    lay_side_by_side,
+)
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -80,7 +86,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """Tokens (B*T, N, D) to the same; with `prefix_only` to the prefix tokens alone, for less work."""
         x = self.before_attention(x, layout)
-        normed = self.norm1(x)
+        normed = normalise_tokens(self.norm1, x)
         if prefix_only and isinstance(self.attention, PackedAttention) and self._passes_prefix():
             x = x[:, : layout.num_prefix]  # patches are read as keys and values alone
             x = x + self.scale1(self.attention(normed, num_queries=layout.num_prefix)[0])
@@ -90,7 +96,7 @@ class Block(nn.Module):
             x = self.before_mlp(x, layout)
             if prefix_only:  # nothing after this mixes tokens
                 x = x[:, : layout.num_prefix]
-        update: Tensor = self.scale2(self.mlp(self.norm2(x)))
+        update: Tensor = self.scale2(self.mlp(normalise_tokens(self.norm2, x)))
         return x + update
 
     def _passes_prefix(self) -> bool:
@@ -228,18 +234,20 @@ class ImageViT(nn.Module):
         return {name: parameter for name, parameter in named if name.rsplit(".", 1)[-1] not in UNREAD_WEIGHTS}
 
     def lay_weights_side_by_side(self) -> None:
-        """Put the weights that `pack_attention` joins next to each other in memory, so that all views share them."""
+        """Put the weights that `pack` joins next to each other in memory, so that all views share them."""
         for block in self.block_list():
             lay_side_by_side(block.attention)
 
-    def pack_attention(self) -> None:
-        """Compute query, key and value as one product wherever the attention is frozen and as it was loaded.
+    def pack(self) -> None:
+        """Repack what is frozen and as it was loaded, for less work: same values up to rounding.
 
-        The last thing done to a trunk: the names of those weights change.
+        The last thing done to a trunk: the names of the attention's weights change.
         """
         for block in self.block_list():
-            if is_packable(block.attention):
+            if is_packable_attention(block.attention):
                 block.attention = PackedAttention(block.attention)
+            if is_packable_mlp(block.mlp):
+                block.mlp = PackedMLP(block.mlp)
 
     def use_attention(self, implementation: Literal["sdpa", "eager"]) -> None:
         """Choose the kernel of the frozen attention: same values up to rounding, different cost (docs/log.md)."""
@@ -253,7 +261,7 @@ class ImageViT(nn.Module):
         layout = self._layout(clips)
         images = clips.flatten(0, 1).to(self.dtype)  # (B*T, 3, H, W)
         rotary = self.rotary(images) if self.rotary is not None else None
-        x: Tensor = self.pre_norm(self._embed(self.embeddings, images))  # (B*T, N, D)
+        x: Tensor = normalise_tokens(self.pre_norm, self._embed(self.embeddings, images))  # (B*T, N, D)
         for block in self.blocks[:-1]:
             x = block(x, layout, rotary)
         x = self.blocks[-1](x, layout, rotary, prefix_only=prefix_only)
@@ -269,6 +277,20 @@ class ImageViT(nn.Module):
         self.info.check_size(height)
         self.info.check_size(width)
         return TokenLayout(num_frames, self.num_prefix, height // patch, width // patch)
+
+
+def normalise_tokens(norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm(x)` in the precision of both where that is one: on every device as on a CPU.
+
+    On a GPU autocast would turn bf16 tokens into fp32 for the norm and keep these for the backward pass; the norm's
+    kernel computes in fp32 inside as it is.
+    """
+    weight = norm.weight if isinstance(norm, nn.LayerNorm) else None
+    if weight is None or weight.dtype != x.dtype or not torch.is_autocast_enabled(x.device.type):
+        result: Tensor = norm(x)
+        return result
+    with torch.autocast(x.device.type, enabled=False):
+        return cast(Tensor, norm(x))
 
 
 def unfreeze(parameters: Iterable[nn.Parameter]) -> None:

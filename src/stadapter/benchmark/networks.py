@@ -15,9 +15,8 @@ from stadapter.backbones import CLIP_MEAN, CLIP_STD, view_model
 from stadapter.benchmark.config import BenchmarkConfig, Precision, Preset, TrunkName
 from stadapter.benchmark.floors import Sizes
 from stadapter.benchmark.released import Released, released_model
-from stadapter.model import VideoClassifier, build_model
+from stadapter.model import VideoClassifier, build_model, prepare_trunk
 from stadapter.schedule import make_optimizer
-from stadapter.train import prepare_trunk
 from stadapter.tuning import LinearProbe, STAdapter
 from stadapter.vit import BackboneInfo
 
@@ -124,11 +123,7 @@ def disturb(module: nn.Module) -> None:
 
 def ready(model: VideoClassifier, precision: Precision, *, training: bool) -> VideoClassifier:
     """The model as the training loop, or the classifier at work, sets it up for a precision."""
-    dtype = DTYPES[precision] if precision != "fp32" else None
-    if training:
-        prepare_trunk(model, next(model.parameters()).device, dtype)
-    elif dtype is not None:
-        model.cast_trunk(dtype)
+    prepare_trunk(model, next(model.parameters()).device, DTYPES[precision] if precision != "fp32" else None)
     return model.train(training)
 
 

@@ -1,4 +1,4 @@
-"""Packed attention gives what the layer's own gives, in every family and strategy, and holds nothing twice."""
+"""Packed pieces give what the layer's own give, in every family and strategy, and hold nothing twice."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stadapter.attention import PackedAttention, is_packable, lay_side_by_side
 from stadapter.backbones import hash_weights
 from stadapter.model import VideoClassifier, build_model
+from stadapter.packing import PackedAttention, PackedMLP, is_packable_attention, is_packable_mlp, lay_side_by_side
 from stadapter.tuning import STAdapter, Tuning
 from stadapter.vit import ImageViT
 from strategies import CASES, LABELS, disturb, relative_error
@@ -27,7 +27,7 @@ def build_both(family: str, tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> 
     trunk = make_trunk(family)
     ours = build_model(backbone=trunk, tuning=tuning, labels=LABELS).eval()
     with monkeypatch.context() as patched:
-        patched.setattr(ImageViT, "pack_attention", lambda vit: None)
+        patched.setattr(ImageViT, "pack", lambda vit: None)
         plain = build_model(backbone=trunk, tuning=tuning, labels=LABELS).eval()
     for model in (ours, plain):
         disturb(model)
@@ -47,7 +47,7 @@ def gradients(model: VideoClassifier, clips: Tensor) -> dict[str, Tensor | None]
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("strategy", CASES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logits_and_every_gradient_are_those_of_the_layers_own_attention(
+def test_logits_and_every_gradient_are_those_of_the_layers_own_pieces(
     family: str, strategy: str, kernel: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, plain = build_both(family, CASES[strategy], monkeypatch)
@@ -70,6 +70,30 @@ def test_what_is_packed_is_frozen_and_as_it_was_loaded(family: str, strategy: st
     model = build_model(backbone=make_trunk(family), tuning=CASES[strategy], labels=LABELS)
     expected = {"partial": 1, "lora-last-block": NUM_BLOCKS - 1}
     assert packed(model) == (0 if strategy in PACKS_NOTHING else expected.get(strategy, NUM_BLOCKS))
+
+
+@pytest.mark.parametrize("strategy", CASES)
+def test_only_a_frozen_quick_gelu_is_packed(strategy: str) -> None:
+    blocks = build_model(backbone=make_trunk("clip"), tuning=CASES[strategy], labels=LABELS).trunk.block_list()
+    learns = {"bitfit", "full", "full-temporal", "aim", "aim-twice"}  # the last two put an adapter beside it
+    expected = {"partial": 1}
+    packed_mlps = sum(isinstance(block.mlp, PackedMLP) for block in blocks)
+    assert packed_mlps == (0 if strategy in learns else expected.get(strategy, NUM_BLOCKS))
+    assert not is_packable_mlp(make_trunk("siglip").blocks[0].mlp)
+
+
+def test_a_packed_mlp_keeps_half_as_much() -> None:
+    mlp = make_trunk("clip").blocks[0].mlp
+    x = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert is_packable_mlp(mlp)
+    ours, theirs = PackedMLP(mlp)(x), mlp(x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(y.square().sum(), x)[0] for y in (ours, theirs)), rtol=1e-5, atol=1e-5
+    )
+    wide = 2 * 5 * 48
+    kept = [sum(t.numel() == wide for t in saved_by(module, x)) for module in (PackedMLP(mlp), mlp)]
+    assert kept == [1, 3]
 
 
 @every_packed_family
@@ -107,11 +131,11 @@ def test_weights_that_lie_apart_are_joined_by_a_copy() -> None:
 
 
 def test_an_attention_that_does_more_is_left_alone() -> None:
-    assert not is_packable(make_trunk("dinov3_vit").blocks[0].attention)
+    assert not is_packable_attention(make_trunk("dinov3_vit").blocks[0].attention)
     attention = make_trunk("vit").blocks[0].attention
-    assert is_packable(attention)
+    assert is_packable_attention(attention)
     attention.k_proj = nn.Sequential(attention.k_proj)
-    assert not is_packable(attention)
+    assert not is_packable_attention(attention)
 
 
 @every_packed_family
@@ -189,7 +213,7 @@ def test_an_artefact_of_unpacked_weights_serves_packed(tmp_path: Path, monkeypat
     assert relative_error(ours(clips).detach(), plain(clips).detach()) < 1e-6
 
 
-def saved_for_backward(model: VideoClassifier, clips: Tensor) -> list[Tensor]:
+def saved_by(module: nn.Module, x: Tensor) -> list[Tensor]:
     saved: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -197,14 +221,14 @@ def saved_for_backward(model: VideoClassifier, clips: Tensor) -> list[Tensor]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(clips)
+        module(x)
     return saved
 
 
 def test_nothing_is_kept_below_the_first_adapter() -> None:
     clips = make_clips()
     sizes = [
-        len(saved_for_backward(build_model(backbone=make_trunk("clip"), tuning=tuning, labels=LABELS), clips))
+        len(saved_by(build_model(backbone=make_trunk("clip"), tuning=tuning, labels=LABELS), clips))
         for tuning in (STAdapter(width=8, last_blocks=count) for count in (1, 2, 3))
     ]
     assert sizes[0] < sizes[1] < sizes[2]
@@ -220,9 +244,24 @@ def test_inputs_of_frozen_products_are_not_kept(family: str) -> None:
     for block in model.trunk.block_list():
         for module in (block.attention, block.attention.output, block.mlp):
             module.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
-    saved = {tensor.untyped_storage().data_ptr() for tensor in saved_for_backward(model, make_clips())}
+    saved = {tensor.untyped_storage().data_ptr() for tensor in saved_by(model, make_clips())}
     assert len(inputs) == 3 * NUM_BLOCKS
     assert not [x.shape for x in inputs if x.untyped_storage().data_ptr() in saved]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norms_of_a_bf16_trunk_are_computed_outside_autocast(family: str) -> None:
+    """A GPU's autocast would compute them in fp32, with a copy on each side."""
+    model = build_model(backbone=make_trunk(family), labels=LABELS).eval()
+    under_autocast: list[bool] = []
+    norms = [m for m in model.trunk.modules() if isinstance(m, nn.LayerNorm) and m is not model.trunk.norm]
+    for norm in norms:
+        norm.register_forward_hook(lambda *_: under_autocast.append(torch.is_autocast_enabled("cpu")))
+    model.cast_trunk(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(make_clips())
+    assert len(under_autocast) == len(norms)
+    assert not any(under_autocast)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
