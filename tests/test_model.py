@@ -163,7 +163,7 @@ def test_trained_tensors_that_do_not_fit_are_named_and_nothing_is_copied() -> No
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.trained_tensors().items())
 
 
-@pytest.mark.parametrize("family", ["dinov2", "dinov3_vit"])
+@pytest.mark.parametrize("family", ["clip", "dinov2", "dinov3_vit"])
 def test_a_model_is_exported_with_free_batch_and_frames(family: str) -> None:
     model = build(family).eval()
     disturb(model)

@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import QuickGELUActivation
 
 from stadapter.backbones import hash_weights
 from stadapter.model import VideoClassifier, build_model
-from stadapter.packing import PackedAttention, PackedMLP, is_packable_attention, is_packable_mlp, lay_side_by_side
+from stadapter.packing import PackedAttention, QuickGELU, is_packable, lay_side_by_side
 from stadapter.tuning import STAdapter, Tuning
 from stadapter.vit import ImageViT
 from strategies import CASES, LABELS, disturb, relative_error
@@ -72,28 +73,30 @@ def test_what_is_packed_is_frozen_and_as_it_was_loaded(family: str, strategy: st
     assert packed(model) == (0 if strategy in PACKS_NOTHING else expected.get(strategy, NUM_BLOCKS))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quick_gelu_is_that_of_transformers_and_keeps_half(dtype: torch.dtype) -> None:
+    x = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)).mul(4).to(dtype).requires_grad_()
+    ours, theirs = QuickGELU(), QuickGELUActivation()
+    assert torch.equal(ours(x), theirs(x))
+    gradients = [torch.autograd.grad(activation(x).square().sum(), x)[0] for activation in (ours, theirs)]
+    assert relative_error(*(gradient.float() for gradient in gradients)) < (1e-6 if dtype == torch.float32 else 1e-2)
+    kept = [len({tensor.data_ptr() for tensor in saved_by(activation, x)}) for activation in (ours, theirs)]
+    assert kept == [1, 2]
+
+
+def test_the_gradient_of_quick_gelu_is_its_derivative() -> None:
+    x = torch.linspace(-5, 5, 21, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(QuickGELU(), x)
+
+
 @pytest.mark.parametrize("strategy", CASES)
-def test_only_a_frozen_quick_gelu_is_packed(strategy: str) -> None:
-    blocks = build_model(backbone=make_trunk("clip"), tuning=CASES[strategy], labels=LABELS).trunk.block_list()
-    learns = {"bitfit", "full", "full-temporal", "aim", "aim-twice"}  # the last two put an adapter beside it
-    expected = {"partial": 1}
-    packed_mlps = sum(isinstance(block.mlp, PackedMLP) for block in blocks)
-    assert packed_mlps == (0 if strategy in learns else expected.get(strategy, NUM_BLOCKS))
-    assert not is_packable_mlp(make_trunk("siglip").blocks[0].mlp)
-
-
-def test_a_packed_mlp_keeps_half_as_much() -> None:
-    mlp = make_trunk("clip").blocks[0].mlp
-    x = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    assert is_packable_mlp(mlp)
-    ours, theirs = PackedMLP(mlp)(x), mlp(x)
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(
-        *(torch.autograd.grad(y.square().sum(), x)[0] for y in (ours, theirs)), rtol=1e-5, atol=1e-5
-    )
-    wide = 2 * 5 * 48
-    kept = [sum(t.numel() == wide for t in saved_by(module, x)) for module in (PackedMLP(mlp), mlp)]
-    assert kept == [1, 3]
+def test_quick_gelu_is_replaced_under_every_strategy(strategy: str) -> None:
+    trunk = make_trunk("clip")
+    model = build_model(backbone=trunk, tuning=CASES[strategy], labels=LABELS)
+    names = [type(module).__name__ for module in model.trunk.modules()]
+    assert names.count("QuickGELU") == NUM_BLOCKS
+    assert "QuickGELUActivation" not in names
+    assert "QuickGELU" not in [type(module).__name__ for module in trunk.modules()]
 
 
 @every_packed_family
@@ -131,11 +134,11 @@ def test_weights_that_lie_apart_are_joined_by_a_copy() -> None:
 
 
 def test_an_attention_that_does_more_is_left_alone() -> None:
-    assert not is_packable_attention(make_trunk("dinov3_vit").blocks[0].attention)
+    assert not is_packable(make_trunk("dinov3_vit").blocks[0].attention)
     attention = make_trunk("vit").blocks[0].attention
-    assert is_packable_attention(attention)
+    assert is_packable(attention)
     attention.k_proj = nn.Sequential(attention.k_proj)
-    assert not is_packable_attention(attention)
+    assert not is_packable(attention)
 
 
 @every_packed_family

@@ -1,10 +1,10 @@
-"""Frozen pieces of a pre-trained layer, repacked: the same values up to rounding, with less work and less memory.
+"""Pieces of a pre-trained layer, repacked: the same values with less work and less memory.
 
-Query, key and value become one product, and only the queries that are read are computed; the factors of QuickGELU go
-into the products around it.
+Query, key and value of a frozen attention become one product, and only the queries that are read are computed;
+QuickGELU keeps one tensor for the backward pass instead of two.
 """
 
-# S sequences (frames), N tokens, Q queries, D width, H heads, E width of a head, M width of an MLP
+# S sequences (frames), N tokens, Q queries, D width, H heads, E width of a head
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _PLAIN = frozenset(
     ("CLIPAttention", "SiglipAttention", "Dinov2Attention", "Dinov2WithRegistersAttention", "ViTAttention")
@@ -33,7 +34,7 @@ class PackedAttention(nn.Module):
     """
 
     def __init__(self, attention: nn.Module) -> None:
-        """Take over an attention for which `is_packable_attention` holds."""
+        """Take over an attention for which `is_packable` holds."""
         super().__init__()
         parts: list[Any] = [attention.get_submodule(name) for name in _PROJECTIONS]
         self.config: Any = attention.config
@@ -70,51 +71,52 @@ class PackedAttention(nn.Module):
         return x.view(*x.shape[:2], count, self.num_heads, -1)
 
 
-class PackedMLP(nn.Module):
-    """A frozen MLP with QuickGELU between its products: x · sigmoid(1.702 x) = silu(1.702 x) / 1.702.
+class QuickGELU(nn.Module):
+    """x · sigmoid(1.702 x), the activation of CLIP, which keeps its input for the backward pass and nothing else.
 
-    The first product gives 1.702 x at no cost, the second takes the factor out again. That leaves one pass over the
-    widest tensor of a block instead of three, and one copy of it kept for the backward pass instead of two.
+    The values are those of transformers, bit by bit; as written there, torch keeps another tensor of that size, the
+    widest in a block.
     """
 
-    def __init__(self, mlp: nn.Module) -> None:
-        """Take over an MLP for which `is_packable_mlp` holds."""
-        super().__init__()
-        self.fc1: Any = mlp.get_submodule("fc1")
-        self.fc2: Any = mlp.get_submodule("fc2")
-
     def forward(self, x: Tensor) -> Tensor:
-        """Normed tokens (S, N, D) to the same shape."""
-        flat, factor = x.flatten(0, 1), _QUICK_GELU_FACTOR  # (S*N, D)
-        hidden = torch.addmm(self.fc1.bias, flat, self.fc1.weight.T, beta=factor, alpha=factor)  # (S*N, M)
-        output = torch.addmm(self.fc2.bias, F.silu(hidden), self.fc2.weight.T, alpha=1 / factor)  # (S*N, D)
-        return output.view(*x.shape[:2], -1)
+        activated: Tensor = _QuickGELU.apply(x)  # type: ignore[no-untyped-call]
+        return activated
 
 
-def is_packable_attention(attention: nn.Module) -> bool:
+class _QuickGELU(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        context.save_for_backward(x)
+        return (_QUICK_GELU_FACTOR * x).sigmoid_().mul_(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        (x,) = context.saved_tensors
+        # With z = 1.702 x the activation is silu(z) / 1.702: the factors cancel in its derivative.
+        result: Tensor = torch.ops.aten.silu_backward(gradient, _QUICK_GELU_FACTOR * x)
+        return result
+
+
+def replace_quick_gelu(module: nn.Module) -> None:
+    """Put `QuickGELU` in the place of that of transformers, wherever there is one."""
+    for part in list(module.modules()):
+        for name, child in part.named_children():
+            if type(child).__name__ == "QuickGELUActivation":
+                setattr(part, name, QuickGELU())
+
+
+def is_packable(attention: nn.Module) -> bool:
     """Whether an attention is one of a pre-trained layer, plain, wholly frozen, and nothing has been put into it."""
-    if type(attention).__name__ not in _PLAIN or not _is_frozen(attention):
+    if type(attention).__name__ not in _PLAIN or any(parameter.requires_grad for parameter in attention.parameters()):
         return False
     parts = [attention.get_submodule(name) for name in _PROJECTIONS]
     return all(type(part) is nn.Linear for part in [*parts, _first(attention, _OUTPUTS)])
 
 
-def is_packable_mlp(mlp: nn.Module) -> bool:
-    """Whether an MLP is CLIP's with QuickGELU, wholly frozen, and nothing has been put into it."""
-    if type(mlp).__name__ != "CLIPMLP" or not _is_frozen(mlp):
-        return False
-    activation: Any = mlp.get_submodule("activation_fn")
-    layers = [mlp.get_submodule(name) for name in ("fc1", "fc2")]
-    return type(activation).__name__ == "QuickGELUActivation" and all(type(layer) is nn.Linear for layer in layers)
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    return not any(parameter.requires_grad for parameter in module.parameters())
-
-
 def lay_side_by_side(attention: nn.Module) -> None:
     """Move the weights of query, key and value into one piece of memory; the parameters and their values stay."""
-    if not is_packable_attention(attention):
+    if not is_packable(attention):
         return
     parts = [attention.get_submodule(name) for name in _PROJECTIONS]
     for kind in ("weight", "bias"):

@@ -18,13 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from stadapter.errors import SettingsError
-from stadapter.packing import (
-    PackedAttention,
-    PackedMLP,
-    is_packable_attention,
-    is_packable_mlp,
-    lay_side_by_side,
-)
+from stadapter.packing import PackedAttention, is_packable, lay_side_by_side, replace_quick_gelu
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -239,15 +233,14 @@ class ImageViT(nn.Module):
             lay_side_by_side(block.attention)
 
     def pack(self) -> None:
-        """Repack what is frozen and as it was loaded, for less work: same values up to rounding.
+        """Repack the attention that is frozen and as it was loaded, and QuickGELU: the same values for less work.
 
-        The last thing done to a trunk: the names of the attention's weights change.
+        The last thing done to a trunk: the names of that attention's weights change.
         """
         for block in self.block_list():
-            if is_packable_attention(block.attention):
+            if is_packable(block.attention):
                 block.attention = PackedAttention(block.attention)
-            if is_packable_mlp(block.mlp):
-                block.mlp = PackedMLP(block.mlp)
+            replace_quick_gelu(block)
 
     def use_attention(self, implementation: Literal["sdpa", "eager"]) -> None:
         """Choose the kernel of the frozen attention: same values up to rounding, different cost (docs/log.md)."""
