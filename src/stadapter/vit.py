@@ -273,13 +273,13 @@ class ImageViT(nn.Module):
 
 
 def normalise_tokens(norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(x)` in the precision of both where that is one: on every device as on a CPU.
+    """`norm(x)`; bf16 tokens by a bf16 norm stay bf16 under autocast on every device, as they do on a CPU.
 
-    On a GPU autocast would turn bf16 tokens into fp32 for the norm and keep these for the backward pass; the norm's
-    kernel computes in fp32 inside as it is.
+    On a GPU it would turn them into fp32 for the norm and keep these for the backward pass, though the norm's kernel
+    computes in fp32 inside as it is.
     """
     weight = norm.weight if isinstance(norm, nn.LayerNorm) else None
-    if weight is None or weight.dtype != x.dtype or not torch.is_autocast_enabled(x.device.type):
+    if weight is None or weight.dtype != x.dtype or x.dtype == torch.float32:
         result: Tensor = norm(x)
         return result
     with torch.autocast(x.device.type, enabled=False):
