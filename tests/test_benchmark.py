@@ -128,6 +128,7 @@ def test_the_model_computes_the_products_it_cannot_do_without_and_no_other(prese
     sizes = sizes_of(small(), preset, CPU)
     networks = make_networks(sizes, CPU)
     model, clips, targets = ready(networks.ours(), "fp32", training=True), networks.clips(2), networks.targets(2)
+    model.trunk.use_attention("eager")  # whose products torch counts
     patches = forward_products(sizes)[0]  # a convolution, which is left out of the count
     head = 2 * len(clips) * sizes.width * NUM_CLASSES
     with torch.no_grad():
