@@ -91,7 +91,8 @@ def k400_l14(data: str | Path, out: str | Path) -> TrainConfig:
     """Kinetics-400 on CLIP ViT-L/14, 32 frames. Its accuracy is published, its training is not.
 
     Source: trunk, frames and views from Pan et al. (NeurIPS 2022, arXiv 2206.13559). One adapter of width 384 a block
-    follows from the cost they give, 8,248 GFLOPs for three views: 7,783 of the trunk and 465 of 24 such adapters.
+    follows from the cost that later papers' tables give for it, 8,248 GFLOPs for three views: 7,783 of the trunk and
+    465 of 24 such adapters.
     Published: 87.2 % top-1, 3 temporal views of the centre crop.
     Ours: all else is that of k400-b16 (place of the adapter, augmentation, 12 epochs, 192 clips a step and their
     learning rate); the stride of 8 frames is that of the same authors' EVL (arXiv 2208.03550) for 32 frames.
