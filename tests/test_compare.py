@@ -187,14 +187,14 @@ def test_a_result_damaged_by_hand_is_told_before_any_run_or_made_again(
     shutil.copytree(finished, out := tmp_path / "out")
     path = out / "linear-probe--default--seed1.json"
     path.write_text(damage.get("text", json.dumps(json.loads(path.read_text()) | damage)))
-    other = small(stage, out, strategies=("st-adapter",), seeds=(0, 1))
+    other = small(stage, out, strategies=("st-adapter",), seeds=(0, 1, 2))  # a third seed has to be run
     if is_told:
         with pytest.raises(DataError, match=r"linear-probe--default--seed1\.json is no whole result"):
             compare(other, console=quiet())
         with pytest.raises(AssertionError, match=r"a training was started.*linear-probe--default--seed1\.job"):
             compare(replace(other, strategies=()), console=quiet())
     else:
-        assert len(compare(replace(other, strategies=()), console=quiet()).rows) == 2
+        assert len(compare(replace(other, strategies=(), seeds=(0, 1)), console=quiet()).rows) == 2
 
 
 def test_a_result_under_the_name_of_another_is_told(stage: Path, finished: Path, tmp_path: Path) -> None:
@@ -250,6 +250,18 @@ def test_the_table_says_where_it_cannot_tell(finished: Path) -> None:
         *(("linear-probe", "0"), ("linear-probe", "1")),
     ]
     assert float(rows[0]["top1"]) == results(finished)["st-adapter--default--seed0"]["top1"]
+
+
+@pytest.mark.parametrize("width", [80, 140, 400])
+def test_a_narrow_terminal_leaves_out_columns_and_cuts_off_nothing(finished: Path, width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(tables(write_summary(finished)))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in shown
+    assert "│ linear-probe/default │" in shown
+    assert ("│ cannot tell with 4 clips │" in shown) == (width > 80)
+    assert ("95 % interval, verdict, one frame, seeds" in shown) == (width == 80)
+    assert ("comparison.md has them" in shown) == (width < 400)
 
 
 @pytest.mark.parametrize(("name", "unit"), [("top1-by-parameters", " k"), ("top1-by-time", " s")])

@@ -3,10 +3,11 @@
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -14,18 +15,53 @@ from stadapter.compare.results import RUN_COLUMNS
 from stadapter.compare.summary import Comparison, Row
 from stadapter.costs import COUNTED
 from stadapter.durable import write_whole
+from stadapter.errors import counted
 from stadapter.evaluate import interval_text, percent
 from stadapter.uncertainty import Difference
+
+_DISPENSABLE = ("top-5", "lowest to\nhighest seed", "reversed", "shuffled", "seeds", "one frame", "verdict")
+"""Headers of columns that a narrow terminal does without, in this order; then the interval goes too."""
+_INTERVAL = "95 % interval"
+
+
+@dataclass(frozen=True)
+class _FittingTable:
+    """A table with as many of its columns as there is room for; no name is cut off to show another figure."""
+
+    title: str
+    headers: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        left_out: list[str] = []
+        for header in (*_DISPENSABLE, _INTERVAL):
+            if (
+                console.measure(self._table(left_out), options=options.update_width(10_000)).maximum
+                <= options.max_width
+            ):
+                break
+            left_out.append(header)
+        yield self._table(left_out)
+        if left_out:
+            names = ", ".join(header.replace("\n", " ") for header in reversed(left_out))
+            yield Text(f"For want of room without {names}: comparison.md has them.")
+
+    def _table(self, left_out: Sequence[str]) -> Table:
+        table = Table(title=self.title, title_justify="left")
+        columns = zip(self.headers, _columns(self.headers, self.lines), strict=True)
+        kept = [(header, column) for header, column in columns if header not in left_out]
+        for header, column in kept:
+            table.add_column(header, justify="right" if all(map(_is_number, column)) else "left", overflow="fold")
+        for line in zip(*(column for _, column in kept), strict=True):
+            table.add_row(*map(Text, line))
+        return table
 
 
 def tables(comparison: Comparison) -> Group:
     """What was measured, what it says, and what failed, to be printed with rich."""
-    table = Table(title=f"Comparison on {comparison.num_clips} test clips", title_justify="left")
-    headers, lines = _accuracy_lines(comparison)
-    for position, header in enumerate(headers):
-        table.add_column(header, justify="left" if position in (0, len(headers) - 1) else "right")
-    for line in lines:
-        table.add_row(*map(Text, line))
+    table: RenderableType = _FittingTable(
+        f"Comparison on {counted(comparison.num_clips, 'test clip')}", *_accuracy_lines(comparison)
+    )
     failures = [Text(f"failed: {item.title}, seed {item.seed}: {item.error}") for item in comparison.failures]
     return Group(table, *map(Text, comparison.sentences), *failures)
 
@@ -55,9 +91,12 @@ def markdown(comparison: Comparison, figures: Sequence[str] = ()) -> str:
 
 def markdown_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table in Markdown: columns of numbers to the right, others to the left."""
-    columns = list(zip(*lines, strict=True)) or [()] * len(headers)
-    marks = ["---:" if all(map(_is_number, column)) else "---" for column in columns]
+    marks = ["---:" if all(map(_is_number, column)) else "---" for column in _columns(headers, lines)]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in (headers, marks, *lines))
+
+
+def _columns(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    return list(zip(*lines, strict=True)) or [()] * len(headers)
 
 
 def _is_number(cell: str) -> bool:
@@ -78,8 +117,8 @@ def write_csv(path: Path, comparison: Comparison) -> None:
 
 
 def _accuracy_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    headers = ["experiment", "seeds", "trained parameters", "top-1", "95 % interval", "lowest to highest seed", "top-5"]
-    headers += ["shuffled", "reversed", "one frame", f"above {comparison.reference}, points", "verdict"]
+    headers = ["experiment", "seeds", "trained\nparameters", "top-1", _INTERVAL, "lowest to\nhighest seed", "top-5"]
+    headers += ["shuffled", "reversed", "one frame", f"above\n{comparison.reference},\npoints", "verdict"]
     lines = [
         [
             row.title,
