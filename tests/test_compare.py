@@ -473,6 +473,9 @@ def test_a_training_stops_when_the_comparison_has_been_killed() -> None:
         ("lora/default", {"tuning": 4}, "tuning is 4; expected an object"),
         ("lora/default", {"lr": "fast"}, "lr is 'fast'; expected a number"),
         ("lora/default", {"num_frames": 2.5}, r"num_frames is 2\.5; expected a whole number"),
+        ("lora/default", {"num_frames": 0}, "num_frames is 0; expected a whole number, at least 1"),
+        ("lora/default", {"lr": -1}, r"lora/default\.json: lr -1: expected a learning rate above 0"),
+        ("lora/default", {"lr_search": [1e-3, 0]}, r"lora/default\.json: lr 0: expected a learning rate above 0"),
     ],
 )
 def test_an_experiment_that_cannot_be_understood_is_refused(

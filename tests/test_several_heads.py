@@ -354,6 +354,8 @@ def test_a_csv_may_have_a_column_for_each_head_in_any_order(
         DataError, match="a hand and verb each; expected a verb and noun each: columns label:verb,label"
     ):
         evaluate(load_artefact(run.folder).model, read_manifest(tmp_path / "list.csv"), ClipConfig(size=16))
+    with pytest.raises(DataError, match=r"expected a hand and way each: columns label:hand,label:way of a CSV$"):
+        VideoDataset(manifest, ClipConfig(size=16), labels={"hand": ["left", "right"], "way": ["in", "out"]})
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, get_worker_info
 from stadapter.clips import ClipConfig, load_clip, load_random_views
 from stadapter.errors import DataError, SettingsError, VideoError
 from stadapter.labels import Labels, LabelSpace
+from stadapter.layouts import LABEL_KINDS
 from stadapter.manifest import Entry, Manifest
 from stadapter.transforms import Augmentation
 
@@ -368,10 +369,9 @@ def _targets(manifest: Manifest, space: LabelSpace) -> list[tuple[int, ...]]:
     if manifest.entries and set(manifest.label_space.names) != set(space.names):
         ours, theirs = " and ".join(space.names), " and ".join(manifest.label_space.names)
         columns = ",".join(f"label:{head}" for head in space.heads) or "label"
-        raise DataError(
-            f"clips with a {theirs} each; expected a {ours} each: columns {columns} of a CSV, or EPIC-Kitchens with "
-            f"--label-kind {'+'.join(space.heads) or 'action, verb or noun'}"
-        )
+        kind = "+".join(space.heads) or "action, verb or noun"
+        kitchens = f", or EPIC-Kitchens with --label-kind {kind}" if kind in LABEL_KINDS or not space.heads else ""
+        raise DataError(f"clips with a {theirs} each; expected a {ours} each: columns {columns} of a CSV{kitchens}")
     if unknown := space.unknown(manifest.label_space):
         raise DataError(
             f"{len(unknown)} classes of the data are not among the labels: {', '.join(unknown[:5])}; "

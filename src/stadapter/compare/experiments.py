@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stadapter.errors import SettingsError, listed
+from stadapter.settings import TrainConfig
 from stadapter.tuning import STRATEGIES, Tuning, tuning_from_json
 
 NUMBER_SETTINGS = (
@@ -132,6 +133,7 @@ def read_experiment(file: Path) -> Experiment:
     known = {item.name for item in fields(STRATEGIES[strategy])}
     if unknown := sorted(set(experiment.tuning) - known):
         raise SettingsError(f"{file}: {strategy} has no setting {listed(unknown)}; it has {listed(sorted(known), 20)}")
+    _refuse_impossible(file, experiment)
     return experiment
 
 
@@ -152,8 +154,18 @@ def _checked(file: Path, values: dict[str, Any], key: str, kind: type, default: 
     return value
 
 
+def _refuse_impossible(file: Path, experiment: Experiment) -> None:
+    """Refuse numbers that no run could have, by the name of the file."""
+    try:
+        for settings in (experiment.settings, *({"lr": rate} for rate in experiment.lr_search)):
+            TrainConfig(data="-", out="-", **settings)  # type: ignore[arg-type]  # of which num_frames is a whole number
+    except SettingsError as error:
+        raise SettingsError(f"{file}: {error}") from error
+
+
 def _number(file: Path, key: str, value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or (key == "num_frames" and not isinstance(value, int)):
-        raise SettingsError(f"{file}: {key} is {value!r}; expected {'a whole' if key == 'num_frames' else 'a'} number")
+    if not is_number or (key == "num_frames" and (not isinstance(value, int) or value < 1)):
+        wanted = "a whole number, at least 1" if key == "num_frames" else "a number"
+        raise SettingsError(f"{file}: {key} is {value!r}; expected {wanted}")
     return value  # type: ignore[no-any-return]
