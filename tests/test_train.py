@@ -395,8 +395,10 @@ def test_two_processes_train_one_model(config: TrainConfig, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 processes" in done.stderr
     folder = Path(config.out)
-    alone = weights(run(config, out=config.out + "-alone", batch_size=4, val_fraction=0.3))
-    together = weights(folder)
+    by_itself = run(config, out=config.out + "-alone", batch_size=4, val_fraction=0.3)
+    losses = [records(path, "validation")[-1]["loss"] for path in (folder, by_itself)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    alone, together = weights(by_itself), weights(folder)
     for name, tensor in alone.items():
         torch.testing.assert_close(together[name], tensor, rtol=1e-3, atol=1e-5)
 
