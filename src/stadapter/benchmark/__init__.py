@@ -20,6 +20,7 @@ from stadapter.benchmark.networks import DTYPES
 from stadapter.benchmark.released import Released, import_released
 from stadapter.benchmark.timing import Case, measure, synchroniser
 from stadapter.machine import choose_device, describe_device
+from stadapter.provenance import commit, processor
 
 __all__ = ["BenchmarkConfig", "all_equal", "benchmark"]
 
@@ -99,14 +100,14 @@ def _header(
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "settings": {name: value for name, value in vars(config).items() if name not in ("reference", "json")},
         "machine": {
-            "processor": _processor(),
+            **processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "device": describe_device(device),
-            "platform": platform.platform(),
             "product_flops_per_second": rates,
             "copy_bytes_per_second": copy_rate(device, synchronise, repeats=config.repeats),
         },
+        "commit": commit(),
         "versions": {
             "stadapter": __version__,
             "python": platform.python_version(),
@@ -117,10 +118,3 @@ def _header(
         "reference": {"notes": list(released.notes)} if released is not None else None,
         "cases": [],
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
