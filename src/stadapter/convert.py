@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -116,8 +117,10 @@ def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Each way in which a file can be damaged has its own type here.
-        raise ArtefactError(f"{path} is damaged, or not a checkpoint of tensors alone: {first_line(error)}") from error
+        # Each way in which a file can be damaged has its own type here. What torch says of a pickle that it does not
+        # trust ends in the advice to trust it, which would run what is in there.
+        reason = "found a pickle of something else" if isinstance(error, UnpicklingError) else first_line(error)
+        raise ArtefactError(f"{path} is damaged, or not a checkpoint of tensors alone: {reason}") from error
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()

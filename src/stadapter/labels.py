@@ -117,6 +117,8 @@ class LabelSpace:
                 raise SettingsError(f"labels {list(classes)!r}{head}: expected a list of at least two class names")
             if twice := sorted({label for label in classes if classes.count(label) > 1}):
                 raise SettingsError(f"class names given twice{head}: {', '.join(twice)}")
+        if len(set(self.labels)) < len(self.labels):  # a class "b: c" of a head "a", and a class "c" of a head "a: b"
+            raise SettingsError(f"heads {', '.join(self.names)}: expected names without a colon")
 
     def split(self, outputs: Tensor) -> tuple[Tensor, ...]:
         """Logits or scores (..., C) of all heads as those of each."""

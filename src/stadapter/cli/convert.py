@@ -24,7 +24,7 @@ class ConvertFlags:
     out: str
     """Run folder to make; an existing one is refused."""
     recipe: str | None = None
-    """The published run that it comes from: k400-b16 or ssv2-b16. Its trunk and test views are the defaults below."""
+    """The published run it comes from, such as k400-b16 or ssv2-b16; its trunk and views are the defaults below."""
     backbone: str | None = None
     """CLIP trunk it was trained on: a Hub id or a folder; default the recipe's."""
     labels: str | None = None
