@@ -17,6 +17,7 @@ from rich.console import Console
 from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.compare import CompareConfig, child, compare, runner, write_summary
 from stadapter.compare.experiments import Experiment, read_experiment, read_experiments
+from stadapter.compare.search import choose_rate
 from stadapter.compare.tables import tables
 from stadapter.errors import DataError, SettingsError, TrainingError
 from stadapter.manifest import read_manifest
@@ -363,9 +364,8 @@ def test_the_learning_rate_is_searched_without_the_test_clips(
     assert search["values"] == [1e-4, 1e-1]
     assert search["steps"] == 2
     assert set(search["top1"]) == {"0.0001", "0.1"}
-    worth = {rate: search["top1"][f"{rate:g}"] + search["top5"][f"{rate:g}"] for rate in search["values"]}
-    best = max(search["values"], key=lambda rate: (worth[rate], -search["loss"][f"{rate:g}"]))
-    assert result["config"]["lr"] == search["chosen"] == best
+    least = min(search["values"], key=lambda rate: search["train_loss"][f"{rate:g}"])
+    assert result["config"]["lr"] == search["chosen"] == least  # two clips cannot tell them apart
     training = {entry.path.name for entry in read_manifest(stage / "train").entries}
     for rate in ("0.0001", "0.1"):
         trial = json.loads((tmp_path / "out" / "search" / f"linear-probe--default--lr{rate}.json").read_text())
@@ -373,6 +373,22 @@ def test_the_learning_rate_is_searched_without_the_test_clips(
         assert Path(trial["config"]["data"]) == stage / "train"
         assert {Path(row["name"]).name for row in trial["predictions"]} < training
         assert len(trial["predictions"]) == search["num_held_out_clips"] == 2
+
+
+def tried(correct: str, train_loss: float) -> dict[str, Any]:
+    """What a training of the search gives: for each clip 1 where it is right."""
+    clips = [
+        {"name": str(number), "start_seconds": None, "end_seconds": None, "is_correct": mark == "1"}
+        for number, mark in enumerate(correct)
+    ]
+    return {"predictions": clips, "top1": correct.count("1") / len(correct), "train_loss": train_loss}
+
+
+def test_the_search_takes_the_best_and_among_equals_the_one_that_learned_most() -> None:
+    good, chance, other_chance = "1" * 15 + "0" * 5, "1" * 2 + "0" * 18, "0" * 17 + "1" * 3
+    assert choose_rate({1e-3: tried(good, 2.0), 1e-2: tried(chance, 0.1)}) == 1e-3
+    assert choose_rate({1e-4: tried(chance, 1.9), 1e-3: tried(other_chance, 2.3), 1e-2: tried(chance, 1.2)}) == 1e-2
+    assert choose_rate({1e-2: tried(chance, 2.3)}) == 1e-2
 
 
 def test_the_clips_of_the_search_can_be_named(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

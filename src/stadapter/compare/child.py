@@ -9,7 +9,7 @@ import shutil
 import statistics
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
         "peak_memory_bytes": peak,
         "peak_memory_of": kind,
         "steps": result.steps,
-        **read_times(result.folder),
+        **read_training(result.folder),
         **figures(result),
         "unreadable_train_clips": receipt["unreadable"],
     }
@@ -89,17 +89,27 @@ def count_costs(config: TrainConfig) -> tuple[dict[str, Any], torch.device]:
     return costs, prepared.accelerator.device
 
 
-def read_times(folder: Path) -> dict[str, Any]:
-    """Speed and seconds from a run's metrics.jsonl; the time in which it stood still, interrupted, is left out."""
+def read_training(folder: Path) -> dict[str, Any]:
+    """Loss, speed and seconds from a run's metrics.jsonl; time in which it stood still, interrupted, is left out."""
     lines = (folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
     records: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    trained = [record for record in records if record["kind"] != "validation"]
+    trained = [record for record in records if record["kind"] == "train"]
     return {
-        "clips_per_second": statistics.median(r["clips_per_second"] for r in records if r["kind"] == "train"),
-        "training_seconds": _seconds_between(trained),
+        "train_loss": last_loss(trained),
+        "clips_per_second": statistics.median(record["clips_per_second"] for record in trained),
+        "training_seconds": _seconds_between(record for record in records if record["kind"] != "validation"),
         "wall_seconds": _seconds_between(records),
         "interruptions": sum(record["kind"] == "start" for record in records) - 1,
     }
+
+
+def last_loss(records: Sequence[dict[str, Any]]) -> float:
+    """The mean of the training losses recorded in the last quarter of the steps.
+
+    >>> last_loss([{"step": 60, "loss": 9.0}, {"step": 80, "loss": 2.0}, {"step": 90, "loss": 1.0}])
+    1.5
+    """
+    return statistics.fmean(record["loss"] for record in records if record["step"] > 0.75 * records[-1]["step"])
 
 
 def figures(result: TrainResult) -> dict[str, Any]:

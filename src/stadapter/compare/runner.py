@@ -29,6 +29,7 @@ from stadapter.compare.results import (
     result_name,
     write_result,
 )
+from stadapter.compare.search import choose_rate
 from stadapter.errors import DataError, SettingsError, listed
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.processes import stopped_by_signals
@@ -38,7 +39,7 @@ from stadapter.settings import TrainConfig, settings_to_json
 from stadapter.vit import BackboneInfo
 
 SEARCH_FOLDER, RUNS_FOLDER = "search", "runs"
-_SEARCH_FIGURES = ("top1", "top5", "loss")
+_SEARCH_FIGURES = ("top1", "loss", "train_loss")
 
 
 @dataclass(frozen=True)
@@ -242,15 +243,13 @@ def _known(experiment: Experiment, seed: int, common: Common, identity: dict[str
 def _search(
     config: CompareConfig, common: Common, experiment: Experiment, folder: Path, console: Console
 ) -> dict[str, Any]:
-    """Try every learning rate on clips held out of the training data; what is there already is not tried again.
-
-    The best has the highest mean of top-1 and top-5: after a third of the steps top-1 alone is often still near chance.
-    """
+    """Try every learning rate on clips held out of the training data; what is there already is not tried again."""
     assert common.search_sets is not None
     part, held_out = common.search_sets
     found: dict[str, Any] = {"values": list(_rates(config, experiment)), "chosen": None, "errors": {}}
     found |= {"num_held_out_clips": len(held_out.entries), "held_out_sha256": held_out.hash()}
     found |= {name: {} for name in _SEARCH_FIGURES}
+    tried: dict[float, dict[str, Any]] = {}
     for rate in found["values"]:
         stem = f"{experiment.stem}--lr{rate:g}"
         full = _train_config(config, common, experiment, config.seeds[0], folder / RUNS_FOLDER / SEARCH_FOLDER / stem)
@@ -266,16 +265,11 @@ def _search(
         if "error" in result:
             found["errors"][f"{rate:g}"] = result["error"]
         else:
+            tried[rate] = result
             found["steps"] = result["steps"]
             for name in _SEARCH_FIGURES:
                 found[name][f"{rate:g}"] = result[name]
-    tried = [rate for rate in found["values"] if f"{rate:g}" in found["top1"]]
-
-    def worth(rate: float) -> tuple[float, float]:
-        top1, top5, loss = (found[name][f"{rate:g}"] for name in _SEARCH_FIGURES)
-        return top1 + top5, -loss
-
-    found["chosen"] = max(tried, key=worth, default=None)
+    found["chosen"] = choose_rate(tried) if tried else None
     return found
 
 

@@ -195,7 +195,8 @@ def _notes(comparison: Comparison) -> str:
         notes.append(
             f"The learning rate of each is the best of {len(search['values'])}, tried with one seed and "
             f"{search.get('steps', 'a third of the')} steps on {search['num_held_out_clips']} clips held out of the "
-            "training data, by the mean of top-1 and top-5; the test clips were not looked at for it."
+            "training data: of those that these cannot tell from the best, the one with the lowest training loss. The "
+            "test clips were not looked at for it."
         )
     return "\n".join(f"- {note}" for note in notes)
 
