@@ -27,8 +27,8 @@ from stadapter.model import VideoClassifier
 
 _EXACT, _ROUNDED = 1e-5, 5e-2
 """How far apart two fp32 computations of the same may be, and one in bf16 from one in fp32 (relative, of a tensor)."""
-_ROUNDED_GRADIENT = 0.5
-"""The same for a single gradient of a deep model in bf16: a bug gives 1 and more."""
+_ROUNDED_GRADIENT = 0.1
+"""The same for a single gradient in bf16: 0.015 was found at the size of ViT-B/16, a bug gives 1 and more."""
 
 
 def cases(config: BenchmarkConfig, released: Released | None, device: torch.device) -> Iterator[Case]:

@@ -65,7 +65,8 @@ def measure(case: Case, *, repeats: int, synchronise: Callable[[], None]) -> dic
     Returns:
         JSON values: the checks, for each side the median, quartiles and all samples in seconds, the ratios.
     """
-    checks = case.checks()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # convolutions would differ in the third digit
+        checks = case.checks()
     result: dict[str, Any] = {
         "part": case.part,
         "name": case.name,
