@@ -19,6 +19,7 @@ from stadapter.__main__ import main
 from stadapter.artefact import load_artefact
 from stadapter.clips import ClipConfig
 from stadapter.compare.child import figures
+from stadapter.compare.results import RUN_COLUMNS
 from stadapter.compare.summary import summarise
 from stadapter.dataset import VideoDataset, balanced_order
 from stadapter.errors import ArtefactError, DataError, TrainingError
@@ -237,8 +238,10 @@ def test_compare_takes_the_action_as_what_is_right_and_keeps_the_figures_of_each
     assert (result["top1"], result["heads"]["noun"]["top1"]) == (run.metrics["top1"], run.metrics["noun_top1"])
     assert sum(row["is_correct"] for row in result["predictions"]) / result["num_clips"] == run.metrics["top1"]
     assert result["predictions"][3]["label"] == "put pan"
-    costs = {"strategy": "st-adapter", "name": "default", "seed": 0, "about": ""}
-    (tmp_path / "st-adapter--default--seed0.json").write_text(json.dumps({**costs, **result}))
+    known = {"strategy": "st-adapter", "name": "default", "seed": 0, "about": "", "identity": {}, "budget": {}}
+    costs = {"config": {}, "hardware": {}, "versions": {}, "size": 32, "lr_search": None, "train_loss": 1.0}
+    whole = {**dict.fromkeys(RUN_COLUMNS), **known, **costs, **result}
+    (tmp_path / "st-adapter--default--seed0.json").write_text(json.dumps(whole))
     comparison = summarise(tmp_path)
     assert comparison.rows[0].top1 == run.metrics["top1"]
     assert comparison.sentences == ("A clip is right where its verb and its noun are; the result files have each.",)

@@ -28,7 +28,7 @@ _KNOWN_BEFORE = {"strategy": str, "name": str, "about": str, "seed": int, "ident
 _MEASURED = {
     **dict.fromkeys(RUN_COLUMNS, (int, float, str, type(None))),
     **dict.fromkeys(("config", "hardware", "versions", "top1_interval", "top5_interval"), dict),
-    "top1": (int, float),
+    **dict.fromkeys(("top1", "train_loss"), (int, float)),
     "size": int,
     "predictions": list,
     "lr_search": (dict, type(None)),
