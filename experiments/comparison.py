@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gestures import replace_between, split
-from stadapter.compare import write_summary
+from stadapter.compare import Comparison, write_summary
 from stadapter.compare.summary import Row
 from stadapter.compare.tables import markdown, markdown_table
+from stadapter.tuning import STRATEGIES as TUNINGS
 from stadapter.uncertainty import Difference, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +147,7 @@ The same clips and the same trunk at 84 pixels, whole frames squeezed to a squar
 batch and augmentation, and a search of three learning rates: lower ones where weights of the trunk's width learn. The
 search holds out backgrounds, as the test does: training clips whose number leaves 1. Forty test clips cannot rank what
 lies close together: the verdicts say where. Other work shared the two cores: times and clips/s are no measure of one
-strategy against another, GMACs are.
+strategy against another, GMACs are. {progress}
 
 ### What the paper claims, and what is seen here
 
@@ -205,6 +206,16 @@ def verdict(expected: str, found: Difference) -> str:
     return f"no difference to be seen; one of {100 * max(-low, high):.0f} points could hide"
 
 
+def progress(strategies: Comparison, ablations: Comparison) -> str:
+    """How many of the runs have a result; nothing once all have."""
+    names = {path.stem for path in (Path(__file__).parent / "ablations" / "st-adapter").glob("*.json")}
+    wanted = {f"st-adapter/{name}": 3 if name in NEIGHBOURS else 1 for name in names}
+    num_wanted = 3 * len(TUNINGS) + sum(wanted.values())
+    there = sum(len(row.runs) for row in strategies.rows)
+    there += sum(len(row.runs) for row in ablations.rows if row.title in wanted)
+    return "" if there >= num_wanted else f"**Not finished: {there} of {num_wanted} runs have a result so far.**"
+
+
 def public_command(stage: Stage) -> str:
     """A stage as a reader would type it."""
     lr = None if stage.is_searched else chosen_rate(STRATEGIES)
@@ -220,6 +231,7 @@ def write_page() -> None:
     rows = {row.title: row for row in (*strategies.rows, *ablations.rows)}
     figures = [f"../results/strategies/{name}.svg" for name in ("top1-by-parameters", "top1-by-time")]
     text = TEXT.format(
+        progress=progress(strategies, ablations),
         strategies=markdown(strategies, figures),
         ablations=markdown(ablations, ["../results/ablations/top1-by-parameters.svg"]),
         claims=claims_table(rows),
