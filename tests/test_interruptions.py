@@ -88,8 +88,11 @@ class Run:
         return ended(process)
 
     def steps(self) -> int:
-        """Steps done at the last checkpoint; 0 where there is none."""
-        return read_checkpoint(self.out)[0].step if (self.out / CHECKPOINT_NAME).exists() else 0
+        """Steps done at the last checkpoint; 0 where there is none, or a newer one takes its place as it is read."""
+        try:
+            return read_checkpoint(self.out)[0].step if (self.out / CHECKPOINT_NAME).exists() else 0
+        except ArtefactError:
+            return 0
 
     def records(self, kind: str) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
