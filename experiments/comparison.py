@@ -126,6 +126,8 @@ def compare_command(stage: Stage, work: str, backbone: str, lr: float | None) ->
 def chosen_rate(folder: Path) -> float:
     """The learning rate that the search chose for the default."""
     result = json.loads((folder / "st-adapter--default--seed0.json").read_text(encoding="utf-8"))
+    if "error" in result:
+        raise SystemExit(f"{DEFAULT} failed, so no rate is chosen for the ablations: {result['error']}")
     return float(result["config"]["lr"])
 
 
