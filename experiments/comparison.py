@@ -5,7 +5,7 @@
 
 `run` splits the clips as gestures.py does and calls `stadapter compare` stage by stage, so that what matters most comes
 first; what is there is passed over, and the result files so far are copied to results/strategies and results/ablations
-after every stage. `table` writes their tables and figures, and its part of docs/results.md, from those files.
+after every stage. Once ST-Adapter's first run is there, `--only strategies` and `--only ablations` can run side by side. `table` writes their tables and figures, and its part of docs/results.md, from those files.
 """
 
 import argparse
@@ -92,19 +92,20 @@ def main() -> None:
     run_flags.add_argument("--clips", type=Path, required=True, help="folder of class folders of <class>_<number>.mp4")
     run_flags.add_argument("--backbone", required=True)
     run_flags.add_argument("--work", type=Path, required=True, help="folder for the split and the run folders")
+    run_flags.add_argument("--only", choices=("strategies", "ablations"), help="only these stages; default both")
     verbs.add_parser("table")
     flags = parser.parse_args()
     if flags.verb == "table":
         write_page()
     else:
-        run(flags.clips, flags.backbone, flags.work.resolve())
+        run(flags.clips, flags.backbone, flags.work.resolve(), flags.only)
 
 
-def run(clips: Path, backbone: str, work: Path) -> None:
+def run(clips: Path, backbone: str, work: Path, only: str | None) -> None:
     """Run what has no result yet."""
     split(clips, work / "clips")
     split(work / "clips" / "train", work / "search", SEARCH_REMAINDER)
-    for stage in stages():
+    for stage in [stage for stage in stages() if only in (None, stage.target.name)]:
         lr = None if stage.is_searched else chosen_rate(work / STRATEGIES.name)
         command = [sys.executable, "-m", *compare_command(stage, str(work), backbone, lr)]
         print("$", shlex.join(command), flush=True)
@@ -148,8 +149,8 @@ TEXT = """Written by `python experiments/comparison.py table` from the files in 
 The same clips and the same trunk at 84 pixels, whole frames squeezed to a square. Every strategy has the same steps,
 batch and augmentation, and a search of three learning rates: lower ones where weights of the trunk's width learn. The
 search holds out backgrounds, as the test does: training clips whose number leaves 1. Forty test clips cannot rank what
-lies close together: the verdicts say where. Other work shared the two cores: times and clips/s are no measure of one
-strategy against another, GMACs are. {progress}
+lies close together: the verdicts say where. Some runs computed with two threads, others with one beside another run, and
+other work shared the two cores: times and clips/s are no measure of one strategy against another, GMACs are. {progress}
 
 ### What the paper claims, and what is seen here
 

@@ -434,6 +434,7 @@ def test_clips_on_both_sides_are_refused(stage: Path, tmp_path: Path) -> None:
         ({"size": 0}, "size is 0"),
         ({"num_spatial_views": 2}, "num_spatial_views is 2"),
         ({"fit": "stretch", "num_spatial_views": 3}, "shows the whole frame"),
+        ({"device": "cuda:99"}, "device cuda:99: expected auto, cpu, cuda"),
     ],
 )
 def test_settings_that_no_run_could_have_are_refused_before_the_first_one(

@@ -1,4 +1,5 @@
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from rich.console import Console
 
 from stadapter import estimate as module
+from stadapter.checkpoint import Checkpoints, Progress
 from stadapter.estimate import Estimate, estimate, tables
 from stadapter.model import ParameterCount
 from stadapter.settings import TrainConfig
@@ -72,6 +74,17 @@ def row(text: str, name: str) -> str:
     return next(line for line in text.splitlines() if line.strip("│ ").startswith(name))
 
 
+def stopping_after(save: Callable[..., None], step: int) -> Callable[..., None]:
+    """`Checkpoints.save` that is interrupted once that of a step is on disk."""
+
+    def stop(checkpoints: Checkpoints, progress: Progress) -> None:
+        save(checkpoints, progress)
+        if progress.step == step:
+            raise KeyboardInterrupt
+
+    return stop
+
+
 def test_an_estimate_is_measured_and_leaves_nothing(config: TrainConfig, run: Prepared) -> None:
     around = sorted(Path(config.data).parent.rglob("*"))
     state = torch.get_rng_state()
@@ -123,6 +136,30 @@ def test_a_step_of_several_batches_takes_as_often_as_long(config: TrainConfig) -
     once = known(run, num_workers=0, reading_seconds=0.0)
     assert once.seconds_per_step == 3.0
     assert "x 3 batches" in row(shown(once), "steps")
+
+
+def test_the_last_step_of_an_epoch_may_have_fewer_batches(config: TrainConfig) -> None:
+    run = prepare(replace(config, batch_size=3, accumulation_steps=2))
+    assert len(run.train_set.entries) == 8  # batches of 3, 3 and 2 clips: a step of two, and one of one
+    result = known(run, num_workers=0, reading_seconds=0.0)
+    assert run.plan.total_steps == 12
+    assert result.training_seconds == pytest.approx(6 * 3 * result.batch_seconds)
+    # After step 3 the second epoch has its last batch to come, and four more follow.
+    assert replace(result, steps_done=3).training_seconds == pytest.approx((1 + 4 * 3) * result.batch_seconds)
+
+
+def test_of_a_training_that_is_resumed_the_rest_is_told(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = replace(config, out=tmp_path / "stopped", checkpoint_minutes=0)
+    steps = prepare(stopped).plan.steps_per_epoch
+    monkeypatch.setattr(Checkpoints, "save", stopping_after(Checkpoints.save, steps))
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped)
+    result = estimate(prepare(replace(stopped, resume=True)), seconds=20)
+    assert result.steps_done == steps
+    assert f"{5 * steps} steps left after step {steps};" in row(shown(result), "training")
+    assert "left" not in row(shown(replace(result, steps_done=0)), "training")
 
 
 def test_validation_counts_views_and_orders(run: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{ending}"
 
 
+def duration(seconds: float) -> str:
+    """A time in the unit that people would take, no more exact than an estimate is.
+
+    >>> duration(0.0123), duration(4.56), duration(75), duration(3000), duration(40000), duration(1e6)
+    ('0.012 s', '4.6 s', '75 s', '50 min', '11 h', '12 days')
+    """
+    for factor, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * factor:
+            return f"{seconds / factor:.{1 if seconds < 10 * factor else 0}f} {unit}".replace(".0 ", " ")
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what a library says went wrong, or the kind of its error where it says nothing."""
     return (str(error).strip() or type(error).__name__).split("\n", 1)[0]

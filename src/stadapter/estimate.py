@@ -8,9 +8,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from stadapter.checkpoint import read_checkpoint
 from stadapter.costs import gmacs_per_view
 from stadapter.dataset import Failure, VideoDataset
-from stadapter.errors import counted, listed
+from stadapter.errors import counted, duration, listed
 from stadapter.machine import count_cores
 from stadapter.model import ParameterCount
 from stadapter.timecheck import CHANGED_ORDERS
@@ -60,6 +61,8 @@ class Estimate:
     """Memory that could be taken beside what the loaded model holds, when the short run began."""
     held_bytes: int
     """What the loaded model, and on a CPU the whole process, held then."""
+    steps_done: int = 0
+    """Of a training that is resumed."""
 
     @property
     def is_whole(self) -> bool:
@@ -98,9 +101,17 @@ class Estimate:
         return seconds * self.run.config.accumulation_steps
 
     @property
+    def steps_left(self) -> int:
+        """Steps to be taken."""
+        return self.run.plan.total_steps - self.steps_done
+
+    @property
     def training_seconds(self) -> float:
-        """All steps."""
-        return self.run.plan.total_steps * self.seconds_per_step
+        """All steps that are left; the last of an epoch may be of fewer batches than the others."""
+        plan, batches = self.run.plan, self.run.config.accumulation_steps
+        epochs_done, steps_done = divmod(self.steps_done, plan.steps_per_epoch)
+        batches_left = (plan.epochs - epochs_done) * plan.batches_per_epoch - steps_done * batches
+        return batches_left * self.seconds_per_step / batches
 
     @property
     def validation_seconds(self) -> float:
@@ -156,8 +167,10 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
 
     Raises:
         TrainingError: memory does not suffice for a single frame.
+        ArtefactError: a training that is to be resumed has left no checkpoint, or a damaged one.
     """
     started = time.monotonic()
+    steps_done = read_checkpoint(run.folder)[0].step if run.config.resume else 0
     gmacs = gmacs_per_view(run.model, num_frames=run.clip_config.num_frames, size=run.clip_config.size)
     share = seconds * _SHARE_OF_READING
     reading = read_clips(run.training_clips(run.view_store()), num_epochs=run.plan.epochs, seconds=share)
@@ -186,6 +199,7 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
         failures=(*reading.failures, *(held_out.failures if held_out is not None else ())),
         available_bytes=available,
         held_bytes=held,
+        steps_done=steps_done,
     )
 
 
@@ -198,18 +212,6 @@ def tables(estimate: Estimate) -> Group:
     for name, value, reason in _rows(estimate):
         table.add_row(name, value, Text(reason))
     return Group(table, *(Text(note) for note in _notes(estimate)))
-
-
-def duration(seconds: float) -> str:
-    """A time, no more exact than an estimate is.
-
-    >>> duration(0.0123), duration(4.56), duration(75), duration(3000), duration(40000), duration(1e6)
-    ('0.012 s', '4.6 s', '75 s', '50 min', '11 h', '12 days')
-    """
-    for factor, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * factor:
-            return f"{seconds / factor:.{1 if seconds < 10 * factor else 0}f} {unit}".replace(".0 ", " ")
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
@@ -233,7 +235,7 @@ def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
         ),
         ("memory", _bytes(estimate.peak_bytes), _memory_reason(estimate)),
         ("a step", duration(estimate.seconds_per_step), _step_reason(estimate, batch)),
-        ("training", duration(estimate.training_seconds), f"{plan.total_steps:,} steps; checkpoints not counted"),
+        ("training", duration(estimate.training_seconds), _training_reason(estimate)),
     ]
     if run.val_set is not None:
         what = f"{counted(len(run.val_set.entries), 'clip')} of {counted(estimate.num_views, 'view')}"
@@ -250,6 +252,12 @@ def _step(run: Prepared, batch: str) -> str:
         + (f" x {batches} batches" if batches > 1 else "")
         + (f" x {processes} processes" if processes > 1 else "")
     )
+
+
+def _training_reason(estimate: Estimate) -> str:
+    """The steps that are counted."""
+    left, done = f"{estimate.steps_left:,} steps", estimate.steps_done
+    return (f"{left} left after step {done:,}" if done else left) + "; checkpoints not counted"
 
 
 def _memory_reason(estimate: Estimate) -> str:

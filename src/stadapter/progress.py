@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from stadapter.durable import write_whole
-from stadapter.errors import TrainingError
+from stadapter.errors import TrainingError, duration
 
 METRICS_NAME = "metrics.jsonl"
 CURVES_NAME = "tensorboard"
@@ -94,7 +94,7 @@ class RunDisplay:
         if not self._console.is_terminal and (now - self._last_line > LINES_EVERY_SECONDS or step == self._total):
             self._last_line = now
             left = (now - self._started) / max(1, step - self._first) * (self._total - step)
-            self.say(f"step {step}/{self._total}  {text}  {left / 60:.1f} min left")
+            self.say(f"step {step}/{self._total}  {text}  {duration(left)} left")
 
     def draw(self, step: int, figures: Mapping[str, float]) -> None:
         """Add to the curves; when they cannot be written, say so once and go on without."""

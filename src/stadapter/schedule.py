@@ -26,6 +26,8 @@ class Plan:
 
     steps_per_epoch: int
     epochs: int
+    batches_per_epoch: int
+    """Of each process; more than the steps where the gradients of several batches are added up."""
 
     @property
     def total_steps(self) -> int:
@@ -42,11 +44,11 @@ def make_plan(
     """Count the steps; without `epochs`, as many epochs as give a small data set enough of them.
 
     >>> make_plan(num_clips=149, batch_size=8)
-    Plan(steps_per_epoch=19, epochs=32)
+    Plan(steps_per_epoch=19, epochs=32, batches_per_epoch=19)
     """
     batches = math.ceil(math.ceil(num_clips / batch_size) / num_processes)
     steps = math.ceil(batches / accumulation_steps)
-    return Plan(steps, epochs if epochs is not None else max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps)))
+    return Plan(steps, epochs if epochs is not None else max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps)), batches)
 
 
 class EpochBatches(Sampler[list[int]]):

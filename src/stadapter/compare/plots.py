@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stadapter.compare.summary import Comparison, Row
 from stadapter.durable import write_whole
-from stadapter.errors import counted
+from stadapter.errors import counted, duration
 
 _LEFT, _TOP, _WIDTH, _HEIGHT, _LEGEND = 70.0, 44.0, 520.0, 340.0, 300.0
 _LINE = 20.0
@@ -49,7 +49,7 @@ def write_figures(folder: Path, comparison: Comparison) -> list[Path]:
     write_whole(
         parameters, _draw(comparison, "trained_parameters", "trained parameters", _short_count, _ROUND_COUNTS).encode()
     )
-    write_whole(time, _draw(comparison, "training_seconds", "training time", _duration, _ROUND_SECONDS).encode())
+    write_whole(time, _draw(comparison, "training_seconds", "training time", duration, _ROUND_SECONDS).encode())
     return [parameters, time]
 
 
@@ -137,15 +137,3 @@ def _short_count(value: float) -> str:
         if value >= factor:
             return f"{value / factor:.3g}{unit}"
     return f"{value:.3g}"
-
-
-def _duration(seconds: float) -> str:
-    """A time, in the unit that people would take.
-
-    >>> _duration(20), _duration(60), _duration(75), _duration(600), _duration(7200)
-    ('20 s', '1 min', '75 s', '10 min', '2 h')
-    """
-    for factor, unit in ((3600, " h"), (60, " min")):
-        if seconds >= 2 * factor or seconds == factor:
-            return f"{seconds / factor:.3g}{unit}"
-    return f"{seconds:.3g} s"

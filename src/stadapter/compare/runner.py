@@ -31,6 +31,7 @@ from stadapter.compare.results import (
 )
 from stadapter.compare.search import choose_rate
 from stadapter.errors import DataError, SettingsError, listed
+from stadapter.machine import choose_device, choose_precision
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.processes import stopped_by_signals
 from stadapter.run_folder import locked
@@ -99,9 +100,10 @@ def find_common(config: CompareConfig) -> Common:
     """Read the data and the trunk, and see that no test clip is trained on.
 
     Raises:
-        SettingsError: clips that the trunk cannot take.
+        SettingsError: clips that the trunk cannot take, or a device or precision that this machine has not.
         STAdapterError: either is not usable, or a clip is on both sides.
     """
+    choose_precision(config.precision, choose_device(config.device))  # refused once, not by every run
     layout: dict[str, Any] = {name: getattr(config, name) for name in ("video_root", "label_kind", "split_number")}
     train_set, _ = read_splits(config.data, val_fraction=0, val_data=config.test, **layout)
     test_set = read_manifest(config.test, **layout)

@@ -11,7 +11,7 @@ from typing import Any
 from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME, read_spec
 from stadapter.clips import ClipConfig
 from stadapter.durable import write_whole
-from stadapter.errors import counted
+from stadapter.errors import counted, duration
 from stadapter.evaluate import Report, headline_figures, largest_errors
 from stadapter.labels import ACTION, LabelSpace
 from stadapter.manifest import Manifest
@@ -227,7 +227,7 @@ def _receipt(folder: Path, spec: Mapping[str, Any]) -> list[Line]:
         "precision": receipt.get("precision"),
         "processes": receipt.get("num_processes"),
         "hardware": receipt.get("hardware"),
-        "time": _duration(receipt["seconds"]) if "seconds" in receipt else None,
+        "time": duration(receipt["seconds"]) if "seconds" in receipt else None,
         "versions": versions or None,
         "run folder": f"{_megabytes(sum(sizes))}, the trunk not included" if sizes else None,
     }
@@ -245,12 +245,6 @@ def _evaluation(report: Report, manifest: Manifest | None, config: ClipConfig, c
         f"{report.num_resamples:,} resamples",
     }
     return [(name, value) for name, value in lines.items() if value is not None]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _megabytes(size: int) -> str:
