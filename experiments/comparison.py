@@ -5,7 +5,8 @@
 
 `run` splits the clips as gestures.py does and calls `stadapter compare` stage by stage, so that what matters most comes
 first; what is there is passed over, and the result files so far are copied to results/strategies and results/ablations
-after every stage. Once ST-Adapter's first run is there, `--only strategies` and `--only ablations` can run side by side. `table` writes their tables and figures, and its part of docs/results.md, from those files.
+after every stage. Once the first run of all is there, `--only strategies` and `--only ablations` run side by side.
+`table` writes their tables and figures, and its part of docs/results.md, from those files.
 """
 
 import argparse
@@ -149,8 +150,9 @@ TEXT = """Written by `python experiments/comparison.py table` from the files in 
 The same clips and the same trunk at 84 pixels, whole frames squeezed to a square. Every strategy has the same steps,
 batch and augmentation, and a search of three learning rates: lower ones where weights of the trunk's width learn. The
 search holds out backgrounds, as the test does: training clips whose number leaves 1. Forty test clips cannot rank what
-lies close together: the verdicts say where. Some runs computed with two threads, others with one beside another run, and
-other work shared the two cores: times and clips/s are no measure of one strategy against another, GMACs are. {progress}
+lies close together: the verdicts say where. Some runs computed with two threads, others with one beside another run,
+and other work shared the two cores: times and clips/s are no measure of one strategy against another, GMACs are.
+{progress}
 
 ### What the paper claims, and what is seen here
 
