@@ -78,6 +78,20 @@ class VideoClassifier(nn.Module):
         logits: Tensor = self.head(self.trunk(clips, prefix_only=not self.head.reads_patches))
         return logits.float()
 
+    def frozen_tokens(self, clips: Tensor) -> Tensor:
+        """What the part of the trunk that never changes makes of clips, without gradients, for `finish`.
+
+        (B, T, N, D); where the whole trunk is frozen and the head reads the prefix tokens alone, N is their number.
+        """
+        with torch.no_grad():
+            return self.trunk.frozen_tokens(clips, prefix_only=not self.head.reads_patches)
+
+    def finish(self, tokens: Tensor, *, height: int, width: int) -> Tensor:
+        """The logits that `forward` gives clips of `height` x `width` pixels, from their `frozen_tokens`."""
+        reads_prefix = not self.head.reads_patches
+        logits: Tensor = self.head(self.trunk.finish(tokens, height=height, width=width, prefix_only=reads_prefix))
+        return logits.float()
+
     def normalise(self, clips: Tensor) -> Tensor:
         """uint8 clips (..., 3, H, W) to normalised fp32, on the model's device; float clips pass unchanged."""
         clips = clips.to(self.mean.device, non_blocking=True)
@@ -132,6 +146,21 @@ class VideoClassifier(nn.Module):
         return ParameterCount(
             trained=sum(p.numel() for p in parameters if p.requires_grad), total=sum(p.numel() for p in parameters)
         )
+
+
+class Finisher(nn.Module):
+    """The changing part of a classifier as a module, for what wraps modules: `frozen_tokens` to logits.
+
+    It holds the very classifier, so that what learns is the same parameters.
+    """
+
+    def __init__(self, model: VideoClassifier, *, size: int) -> None:
+        """`size` is the side of the clips, in pixels."""
+        super().__init__()
+        self.model, self.size = model, size
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model.finish(tokens, height=self.size, width=self.size)
 
 
 def build_model(

@@ -252,13 +252,60 @@ class ImageViT(nn.Module):
     def forward(self, clips: Tensor, *, prefix_only: bool = False) -> Tensor:
         """Tokens of the last block; with `prefix_only` the prefix tokens alone (B, T, num_prefix, D), for less work."""
         layout = self._layout(clips)
+        return self._run(self._embedded(clips), layout, 0, len(self.blocks), prefix_only=prefix_only)
+
+    def num_frozen_blocks(self) -> int:
+        """How many of the first blocks give a clip the same tokens throughout training: nothing up to there learns.
+
+        0 where the embeddings or the first block are changed: then nothing is the same.
+        """
+        if self._is_changed(self.embeddings) or self._is_changed(self.pre_norm):
+            return 0
+        return next((place for place, block in enumerate(self.blocks) if self._is_changed(block)), len(self.blocks))
+
+    def frozen_tokens(self, clips: Tensor, *, prefix_only: bool = False) -> Tensor:
+        """Tokens (B, T, N, D) behind the last of the frozen blocks, which `finish` takes.
+
+        Where all blocks are frozen these are the tokens that `forward` returns, with `prefix_only` the prefix alone.
+        """
+        return self._run(
+            self._embedded(clips), self._layout(clips), 0, self.num_frozen_blocks(), prefix_only=prefix_only
+        )
+
+    def finish(self, tokens: Tensor, *, height: int, width: int, prefix_only: bool = False) -> Tensor:
+        """What `forward` makes of clips of `height` x `width` pixels, from their `frozen_tokens`, bit for bit."""
+        frozen, num_frames, patch = self.num_frozen_blocks(), tokens.shape[1], self.info.patch_size
+        if frozen == len(self.blocks):
+            return tokens
+        layout = TokenLayout(num_frames, self.num_prefix, height // patch, width // patch)
+        return self._run(tokens.flatten(0, 1), layout, frozen, len(self.blocks), prefix_only=prefix_only)
+
+    def _embedded(self, clips: Tensor) -> Tensor:
+        """Clips (B, T, 3, H, W) as the tokens (B*T, N, D) that enter the first block."""
         images = clips.flatten(0, 1).to(self.dtype)  # (B*T, 3, H, W)
-        rotary = self.rotary(images) if self.rotary is not None else None
-        x: Tensor = normalise_tokens(self.pre_norm, self._embed(self.embeddings, images))  # (B*T, N, D)
-        for block in self.blocks[:-1]:
-            x = block(x, layout, rotary)
-        x = self.blocks[-1](x, layout, rotary, prefix_only=prefix_only)
-        return x.view(-1, layout.num_frames, *x.shape[1:])  # (B, T, N, D)
+        return normalise_tokens(self.pre_norm, self._embed(self.embeddings, images))
+
+    def _run(self, x: Tensor, layout: TokenLayout, start: int, stop: int, *, prefix_only: bool) -> Tensor:
+        """Tokens (B*T, N, D) through the blocks from `start` to before `stop`, as (B, T, N, D)."""
+        rotary = self._rotary(x, layout)
+        for place, block in enumerate(self.blocks[start:stop], start=start + 1):
+            x = block(x, layout, rotary, prefix_only=prefix_only and place == len(self.blocks))
+        return x.view(-1, layout.num_frames, *x.shape[1:])
+
+    def _rotary(self, x: Tensor, layout: TokenLayout) -> Rotary | None:
+        """The position codes of the patches, where the family has them; of its images the trunk asks the size alone."""
+        if self.rotary is None:
+            return None
+        height, width = (side * self.info.patch_size for side in (layout.grid_height, layout.grid_width))
+        codes: Rotary = self.rotary(x.new_empty(()).to(self.dtype).expand(x.shape[0], 3, height, width))
+        return codes
+
+    def _is_changed(self, module: nn.Module) -> bool:
+        """Whether something in it learns or is random, or a strategy has put something into it."""
+        learns = any(parameter.requires_grad for parameter in module.parameters())
+        points = [module.before_attention, module.before_mlp] if isinstance(module, Block) else []
+        filled = any(type(point) is not InsertionPoint for point in points)
+        return learns or filled or any(part in self.inserted for part in module.modules())
 
     def _layout(self, clips: Tensor) -> TokenLayout:
         """How the tokens of these clips will lie; refuses clips that the trunk cannot take."""

@@ -1,0 +1,94 @@
+"""The blocks that training leaves alone: how many there are, and that stopping behind them changes nothing."""
+
+import pytest
+import torch
+from torch import nn
+
+from stadapter.layers import BottleneckMLP
+from stadapter.model import VideoClassifier, build_model
+from stadapter.tuning import Bottleneck, LoRA, Partial, STAdapter, Tuning
+from stadapter.vit import ImageViT
+from strategies import CASES, LABELS, build, disturb, learns, shared_trunk
+from trunks import FAMILIES, NUM_BLOCKS, make_clips
+
+FROZEN_BLOCKS = {
+    **dict.fromkeys(CASES, 0),
+    **dict.fromkeys(("linear-probe", "attentive-pooling", "attentive-pooling-no-time"), NUM_BLOCKS),
+    "lora-last-block": NUM_BLOCKS - 1,
+    "partial": NUM_BLOCKS - 2,
+}
+LAST_BLOCKS: dict[str, Tuning] = {
+    "st-adapter": STAdapter(width=8, last_blocks=2),
+    "st-adapter-before-mlp": STAdapter(width=8, last_blocks=2, before_attention=False, before_mlp=True),
+    "bottleneck": Bottleneck(width=8, last_blocks=2),
+    "lora": LoRA(rank=2, last_blocks=2),
+    "partial": Partial(last_blocks=2),
+}
+
+
+@pytest.mark.parametrize("strategy", CASES)
+def test_every_strategy_leaves_as_many_first_blocks_alone_as_it_promises(strategy: str) -> None:
+    assert build(strategy=strategy).trunk.num_frozen_blocks() == FROZEN_BLOCKS[strategy]
+
+
+@pytest.mark.parametrize("strategy", CASES)
+def test_nothing_learns_in_the_blocks_that_are_left_alone(strategy: str) -> None:
+    trunk = build(strategy=strategy).trunk
+    frozen = [trunk.embeddings, trunk.pre_norm, *trunk.block_list()[: trunk.num_frozen_blocks()]]
+    if trunk.num_frozen_blocks():
+        assert not any(parameter.requires_grad for module in frozen for parameter in module.parameters())
+    else:
+        first = [f"trunk.{part}." for part in ("embeddings", "pre_norm", "blocks.0")]
+        named = build(strategy=strategy).named_parameters()
+        assert any(learns(strategy, name) for name, _ in named if name.startswith(tuple(first)))
+
+
+def same_in_two_parts(model: VideoClassifier) -> None:
+    """Compare tokens and logits of clips that are not square, and gradients, with those in two parts."""
+    disturb(model)
+    clips = make_clips(batch=2, num_frames=5, height=20, width=12)
+    logits = model(clips)
+    tokens = model.frozen_tokens(clips)
+    assert not tokens.requires_grad
+    finished = model.finish(tokens, height=20, width=12)
+    assert torch.equal(finished, logits)
+    for name, parameter in model.trained_tensors().items():
+        whole, in_two = (
+            torch.autograd.grad(answer.square().sum(), parameter, retain_graph=True, allow_unused=True)[0]
+            for answer in (logits, finished)
+        )
+        assert (whole is None) == (in_two is None), name
+        assert whole is None or torch.equal(whole, in_two), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("strategy", LAST_BLOCKS)
+def test_last_blocks_on_the_tokens_of_the_first_give_the_same_bits(family: str, strategy: str) -> None:
+    model = build_model(backbone=shared_trunk(family), tuning=LAST_BLOCKS[strategy], labels=LABELS)
+    assert model.trunk.num_frozen_blocks() == NUM_BLOCKS - 2
+    same_in_two_parts(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("strategy", ["linear-probe", "attentive-pooling"])
+def test_a_head_on_the_tokens_of_the_whole_trunk_gives_the_same_bits(family: str, strategy: str) -> None:
+    model = build(family, strategy)
+    same_in_two_parts(model)
+    tokens = model.frozen_tokens(make_clips())
+    reads_all = model.head.reads_patches
+    assert tokens.shape[2] == (model.trunk.num_prefix + 16 if reads_all else model.trunk.num_prefix)
+
+
+def test_a_dropout_that_a_strategy_put_into_a_block_ends_the_frozen_ones() -> None:
+    trunk: ImageViT = build(strategy="linear-probe").trunk
+    dropout = nn.Dropout(0.5)
+    trunk.block_list()[1].mlp.add_module("dropout", dropout)
+    assert trunk.num_frozen_blocks() == NUM_BLOCKS
+    trunk.inserted.append(dropout)
+    assert trunk.num_frozen_blocks() == 1
+
+
+def test_what_stands_at_an_insertion_point_ends_the_frozen_ones_whether_it_learns_or_not() -> None:
+    trunk: ImageViT = build(strategy="linear-probe").trunk
+    trunk.block_list()[2].before_mlp = BottleneckMLP(width=8, bottleneck=2).requires_grad_(False)
+    assert trunk.num_frozen_blocks() == 2
