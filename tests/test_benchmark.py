@@ -24,7 +24,7 @@ from stadapter.benchmark.floors import (
     forward_products,
     replay,
 )
-from stadapter.benchmark.networks import NUM_CLASSES, make_networks, ready, saved_bytes, sizes_of, training_step
+from stadapter.benchmark.networks import NUM_CLASSES, make_networks, ready, sizes_of, training_step
 from stadapter.benchmark.released import import_released
 from stadapter.benchmark.timing import Case, Check, measure, take_turns
 from stadapter.errors import SettingsError
@@ -142,14 +142,6 @@ def products_of(call: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         call()
     return sum(count for op, count in counter.get_flop_counts()["Global"].items() if "convolution" not in str(op))
-
-
-def test_what_a_step_keeps_is_counted() -> None:
-    weight = torch.nn.Linear(4, 4, bias=False)
-    x = torch.ones(8, 4)
-    assert saved_bytes(lambda: weight(x), weight) == 8 * 4 * 4
-    weight.requires_grad_(False)
-    assert saved_bytes(lambda: weight(x), weight) == 0
 
 
 def test_all_of_the_network_is_verified_and_measured(tmp_path: Path) -> None:

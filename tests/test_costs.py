@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stadapter.costs import forget_peak_memory, gmacs_per_view, peak_memory_bytes
-from stadapter.model import VideoClassifier, build_model
-from stadapter.tuning import LinearProbe
+from stadapter.costs import checkpointing_cost, forget_peak_memory, gmacs_per_view, peak_memory_bytes, saved_bytes
+from stadapter.model import VideoClassifier, build_model, prepare_trunk
+from stadapter.tuning import LinearProbe, STAdapter
 from strategies import CASES, build
 from trunks import FAMILIES, make_trunk
 
@@ -36,6 +36,53 @@ def test_gmacs_are_counted_without_computing(family: str, strategy: str) -> None
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
     assert counted == pytest.approx(counted_by_computing(model, num_frames=3, size=24))
+
+
+def test_what_a_step_keeps_is_counted() -> None:
+    weight = torch.nn.Linear(4, 4, bias=False)
+    x = torch.ones(8, 4)
+    assert saved_bytes(lambda: weight(x), weight) == 8 * 4 * 4
+    weight.requires_grad_(False)
+    assert saved_bytes(lambda: weight(x), weight) == 0
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_price_of_gradient_checkpointing_is_counted_without_computing(
+    family: str, dtype: torch.dtype | None
+) -> None:
+    model = build_model(backbone=make_trunk(family), labels=["a", "b"])
+    cost = checkpointing_cost(
+        model, num_clips=2, num_frames=3, size=24, device=torch.device("cpu"), autocast_dtype=dtype
+    )
+    assert (model.trunk.recomputed, cost.num_blocks) == (range(0), 2)
+    assert all(parameter.grad is None and not parameter.is_meta for parameter in model.parameters())
+    prepare_trunk(model, torch.device("cpu"), dtype)
+    clips = torch.zeros(2, 3, 3, 24, 24)
+
+    def forward() -> torch.Tensor:
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            return model(clips)
+
+    for counted, recomputed in ((cost.plain, range(0)), (cost.checkpointed, range(2))):
+        model.trunk.recomputed = recomputed
+        assert counted.kept_bytes == saved_bytes(forward, model)
+        model.trunk.use_attention("eager")
+        with FlopCounterMode(display=False) as counter:
+            forward().sum().backward()
+        assert counted.gmacs * 2e9 == pytest.approx(counter.get_total_flops())
+        prepare_trunk(model, torch.device("cpu"), dtype)
+    assert cost.checkpointed.kept_bytes + cost.block_bytes < cost.plain.kept_bytes
+    assert "GMACs more a batch" in str(cost)
+
+
+def test_where_only_the_last_block_keeps_anything_nothing_is_saved() -> None:
+    model = build_model(backbone=make_trunk("clip"), labels=["a", "b"], tuning=STAdapter(width=8, last_blocks=1))
+    cost = checkpointing_cost(
+        model, num_clips=2, num_frames=3, size=24, device=torch.device("cpu"), autocast_dtype=None
+    )
+    assert cost.plain == cost.checkpointed
+    assert str(cost).startswith("nothing to save")
 
 
 def test_the_peak_of_memory_begins_anew() -> None:

@@ -1,18 +1,21 @@
 """What a model costs: arithmetic and memory."""
 
-# T frames, S side of a clip in pixels
+# B batch, T frames, S side of a clip in pixels
 
 import copy
 import gc
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from stadapter.model import VideoClassifier
+from stadapter.errors import counted
+from stadapter.model import VideoClassifier, prepare_trunk
 
 COUNTED = (
     "multiply-adds of linear layers, convolutions and attention's two products in one forward pass of the bare model, "
@@ -26,7 +29,7 @@ def gmacs_per_view(model: VideoClassifier, *, num_frames: int, size: int) -> flo
 
     Nothing is computed: it takes as long for a large model as for a small one, and leaves the model as it is.
     """
-    shapes = _without_values(model)
+    shapes = _without_values(model, _on_meta)
     shapes.trunk.use_attention("eager")  # the plain kernel's products can be counted
     clip = torch.zeros(1, num_frames, 3, size, size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -34,16 +37,125 @@ def gmacs_per_view(model: VideoClassifier, *, num_frames: int, size: int) -> flo
     return float(counter.get_total_flops() / 2 / 1e9)
 
 
-def _without_values(model: VideoClassifier) -> VideoClassifier:
-    """The model with tensors that have a shape and no values, in fp32."""
+@dataclass(frozen=True)
+class StepCost:
+    """What the model does in a training step on one batch."""
 
-    def empty(tensor: torch.Tensor) -> torch.Tensor:
-        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-        return torch.empty_like(tensor, dtype=dtype, device="meta")
+    gmacs: float
+    """10^9 multiply-adds, forward and backward, of what `COUNTED` names."""
+    kept_bytes: int
+    """Memory that the forward pass leaves for the backward pass, beside the weights."""
 
-    copies: dict[int, object] = {id(p): nn.Parameter(empty(p), requires_grad=False) for p in model.parameters()}
-    copies |= {id(buffer): empty(buffer) for buffer in model.buffers()}
-    return copy.deepcopy(model, copies)
+
+@dataclass(frozen=True)
+class CheckpointingCost:
+    """What gradient checkpointing takes and saves in a training step on one batch; see `ImageViT.recompute_blocks`."""
+
+    num_blocks: int
+    """Blocks that are computed again."""
+    plain: StepCost
+    """Without it."""
+    checkpointed: StepCost
+    """With it."""
+    block_bytes: int
+    """Memory for the one block that is being computed again, for as long as that takes."""
+
+    def __str__(self) -> str:
+        if not self.num_blocks:
+            return "nothing to save: no block but the last keeps anything for the backward pass"
+        more = self.checkpointed.gmacs - self.plain.gmacs
+        return (
+            f"{gmacs_text(more)} more a batch, {more / self.plain.gmacs:.0%} of a step, to compute "
+            f"{counted(self.num_blocks, 'block')} again; activations kept {bytes_text(self.checkpointed.kept_bytes)} "
+            f"instead of {bytes_text(self.plain.kept_bytes)}, and {bytes_text(self.block_bytes)} while a block is "
+            "computed again"
+        )
+
+
+def checkpointing_cost(
+    model: VideoClassifier,
+    *,
+    num_clips: int,
+    num_frames: int,
+    size: int,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None,
+) -> CheckpointingCost:
+    """Count a training step on clips (B, T, 3, S, S) with gradient checkpointing and without.
+
+    Nothing is computed, and the model stays as it is. Counted with the operators of a CPU, whatever the device: a GPU's
+    own keep about the same.
+
+    Args:
+        model: the classifier, in any precision.
+        num_clips: B of a batch.
+        num_frames: T.
+        size: S.
+        device: where it will be trained, and
+        autocast_dtype: in which precision; both choose the attention kernel.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode  # tensors with shape and dtype, and no values
+
+    rotary = _rotary(model, size, autocast_dtype)
+    with FakeTensorMode():
+        fake = _without_values(model, _on_cpu)
+        if rotary is not None:
+            fake.trunk.rotary = _Given(_on_cpu(rotary[0]), _on_cpu(rotary[1]))
+        clips = torch.empty(num_clips, num_frames, 3, size, size)
+
+        def forward() -> Tensor:
+            with torch.autocast("cpu", autocast_dtype, enabled=autocast_dtype is not None):
+                logits: Tensor = fake(clips)
+                return logits
+
+        def count(recomputed: range) -> StepCost:
+            fake.trunk.recomputed = recomputed
+            prepare_trunk(fake, device, autocast_dtype)
+            kept_bytes = saved_bytes(forward, fake)
+            fake.trunk.use_attention("eager")  # the plain kernel's products can be counted
+            with FlopCounterMode(display=False) as counter:
+                forward().sum().backward()  # type: ignore[no-untyped-call]
+            return StepCost(counter.get_total_flops() / 2 / 1e9, kept_bytes)
+
+        blocks = fake.trunk.recompute_blocks()
+        plain, checkpointed, all_but_one = count(range(0)), count(blocks), count(blocks[:-1])
+    return CheckpointingCost(len(blocks), plain, checkpointed, all_but_one.kept_bytes - checkpointed.kept_bytes)
+
+
+def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
+    """Bytes of memory that a forward pass keeps for the backward pass, beside the weights."""
+    # By the storage itself, not its address: tensors without values have none. Small integers tell storages apart.
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = forward()  # held until all is counted: freed memory would be used, and counted, again
+    del result
+    return sum(kept.values())
+
+
+def gmacs_text(count: float) -> str:
+    """10^9 multiply-adds, in three digits or whole ones.
+
+    >>> gmacs_text(1.2345), gmacs_text(12345.6)
+    ('1.23 GMACs', '12,346 GMACs')
+    """
+    return f"{count:,.0f} GMACs" if count >= 100 else f"{count:.3g} GMACs"
+
+
+def bytes_text(size: int) -> str:
+    """A size of memory, in three digits.
+
+    >>> bytes_text(1_234_567), bytes_text(12_345_678_901)
+    ('1.23 MB', '12.3 GB')
+    """
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
 
 
 def forget_peak_memory(device: torch.device) -> None:
@@ -68,3 +180,43 @@ def peak_memory_bytes(device: torch.device) -> tuple[int, str]:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak, "process"
+
+
+def _without_values(model: VideoClassifier, empty: Callable[[Tensor], Tensor]) -> VideoClassifier:
+    """The model with tensors that have a shape and no values."""
+    copies: dict[int, object] = {
+        id(p): nn.Parameter(empty(p), requires_grad=p.requires_grad) for p in model.parameters()
+    }
+    copies |= {id(buffer): empty(buffer) for buffer in model.buffers()}
+    return copy.deepcopy(model, copies)
+
+
+def _rotary(model: VideoClassifier, size: int, autocast_dtype: torch.dtype | None) -> tuple[Tensor, Tensor] | None:
+    """The rotary embeddings of a step: transformers caches what they are made of, where no fake tensor may get in."""
+    if model.trunk.rotary is None:
+        return None
+    casts = autocast_dtype is not None and not next(model.trunk.embeddings.parameters()).requires_grad
+    images = torch.zeros(1, 3, size, size, device=model.mean.device, dtype=autocast_dtype if casts else torch.float32)
+    rotary: tuple[Tensor, Tensor] = model.trunk.rotary(images)
+    return rotary
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype)
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    """As fp32: products of mixed precision are refused there."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return torch.empty_like(tensor, dtype=dtype, device="meta")
+
+
+class _Given(nn.Module):
+    """Stands for a module whose result is known."""
+
+    def __init__(self, *result: Tensor) -> None:
+        super().__init__()
+        self._result = result
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        return self._result

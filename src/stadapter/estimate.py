@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stadapter.checkpoint import read_checkpoint
-from stadapter.costs import gmacs_per_view
+from stadapter.costs import CheckpointingCost, bytes_text, gmacs_per_view, gmacs_text
 from stadapter.dataset import Failure, VideoDataset
 from stadapter.errors import counted, duration, listed
 from stadapter.machine import count_cores
@@ -63,6 +63,8 @@ class Estimate:
     """What the loaded model, and on a CPU the whole process, held then."""
     steps_done: int = 0
     """Of a training that is resumed."""
+    checkpointing: CheckpointingCost | None = None
+    """What gradient checkpointing takes and saves in a step on a batch of one process, whether it is on or not."""
 
     @property
     def is_whole(self) -> bool:
@@ -200,6 +202,7 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
         available_bytes=available,
         held_bytes=held,
         steps_done=steps_done,
+        checkpointing=run.checkpointing_cost(clips_per_batch),
     )
 
 
@@ -221,11 +224,11 @@ def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
         (
             "parameters",
             f"{trained:,}",
-            f"learn, of {estimate.parameters.total:,}; {_bytes(4 * trained)} in the run folder",
+            f"learn, of {estimate.parameters.total:,}; {bytes_text(4 * trained)} in the run folder",
         ),
         (
             "arithmetic",
-            _gmacs(estimate.gmacs_per_view),
+            gmacs_text(estimate.gmacs_per_view),
             f"to classify a view of {clip.num_frames} frames of {clip.size} x {clip.size} pixels",
         ),
         (
@@ -233,7 +236,8 @@ def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
             f"{plan.total_steps:,}",
             f"{counted(plan.epochs, 'epoch')} of {plan.steps_per_epoch:,}; {_step(run, batch)}",
         ),
-        ("memory", _bytes(estimate.peak_bytes), _memory_reason(estimate)),
+        ("memory", bytes_text(estimate.peak_bytes), _memory_reason(estimate)),
+        *_checkpointing(estimate),
         ("a step", duration(estimate.seconds_per_step), _step_reason(estimate, batch)),
         ("training", duration(estimate.training_seconds), _training_reason(estimate)),
     ]
@@ -265,7 +269,15 @@ def _memory_reason(estimate: Estimate) -> str:
     what = "at its highest in a step, " + ("on the GPU" if on_gpu else "the training process; decoding comes on top")
     if estimate.available_bytes is None:
         return what
-    return f"of {_bytes(estimate.held_bytes + estimate.available_bytes)} free; {what}"
+    return f"of {bytes_text(estimate.held_bytes + estimate.available_bytes)} free; {what}"
+
+
+def _checkpointing(estimate: Estimate) -> list[tuple[str, str, str]]:
+    if estimate.checkpointing is None:
+        return []
+    is_on = estimate.run.config.gradient_checkpointing
+    would = "" if is_on or not estimate.checkpointing.num_blocks else "--gradient-checkpointing would be "
+    return [("gradient checkpointing", "on" if is_on else "off", would + str(estimate.checkpointing))]
 
 
 def _step_reason(estimate: Estimate, batch: str) -> str:
@@ -295,9 +307,11 @@ def _notes(estimate: Estimate) -> list[str]:
             + " in proportion to the frames."
         )
     if not estimate.fits:
+        flags = [] if run.config.gradient_checkpointing else ["--gradient-checkpointing"]
+        flags += ["--precision bf16"] if run.autocast_dtype is None else []
         notes.append(
             "It does not fit into memory: lower --batch-size (and raise --accumulation-steps by as much), --num-frames "
-            "or --size" + (", or use --precision bf16." if run.autocast_dtype is None else ".")
+            "or --size" + (f", or use {' and '.join(flags)}." if flags else ".")
         )
     share = estimate.trials[-1].processor_share
     if run.accelerator.device.type == "cpu" and share < BUSY_SHARE:
@@ -315,11 +329,3 @@ def _notes(estimate: Estimate) -> list[str]:
 
 def _mean(reading: Reading) -> float | None:
     return sum(reading.seconds) / len(reading.seconds) if reading.seconds else None
-
-
-def _gmacs(count: float) -> str:
-    return f"{count:,.0f} GMACs" if count >= 100 else f"{count:.3g} GMACs"
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"

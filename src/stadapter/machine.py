@@ -117,6 +117,6 @@ def readable_memory_errors() -> Iterator[None]:
             raise
         found = str(error).split("\n", 1)[0] or type(error).__name__
         raise TrainingError(
-            f"out of memory ({found}); lower --batch-size (and raise --accumulation-steps by as much), --num-frames "
-            "or --size, or use --precision bf16"
+            f"out of memory ({found}); use --gradient-checkpointing, lower --batch-size (and raise "
+            "--accumulation-steps by as much), --num-frames or --size, or use --precision bf16"
         ) from error

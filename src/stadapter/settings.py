@@ -19,6 +19,7 @@ FREE_SETTINGS = frozenset(
         *("data", "video_root", "label_kind", "split_number", "backbone", "size", "precision"),
         *("out", "resume", "accept_changes", "device", "num_workers"),
         *("checkpoint_minutes", "view_store_megabytes", "max_bad_fraction"),
+        *("gradient_checkpointing",),
     )
 )
 """May differ when a run is resumed: they change nothing that is learned, or the run's identity tells what they mean."""
@@ -98,6 +99,9 @@ class TrainConfig:
     """Largest norm of the gradient of all trained weights; 0 does not clip."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of the arithmetic; auto takes bf16 where the device computes in it. Trained weights stay fp32."""
+    gradient_checkpointing: bool = False
+    """Of most blocks keep the input alone and compute the rest again in the backward pass: much less memory for up to a
+    third more arithmetic, and the same result. The run says what it takes and saves when it starts."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     num_workers: int | None = None

@@ -24,6 +24,7 @@ from stadapter.artefact import save_artefact
 from stadapter.backbones import load_backbone
 from stadapter.checkpoint import CHECKPOINT_NAME, DIVERGED, Checkpoints, Progress, check_weights, read_checkpoint
 from stadapter.clips import ClipConfig
+from stadapter.costs import CheckpointingCost, checkpointing_cost
 from stadapter.dataset import Batch, VideoDataset, ViewStore, collate
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
 from stadapter.evaluate import Report, evaluate
@@ -176,7 +177,25 @@ class Prepared:
             + describe_device(self.accelerator.device)
             + (f", {self.accelerator.num_processes} processes" if self.accelerator.num_processes > 1 else ""),
             f"{self.model.count_parameters()}; {self.plan}",
+            *self._price(),
         ]
+
+    def checkpointing_cost(self, num_clips: int) -> CheckpointingCost:
+        """What gradient checkpointing takes and saves in a step on so many clips, whether it is on or not."""
+        return checkpointing_cost(
+            self.model,
+            num_clips=num_clips,
+            num_frames=self.clip_config.num_frames,
+            size=self.clip_config.size,
+            device=self.accelerator.device,
+            autocast_dtype=self.autocast_dtype,
+        )
+
+    def _price(self) -> list[str]:
+        if not self.config.gradient_checkpointing:
+            return []
+        clips = min(self.config.batch_size, len(self.train_set.entries))
+        return [f"gradient checkpointing: {self.checkpointing_cost(clips)}"]
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -197,18 +216,21 @@ def prepare(config: TrainConfig) -> Prepared:
         split_number=config.split_number,
     )
     trunk = load_backbone(config.backbone)
+    model = build_model(
+        backbone=trunk,
+        labels=train_set.label_space,
+        tuning=config.tuning,
+        dropout=config.dropout,
+        seed=config.seed,
+    )
+    if config.gradient_checkpointing:
+        model.trunk.recompute_blocks()
     return Prepared(
         config=config,
         accelerator=accelerator,
         train_set=train_set,
         val_set=val_set,
-        model=build_model(
-            backbone=trunk,
-            labels=train_set.label_space,
-            tuning=config.tuning,
-            dropout=config.dropout,
-            seed=config.seed,
-        ),
+        model=model,
         clip_config=make_clip_config(config, trunk, accelerator.device),
         autocast_dtype=choose_precision(config.precision, accelerator.device),
         plan=make_plan(

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stadapter.errors import SettingsError
 from stadapter.packing import PackedAttention, is_packable, lay_side_by_side, replace_quick_gelu
@@ -175,6 +176,8 @@ class ImageViT(nn.Module):
         self.info = info
         self.inserted: list[nn.Module] = []
         """What a strategy put elsewhere than at an insertion point, and that follows the mode of the model around."""
+        self.recomputed = range(0)
+        """Blocks whose inside is computed again in the backward pass; see `recompute_blocks`."""
         self.requires_grad_(False)
         self.train(False)
 
@@ -249,6 +252,20 @@ class ImageViT(nn.Module):
             if hasattr(config, "_attn_implementation"):
                 config._attn_implementation = implementation
 
+    def recompute_blocks(self) -> range:
+        """Gradient checkpointing: of a block keep the input alone, and compute the rest again in the backward pass.
+
+        Left as they are: the blocks below the first that learns, of which nothing is kept anyway, and the last, which
+        the backward pass begins with, so that keeping it adds nothing to the most that is held. What is added to a
+        trunk afterwards is not seen.
+
+        Returns:
+            The indices of the blocks; none where only the last one learns, or none does.
+        """
+        last = len(self.blocks) - 1
+        self.recomputed = range(min(self.num_frozen_blocks(), last), last)
+        return self.recomputed
+
     def forward(self, clips: Tensor, *, prefix_only: bool = False) -> Tensor:
         """Tokens of the last block; with `prefix_only` the prefix tokens alone (B, T, num_prefix, D), for less work."""
         layout = self._layout(clips)
@@ -288,8 +305,13 @@ class ImageViT(nn.Module):
     def _run(self, x: Tensor, layout: TokenLayout, start: int, stop: int, *, prefix_only: bool) -> Tensor:
         """Tokens (B*T, N, D) through the blocks from `start` to before `stop`, as (B, T, N, D)."""
         rotary = self._rotary(x, layout)
-        for place, block in enumerate(self.blocks[start:stop], start=start + 1):
-            x = block(x, layout, rotary, prefix_only=prefix_only and place == len(self.blocks))
+        recomputed = self.recomputed if torch.is_grad_enabled() else range(0)
+        for place in range(start, stop):
+            block = self.blocks[place]
+            if place in recomputed:
+                x = checkpoint(block, x, layout, rotary, use_reentrant=False)
+            else:
+                x = block(x, layout, rotary, prefix_only=prefix_only and place == len(self.blocks) - 1)
         return x.view(-1, layout.num_frames, *x.shape[1:])
 
     def _rotary(self, x: Tensor, layout: TokenLayout) -> Rotary | None:

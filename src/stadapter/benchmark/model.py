@@ -17,12 +17,12 @@ from stadapter.benchmark.networks import (
     make_networks,
     ready,
     released_step,
-    saved_bytes,
     sizes_of,
     training_step,
 )
 from stadapter.benchmark.released import Released, released_name
 from stadapter.benchmark.timing import Call, Case, Check, relative_error
+from stadapter.costs import saved_bytes
 from stadapter.model import VideoClassifier
 
 _EXACT, _ROUNDED = 1e-5, 5e-2

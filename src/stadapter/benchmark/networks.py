@@ -172,23 +172,6 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
 
 
-def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
-    """Bytes of memory that a forward pass keeps for the backward pass, beside the weights."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        result = forward()  # held until all is counted: freed memory would be used, and counted, again
-    del result
-    return sum(kept.values())
-
-
 def _info(sizes: Sizes) -> BackboneInfo:
     return BackboneInfo(
         name="random weights",
