@@ -296,7 +296,14 @@ def test_other_classes_and_another_trunk_are_never_accepted(stopped: TrainConfig
 
 
 def test_what_changes_nothing_that_is_learned_may_change(stopped: TrainConfig) -> None:
-    run(stopped, num_workers=1, checkpoint_minutes=1.0, max_bad_fraction=0.5, view_store_megabytes=10)
+    run(
+        stopped,
+        num_workers=1,
+        checkpoint_minutes=1.0,
+        max_bad_fraction=0.5,
+        view_store_megabytes=10,
+        gradient_checkpointing=True,
+    )
 
 
 def test_the_checkpoint_of_another_run_is_refused(stopped: TrainConfig, tmp_path: Path) -> None:

@@ -188,6 +188,18 @@ def test_what_is_scaled_is_said_to_be(run: Prepared) -> None:
     assert "scaled" not in shown(known(run))
 
 
+def test_it_says_what_gradient_checkpointing_would_take_and_save(run: Prepared) -> None:
+    result = known(run, checkpointing=run.checkpointing_cost(4))
+    assert "off" in row(shown(result), "gradient checkpointing")
+    assert "--gradient-checkpointing would be " in row(shown(result), "gradient checkpointing")
+    with_it = replace(run, config=replace(run.config, gradient_checkpointing=True))
+    told = row(shown(replace(result, run=with_it)), "gradient checkpointing")
+    assert "on" in told
+    assert "would be" not in told
+    too_little = shown(known(run, available_bytes=1))
+    assert "--size, or use --gradient-checkpointing" in too_little
+
+
 def test_what_does_not_fit_is_said_with_what_to_do(run: Prepared) -> None:
     result = known(run, available_bytes=700_000_000)
     assert not result.fits

@@ -5,8 +5,16 @@ import os
 import pytest
 import torch
 
+from stadapter import machine
 from stadapter.errors import SettingsError, TrainingError
-from stadapter.machine import choose_device, choose_precision, default_workers, describe_device, readable_memory_errors
+from stadapter.machine import (
+    choose_device,
+    choose_precision,
+    copies_beside_work,
+    default_workers,
+    describe_device,
+    readable_memory_errors,
+)
 
 
 def test_out_of_memory_names_the_flags_that_help() -> None:
@@ -37,3 +45,34 @@ def test_fp32_means_fp32_and_bf16_means_bf16() -> None:
 def test_there_is_at_least_one_worker_however_many_processes_share_the_machine() -> None:
     assert default_workers(10_000) == 1
     assert 1 <= default_workers() <= 8
+
+
+@pytest.mark.parametrize(
+    ("cores", "num_processes", "here", "on_cpu", "on_gpu"),
+    [
+        (1, 1, None, 1, 1),
+        (2, 1, None, 1, 1),
+        (4, 1, None, 2, 3),
+        (16, 1, None, 8, 15),
+        (64, 1, None, 8, 16),
+        (64, 8, None, 4, 7),
+        (64, 64, "8", 4, 7),  # eight machines
+        (64, 1, "", 8, 16),
+    ],
+)
+def test_decoding_processes_follow_the_cores_of_this_machine(
+    cores: int, num_processes: int, here: str | None, on_cpu: int, on_gpu: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "count_cores", lambda: cores)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if here is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    assert default_workers(num_processes) == on_cpu
+    assert default_workers(num_processes, device_type="cuda") == on_gpu
+
+
+def test_copies_go_on_beside_work_on_cuda_alone() -> None:
+    assert [name for name in ("cpu", "cuda", "cuda:1", "mps") if copies_beside_work(torch.device(name))] == [
+        "cuda",
+        "cuda:1",
+    ]

@@ -16,18 +16,20 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import stadapter
 from stadapter.artefact import load_artefact
 from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.clips import load_clip
 from stadapter.errors import ArtefactError, DataError, SettingsError, TrainingError
+from stadapter.model import build_model
 from stadapter.progress import Meter
 from stadapter.synthetic import write_clips
-from stadapter.train import Loop, TrainConfig, command_line, prepare, train
+from stadapter.train import Loop, TrainConfig, command_line, make_accelerator, prepare, train
 from stadapter.transforms import Augmentation
 from stadapter.tuning import LinearProbe, STAdapter
-from trunks import save_trunk
+from trunks import make_trunk, save_trunk
 
 
 @pytest.fixture(scope="module")
@@ -368,6 +370,31 @@ def test_a_tensorboard_file_is_written_where_tensorboard_is_installed(config: Tr
     assert list(run(config, epochs=4).rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_batches_are_copied_beside_the_work_of_a_gpu(
+    config: TrainConfig, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["stadapter.train"], "choose_device", lambda _: torch.device(name))
+    assert make_accelerator(config).dataloader_config.non_blocking == (name == "cuda")
+
+
+def test_bytes_are_copied_to_the_device_and_become_floats_there() -> None:
+    model = build_model(backbone=make_trunk("dinov2"), labels=["a", "b"]).to("meta")
+    floats_on_cpu: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = op(*args, **kwargs or {})
+            if isinstance(result, torch.Tensor) and result.device.type == "cpu" and result.is_floating_point():
+                floats_on_cpu.append(str(op))
+            return result
+
+    with Watch():
+        clips = model.normalise(torch.zeros(1, 2, 3, 16, 16, dtype=torch.uint8))
+    assert (clips.device.type, clips.dtype) == ("meta", torch.float32)
+    assert not floats_on_cpu
+
+
 def test_two_processes_train_one_model(config: TrainConfig, tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(
@@ -382,7 +409,7 @@ def test_two_processes_train_one_model(config: TrainConfig, tmp_path: Path) -> N
         for item in dataclasses.fields(config)
         if item.name not in ("tuning", "augmentation")
     }
-    settings |= {"batch_size": 2, "val_fraction": 0.3}
+    settings |= {"batch_size": 2, "val_fraction": 0.3, "gradient_checkpointing": True}  # which changes no result
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     launch += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     done = subprocess.run(

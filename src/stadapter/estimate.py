@@ -12,7 +12,7 @@ from stadapter.checkpoint import read_checkpoint
 from stadapter.costs import CheckpointingCost, bytes_text, gmacs_per_view, gmacs_text
 from stadapter.dataset import Failure, VideoDataset
 from stadapter.errors import counted, duration, listed
-from stadapter.machine import count_cores
+from stadapter.machine import count_cores, processes_here
 from stadapter.model import ParameterCount
 from stadapter.timecheck import CHANGED_ORDERS
 from stadapter.train import TIME_CHECK_CLIPS, Prepared
@@ -152,7 +152,7 @@ class Estimate:
         if self.run.accelerator.device.type != "cpu":
             return longest
         num_processes: int = self.run.accelerator.num_processes
-        cores = max(1, count_cores() // num_processes)
+        cores = max(1, count_cores() // processes_here(num_processes))
         if cores - torch.get_num_threads() >= self.num_workers:
             return longest
         return max(reading / self.num_workers, arithmetic + reading / cores)

@@ -20,6 +20,7 @@ from stadapter.clips import ClipConfig
 from stadapter.dataset import Failure, VideoDataset, collate
 from stadapter.errors import DataError, SettingsError
 from stadapter.labels import ACTION, LabelSpace
+from stadapter.machine import copies_beside_work
 from stadapter.manifest import Entry, Manifest
 from stadapter.model import ClipClassifier, check_finite_scores, label_space_of, view_scores
 from stadapter.processes import quiet_worker, workers_of
@@ -355,7 +356,7 @@ def _classify(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=collate,
-        pin_memory=next(model.parameters()).is_cuda,
+        pin_memory=copies_beside_work(next(model.parameters()).device),
         persistent_workers=num_workers > 0,  # so that they can be ended
         worker_init_fn=quiet_worker,
     )

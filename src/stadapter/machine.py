@@ -10,6 +10,7 @@ import torch
 from stadapter.errors import SettingsError, TrainingError, counted
 
 MAX_WORKERS = 8
+MAX_WORKERS_FOR_GPU = 16
 
 
 def choose_device(name: str | torch.device) -> torch.device:
@@ -55,9 +56,26 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def default_workers(num_processes: int = 1) -> int:
-    """Decoding processes for each of `num_processes` on this machine: half its cores in all, at most 8 each."""
-    return max(1, min(MAX_WORKERS, count_cores() // 2 // num_processes))
+def default_workers(num_processes: int = 1, *, device_type: str = "cpu") -> int:
+    """Decoding processes for each of `num_processes` that train together; at least 1, at most 8, for a GPU 16.
+
+    The cores of this machine are shared by those of them that run here. Where the model computes on cores too, half of
+    a share decodes; where it computes on a GPU, all of it but the core that feeds the GPU.
+    """
+    cores = count_cores() // processes_here(num_processes)
+    on_cpu = device_type == "cpu"
+    return max(1, min(MAX_WORKERS if on_cpu else MAX_WORKERS_FOR_GPU, cores // 2 if on_cpu else cores - 1))
+
+
+def processes_here(num_processes: int) -> int:
+    """How many of the processes that train together run on this machine: as torchrun and accelerate tell, or all."""
+    told = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return min(num_processes, int(told)) if told.isdecimal() and int(told) else num_processes
+
+
+def copies_beside_work(device: torch.device) -> bool:
+    """Whether copies to a device can go on while it computes: from pinned memory to a CUDA device."""
+    return device.type == "cuda"
 
 
 def describe_device(device: torch.device) -> str:

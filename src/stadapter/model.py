@@ -15,6 +15,7 @@ from stadapter.backbones import load_backbone
 from stadapter.errors import ArtefactError, SettingsError, STAdapterError, listed
 from stadapter.heads import FrameAverageHead, Head
 from stadapter.labels import Labels, LabelSpace
+from stadapter.machine import copies_beside_work
 from stadapter.tuning import MakesHead, STAdapter, Tuning
 from stadapter.vit import ImageViT, InsertionPoint
 
@@ -94,7 +95,7 @@ class VideoClassifier(nn.Module):
 
     def normalise(self, clips: Tensor) -> Tensor:
         """uint8 clips (..., 3, H, W) to normalised fp32, on the model's device; float clips pass unchanged."""
-        clips = clips.to(self.mean.device, non_blocking=True)
+        clips = clips.to(self.mean.device, non_blocking=copies_beside_work(self.mean.device))
         if clips.is_floating_point():
             return clips
         return (clips.float() / 255 - self.mean) / self.std
@@ -247,7 +248,8 @@ def view_scores(
     device = next(model.parameters()).device
     with torch.inference_mode(), torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
         parts = torch.split(clips.flatten(0, 1), views_at_once)  # of (B*V, T, 3, H, W)
-        logits = [model(model.normalise(part.to(device, non_blocking=True))) for part in parts]
+        beside = copies_beside_work(device)
+        logits = [model(model.normalise(part.to(device, non_blocking=beside))) for part in parts]
         scores = label_space_of(model).softmax(torch.cat(logits).float())  # (B*V, C)
     return scores.reshape(num_clips, num_views, -1).mean(1).cpu()  # (B, C)
 

@@ -31,6 +31,7 @@ from stadapter.evaluate import Report, evaluate
 from stadapter.machine import (
     choose_device,
     choose_precision,
+    copies_beside_work,
     default_workers,
     describe_device,
     readable_memory_errors,
@@ -252,7 +253,8 @@ class Loop:
         self.accelerator: Any = run.accelerator  # its methods are not typed
         self.console = console if self.accelerator.is_main_process else None
         given = self.config.num_workers
-        self.num_workers = given if given is not None else default_workers(self.accelerator.num_processes)
+        chosen = default_workers(self.accelerator.num_processes, device_type=self.accelerator.device.type)
+        self.num_workers = given if given is not None else chosen
         self.step = 0
         self.failures: dict[str, str] = {}
         self.changes: tuple[str, ...] = ()
@@ -440,7 +442,7 @@ class Loop:
             batch_sampler=batches,
             num_workers=self.num_workers,
             collate_fn=collate,
-            pin_memory=self.accelerator.device.type == "cuda",
+            pin_memory=copies_beside_work(self.accelerator.device),
             persistent_workers=self.num_workers > 0,
             prefetch_factor=4 if self.num_workers else None,
             worker_init_fn=yielding_worker,
@@ -526,6 +528,7 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
     """
     from accelerate.accelerator import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils.dataclasses import DataLoaderConfiguration
 
     device = choose_device(config.device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -537,6 +540,7 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
         cpu=device.type == "cpu",
         mixed_precision="no",  # the loop's own autocast: the head's output then needs no conversion
         gradient_accumulation_steps=config.accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(non_blocking=copies_beside_work(device)),
     )
 
 

@@ -59,7 +59,7 @@ def cases(config: BenchmarkConfig, released: Released | None, device: torch.devi
             ours=_our_loop(config, sizes, precision, device, backbone, folder),
             others=others,
             floors={"its steps alone, clips in memory": _repeated(step, steps)},
-            facts={"clips": EPOCHS * len(videos), "steps": steps, "workers": default_workers()},
+            facts={"clips": EPOCHS * len(videos), "steps": steps, "workers": default_workers(device_type=device.type)},
             notes=notes,
         )
 
@@ -122,7 +122,7 @@ def _their_loop(
             dataset,
             batch_size=batch_size,
             sampler=RandomSampler(dataset),
-            num_workers=default_workers(),
+            num_workers=default_workers(device_type=networks.device.type),
             pin_memory=networks.device.type == "cuda",
         )
         for _ in range(EPOCHS):

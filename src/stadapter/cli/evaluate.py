@@ -81,13 +81,16 @@ def run(arguments: Sequence[str]) -> int:
     clip_config = dataclasses.replace(
         classifier.clip_config, **{name: count for name, count in views.items() if count is not None}
     )
+    workers = flags.num_workers
+    if workers is None:
+        workers = default_workers(device_type=classifier.model.mean.device.type)
     with progress_bar("evaluating") as progress:
         report = evaluate(
             classifier.model,
             manifest,
             clip_config,
             batch_size=flags.batch_size,
-            num_workers=flags.num_workers if flags.num_workers is not None else default_workers(),
+            num_workers=workers,
             autocast_dtype=autocast_dtype(flags.precision),
             progress=progress,
             time_check=flags.time_check,
