@@ -1,6 +1,6 @@
 """Labelled clips as tensors; what is random in training is a pure function of (seed, epoch, position)."""
 
-# B batch, V views, T frames, K heads, H W pixels
+# B batch, V views, T frames, K heads, H W pixels, N tokens, D width
 
 import errno
 import math
@@ -10,7 +10,7 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from multiprocessing.reduction import DupFd
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from stadapter.errors import DataError, SettingsError, VideoError
 from stadapter.labels import Labels, LabelSpace
 from stadapter.layouts import LABEL_KINDS
 from stadapter.manifest import Entry, Manifest
+from stadapter.token_cache import TokenCache
 from stadapter.transforms import Augmentation
 
-_MAX_EPOCHS_AHEAD = 7
+MAX_EPOCHS_AHEAD = 7
 
 Failure = tuple[str, str]
 """Name of a clip that could not be read, and why."""
@@ -41,19 +42,29 @@ class Sample(TypedDict):
     """Position of the clip in the manifest; of the replacement, where one took its place."""
     failures: list[Failure]
     """Clips that could not be read on the way to this one."""
+    key: NotRequired[str]
+    """With a token cache: the name of this view's tokens in it."""
+    is_found: NotRequired[bool]
+    """With a token cache: whether `clip` is these tokens (T, N, D), and nothing was decoded."""
 
 
 class Batch(TypedDict):
     """The readable clips of several samples."""
 
     clips: Tensor
-    """(B, T, 3, H, W) or (B, V, T, 3, H, W); of shape (0,) when no clip could be read."""
+    """(B, T, 3, H, W) or (B, V, T, 3, H, W); of shape (0,) when no clip could be read, or all were found."""
     labels: Tensor
     """int64 (B, K)"""
     indices: Tensor
     """int64 (B,), positions in the manifest."""
     failures: list[Failure]
     """Clips that could not be read, of all the samples."""
+    tokens: NotRequired[Tensor]
+    """With a token cache: (C, T, N, D) of the clips that were found there, which `clips` does not have."""
+    is_found: NotRequired[Tensor]
+    """With a token cache: bool (B,), which of the clips were."""
+    keys: NotRequired[list[str]]
+    """With a token cache: the names that the tokens of `clips` will have there."""
 
 
 class ViewStore:
@@ -68,15 +79,22 @@ class ViewStore:
     room for it, or none any more, views are drawn for one epoch at a time: slower, and the same.
     """
 
-    def __init__(self, *, num_clips: int, view_shape: tuple[int, ...], max_bytes: int) -> None:
-        """Lay out as many epochs ahead as fit into `max_bytes` and half of the free disk, at most 7."""
+    def __init__(
+        self,
+        *,
+        num_clips: int,
+        view_shape: tuple[int, ...],
+        max_bytes: int,
+        max_epochs_ahead: int = MAX_EPOCHS_AHEAD,
+    ) -> None:
+        """Lay out as many epochs ahead as fit into `max_bytes` and half of the free disk, and no more than asked."""
         self._view_shape, self._view_bytes = view_shape, math.prod(view_shape)
         self._descriptor = -1
         # In shared memory: what a worker meets is told by the training process.
         self._error_number = torch.zeros((), dtype=torch.int64)
         self._error_number.share_memory_()  # type: ignore[no-untyped-call]
         per_epoch = num_clips * (8 + self._view_bytes)
-        self.epochs_ahead = min(_MAX_EPOCHS_AHEAD, max_bytes // per_epoch)
+        self.epochs_ahead = min(max_epochs_ahead, max_bytes // per_epoch)
         self._stamps_bytes = 8 * num_clips * self.epochs_ahead
         if not self.epochs_ahead:
             return
@@ -188,6 +206,8 @@ class VideoDataset(Dataset[Sample]):
         max_bad_tries: int = 10,
         store: ViewStore | None = None,
         num_epochs: int | None = None,
+        views_per_clip: int | None = None,
+        tokens: TokenCache | None = None,
     ) -> None:
         """Prepare to read; opens nothing.
 
@@ -200,6 +220,8 @@ class VideoDataset(Dataset[Sample]):
             max_bad_tries: after how many unreadable clips in a row a training sample is None.
             store: where views of later epochs are kept when a video is decoded; for training on the fast road.
             num_epochs: how many epochs there will be, if that is known: no view is drawn for a later one.
+            views_per_clip: after so many epochs the same views come again, in training; None draws fresh ones always.
+            tokens: where what the model makes of a view may be found, which then takes the place of the view.
 
         Raises:
             SettingsError: `max_bad_tries` below 1.
@@ -214,6 +236,8 @@ class VideoDataset(Dataset[Sample]):
         self.max_bad_tries = max_bad_tries
         self.store = store
         self.num_epochs = num_epochs
+        self.views_per_clip = views_per_clip
+        self.tokens = tokens
         self.targets = _targets(manifest, LabelSpace.of(labels))
         # In shared memory, so that workers kept alive between epochs see a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64)
@@ -223,6 +247,11 @@ class VideoDataset(Dataset[Sample]):
     def epoch(self) -> int:
         """The epoch that random choices are made for."""
         return int(self._epoch)
+
+    @property
+    def view_number(self) -> int:
+        """Which view of each clip the epoch shows: one of its own, or the same as some epochs before."""
+        return self.epoch % self.views_per_clip if self.views_per_clip is not None else self.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, in this process and in running workers, before iterating over the loader."""
@@ -250,41 +279,58 @@ class VideoDataset(Dataset[Sample]):
         failures: list[Failure] = []
         clip_index = chosen = index % len(self)
         for attempt in range(self.max_bad_tries if len(self) > 1 else 1):
-            generator = np.random.default_rng((self.seed, self.epoch, index, attempt))
+            draw = (self.seed, self.view_number, index, attempt)
+            generator = np.random.default_rng(draw)
             if attempt > 0:
                 chosen = (index + 1 + int(generator.integers(len(self) - 1))) % len(self)  # any other clip
+            sample = Sample(clip=None, label=self.targets[chosen], index=chosen, failures=failures)
             try:
-                if attempt == 0 and index == clip_index and self.store is not None and self.store.epochs_ahead:
-                    clip = self._stored_view(index, self.store)
-                else:
-                    clip = self._load(self.entries[chosen], generator)[0]
+                if self.tokens is not None:
+                    self._look_up(sample, self.tokens, draw)
+                if sample["clip"] is None and attempt == 0 and index == clip_index and self._stores_views:
+                    sample["clip"] = self._stored_view(index)
+                elif sample["clip"] is None:
+                    sample["clip"] = self._load(self.entries[chosen], generator)[0]
             except (VideoError, OSError) as error:
                 failures.append((_title(self.entries[chosen]), str(error)))
                 continue
-            return Sample(clip=clip, label=self.targets[chosen], index=chosen, failures=failures)
+            return sample
         return Sample(clip=None, label=self.targets[clip_index], index=clip_index, failures=failures)
 
-    def _stored_view(self, index: int, store: ViewStore) -> Tensor:
-        """This epoch's view (T, 3, H, W): taken from the store, or drawn together with those of the next epochs."""
-        epoch = self.epoch
-        view = store.take(index, epoch)
+    def _look_up(self, sample: Sample, tokens: TokenCache, draw: tuple[int, ...]) -> None:
+        """Give a sample the key of its view, which `draw` decides, and its tokens if they are kept."""
+        entry = self.entries[sample["index"]]
+        times = (entry.start_seconds, entry.end_seconds, entry.frames_per_second)
+        sample["key"] = tokens.key(entry.path, draw=draw, times=times)
+        sample["clip"] = tokens.take(sample["key"])
+        sample["is_found"] = sample["clip"] is not None
+
+    @property
+    def _stores_views(self) -> bool:
+        return self.store is not None and self.store.epochs_ahead > 0
+
+    def _stored_view(self, index: int) -> Tensor:
+        """The view (T, 3, H, W) of this epoch: from the store, or drawn together with those of the next epochs."""
+        view_number, store = self.view_number, self.store
+        assert store is not None
+        view = store.take(index, view_number)
         if view is not None:
             return view
-        epochs = store.epochs_to_draw(index, epoch)
-        if self.num_epochs is not None:
-            epochs = range(epoch, min(epochs.stop, self.num_epochs))
+        numbers = store.epochs_to_draw(index, view_number)
+        ends = (numbers.stop, self.num_epochs, self.views_per_clip)
+        numbers = range(view_number, min(end for end in ends if end is not None))
         entry, augmentation = self.entries[index], self.augmentation
         assert augmentation is not None
         views = load_random_views(
             entry.path,
             self.clip_config,
             augmentation=augmentation,
-            generators=[np.random.default_rng((self.seed, each, index, 0)) for each in epochs],
+            generators=[np.random.default_rng((self.seed, each, index, 0)) for each in numbers],
             start_seconds=entry.start_seconds,
             end_seconds=entry.end_seconds,
             frames_per_second=entry.frames_per_second,
-        )  # (epochs, T, 3, H, W)
-        store.put(index, epoch + 1, views[1:])
+        )  # (views, T, 3, H, W)
+        store.put(index, view_number + 1, views[1:])
         return views[0].clone()
 
     def _load(self, entry: Entry, generator: np.random.Generator | None = None) -> Tensor:
@@ -341,16 +387,27 @@ def collate(samples: Sequence[Sample]) -> Batch:
     training process. Later, in the thread that sends them, torch would lose the batch, and the run would wait for ever.
     """
     kept = [sample for sample in samples if sample["clip"] is not None]
-    clips = [sample["clip"] for sample in samples if sample["clip"] is not None]
-    stacked = torch.stack(clips) if clips else torch.empty(0)
-    if get_worker_info() is not None:
-        stacked.share_memory_()  # type: ignore[no-untyped-call]
-    return Batch(
-        clips=stacked,
+    fresh = [sample for sample in kept if not sample.get("is_found")]
+    batch = Batch(
+        clips=_stack(fresh),
         labels=torch.tensor([sample["label"] for sample in kept], dtype=torch.int64),  # (B, K)
         indices=torch.tensor([sample["index"] for sample in kept], dtype=torch.int64),
         failures=[failure for sample in samples for failure in sample["failures"]],
     )
+    if any("key" in sample for sample in kept):
+        batch["tokens"] = _stack([sample for sample in kept if sample["is_found"]])
+        batch["is_found"] = torch.tensor([sample["is_found"] for sample in kept])
+        batch["keys"] = [sample["key"] for sample in fresh]
+    return batch
+
+
+def _stack(samples: Sequence[Sample]) -> Tensor:
+    """What the samples hold, one below the other; of shape (0,) where there are none."""
+    clips = [sample["clip"] for sample in samples if sample["clip"] is not None]
+    stacked = torch.stack(clips) if clips else torch.empty(0)
+    if get_worker_info() is not None:
+        stacked.share_memory_()  # type: ignore[no-untyped-call]
+    return stacked
 
 
 def _free_bytes() -> int:

@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -224,9 +224,13 @@ def prepare_trunk(model: VideoClassifier, device: torch.device, autocast_dtype: 
     """Put the frozen weights into the precision and the attention kernel that compute fastest on a device."""
     if autocast_dtype is not None:
         model.cast_trunk(autocast_dtype)
+    model.trunk.use_attention(fastest_attention(device, autocast_dtype))
+
+
+def fastest_attention(device: torch.device, autocast_dtype: torch.dtype | None) -> Literal["sdpa", "eager"]:
+    """The kernel of the frozen attention that trains fastest."""
     # On a CPU the fused kernel of bf16 takes longer than plain products, its backward pass several times (docs/log.md).
-    is_plain_faster = device.type == "cpu" and autocast_dtype is not None
-    model.trunk.use_attention("eager" if is_plain_faster else "sdpa")
+    return "eager" if device.type == "cpu" and autocast_dtype is not None else "sdpa"
 
 
 def view_scores(

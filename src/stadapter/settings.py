@@ -20,6 +20,7 @@ FREE_SETTINGS = frozenset(
         *("out", "resume", "accept_changes", "device", "num_workers"),
         *("checkpoint_minutes", "view_store_megabytes", "max_bad_fraction"),
         *("gradient_checkpointing",),
+        *("token_cache_gigabytes", "token_cache_folder"),
     )
 )
 """May differ when a run is resumed: they change nothing that is learned, or the run's identity tells what they mean."""
@@ -74,6 +75,9 @@ class TrainConfig:
     """Crops averaged when testing, 1 (centre) or 3 (they show the whole frame); default 3, with stretch 1."""
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(colour_jitter=0.4))
     """How training clips are varied; no flip, which would confuse left with right (docs/log.md on the colours)."""
+    views_per_clip: int | None = None
+    """Different random views of each training clip, which come again in turn; default a fresh one in every epoch. The
+    first blocks, where none of them learns, then see each view once: see token_cache_gigabytes."""
     epochs: int | None = None
     """Passes over the data; default as many as give 600 optimizer steps, at least 8."""
     batch_size: int = 8
@@ -108,6 +112,11 @@ class TrainConfig:
     """Processes that decode videos; default chosen from the machine, 0 decodes in the training process."""
     view_store_megabytes: int = 1024
     """Room for views drawn ahead, MiB on disk: a video is then decoded once for up to 8 epochs; 0 decodes each time."""
+    token_cache_gigabytes: float | None = None
+    """Room on disk for what frozen first blocks make of views_per_clip views (--tuning.last-blocks leaves some frozen);
+    default 8, or 0 where there is nothing to keep. 0 computes it in every epoch: slower, and the same."""
+    token_cache_folder: str | Path | None = None
+    """Where that is kept, also for later runs on the same clips; default the user's cache folder, stadapter in it."""
     seed: int = 0
     """Of everything random."""
     max_bad_fraction: float = 0.1
@@ -122,7 +131,7 @@ class TrainConfig:
     tuning, other classes, another trunk, another val_fraction."""
 
     def __post_init__(self) -> None:
-        for name in ("data", "out", "backbone", "val_data", "video_root"):
+        for name in ("data", "out", "backbone", "val_data", "video_root", "token_cache_folder"):
             value = getattr(self, name)
             object.__setattr__(self, name, os.fspath(value) if value is not None else None)
         for name, (lowest, highest) in _LIMITS.items():
@@ -138,11 +147,13 @@ class TrainConfig:
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "batch_size": (1, math.inf),
+    "views_per_clip": (1, math.inf),
     "accumulation_steps": (1, math.inf),
     "lr_clips": (1, math.inf),
     "epochs": (1, math.inf),
     "num_workers": (0, math.inf),
     "view_store_megabytes": (0, math.inf),
+    "token_cache_gigabytes": (0, math.inf),
     "seed": (0, math.inf),
     "split_number": (1, 3),
     "weight_decay": (0, math.inf),

@@ -25,9 +25,10 @@ from stadapter.backbones import load_backbone
 from stadapter.checkpoint import CHECKPOINT_NAME, DIVERGED, Checkpoints, Progress, check_weights, read_checkpoint
 from stadapter.clips import ClipConfig
 from stadapter.costs import CheckpointingCost, checkpointing_cost
-from stadapter.dataset import Batch, VideoDataset, ViewStore, collate
+from stadapter.dataset import MAX_EPOCHS_AHEAD, Batch, VideoDataset, ViewStore, collate
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
 from stadapter.evaluate import Report, evaluate
+from stadapter.frozen import FrozenPart
 from stadapter.machine import (
     choose_device,
     choose_precision,
@@ -37,13 +38,14 @@ from stadapter.machine import (
     readable_memory_errors,
 )
 from stadapter.manifest import Manifest, read_splits
-from stadapter.model import VideoClassifier, build_model, prepare_trunk
+from stadapter.model import Finisher, VideoClassifier, build_model, prepare_trunk
 from stadapter.processes import interruption, stopped_by_signals, workers_of, yielding_worker
 from stadapter.progress import METRICS_NAME, Curves, LastingConsole, Meter, RunDisplay, rewind
 from stadapter.report import REPORT_NAME, write_report
 from stadapter.run_folder import occupied, refuse_folder
 from stadapter.schedule import EpochBatches, Plan, learning_rate_share, make_optimizer, make_plan, seed_dropout
 from stadapter.settings import TrainConfig, settings_to_json
+from stadapter.token_cache import TokenCache
 from stadapter.vit import ImageViT, nearest_multiple
 
 if TYPE_CHECKING:
@@ -134,7 +136,7 @@ class Prepared:
             "num_processes": self.accelerator.num_processes,
         }
 
-    def training_clips(self, store: ViewStore | None) -> VideoDataset:
+    def training_clips(self, store: ViewStore | None, tokens: TokenCache | None = None) -> VideoDataset:
         """The clips to train on, as they are read and varied."""
         return VideoDataset(
             self.train_set,
@@ -144,6 +146,8 @@ class Prepared:
             seed=self.config.seed,
             store=store,
             num_epochs=self.plan.epochs,
+            views_per_clip=self.config.views_per_clip,
+            tokens=tokens,
         )
 
     def view_store(self) -> ViewStore | None:
@@ -155,7 +159,13 @@ class Prepared:
             num_clips=len(self.train_set.entries),
             view_shape=(clip.num_frames, 3, clip.size, clip.size),
             max_bytes=self.config.view_store_megabytes * 2**20,
+            max_epochs_ahead=min(MAX_EPOCHS_AHEAD, (self.config.views_per_clip or MAX_EPOCHS_AHEAD + 1) - 1),
         )
+
+    @cached_property
+    def frozen_part(self) -> FrozenPart:
+        """The blocks that give a view the same tokens in every epoch."""
+        return FrozenPart(self.config, self.model, self.clip_config, self.accelerator.device, self.autocast_dtype)
 
     @contextmanager
     def occupied(self) -> Iterator[None]:
@@ -179,6 +189,7 @@ class Prepared:
             + (f", {self.accelerator.num_processes} processes" if self.accelerator.num_processes > 1 else ""),
             f"{self.model.count_parameters()}; {self.plan}",
             *self._price(),
+            *self.frozen_part.describe(num_clips=len(self.train_set.entries), num_epochs=self.plan.epochs),
         ]
 
     def checkpointing_cost(self, num_clips: int) -> CheckpointingCost:
@@ -226,7 +237,7 @@ def prepare(config: TrainConfig) -> Prepared:
     )
     if config.gradient_checkpointing:
         model.trunk.recompute_blocks()
-    return Prepared(
+    run = Prepared(
         config=config,
         accelerator=accelerator,
         train_set=train_set,
@@ -242,6 +253,8 @@ def prepare(config: TrainConfig) -> Prepared:
             num_processes=accelerator.num_processes,
         ),
     )
+    run.frozen_part.check()
+    return run
 
 
 class Loop:
@@ -259,7 +272,8 @@ class Loop:
         self.failures: dict[str, str] = {}
         self.changes: tuple[str, ...] = ()
         self.store: ViewStore | None = None
-        self.told_of_store = False
+        self.cache: TokenCache | None = None
+        self.told: set[str] = set()
         self.curves = Curves(run.folder)
         self.started = time.monotonic()
 
@@ -272,7 +286,7 @@ class Loop:
             KeyboardInterrupt: asked to stop (Ctrl-C, SIGTERM); the state has been saved.
         """
         with self._display() as display, interruption() as interrupted, torch.random.fork_rng():
-            self.store = self.run.view_store()
+            self.store, self.cache = self.run.view_store(), self.run.frozen_part.cache()
             loader, batches = self._loader()
             try:
                 with workers_of(loader):
@@ -286,7 +300,9 @@ class Loop:
         prepare_trunk(self.run.model, self.accelerator.device, self.run.autocast_dtype)
         trained = {name: p for name, p in self.run.model.named_parameters() if p.requires_grad}
         optimizer = make_optimizer(trained, lr=self.run.lr, weight_decay=config.weight_decay)
-        model, stepper = self.accelerator.prepare(self.run.model, optimizer)
+        classifier = self.run.model
+        network = Finisher(classifier, size=self.run.clip_config.size) if self.cache is not None else classifier
+        model, stepper = self.accelerator.prepare(network, optimizer)
         checkpoints = Checkpoints(
             self.run.folder,
             trained,
@@ -304,7 +320,7 @@ class Loop:
             loader.set_epoch(epoch)  # reaches the dataset: accelerate would count epochs from 0 after resuming
             for number, batch in enumerate(loader, start=done):
                 self._note_failures(batch, display)
-                self._note_full_store(display)
+                self._note_lost_room(display)
                 seed_dropout(config.seed, epoch, number, self.accelerator.process_index)
                 for group in optimizer.param_groups:
                     group["lr"] = self.run.lr * learning_rate_share(self.step, plan.total_steps, config.warmup_fraction)
@@ -430,7 +446,7 @@ class Loop:
 
     def _loader(self) -> tuple[Any, EpochBatches]:
         """This process's share of the batches, and the object that chooses the epoch."""
-        dataset = self.run.training_clips(self.store)
+        dataset = self.run.training_clips(self.store, self.cache)
         batches = EpochBatches(
             len(dataset),
             batch_size=self.config.batch_size,
@@ -453,7 +469,7 @@ class Loop:
         """One batch forward and backward; the weights change when enough batches have been added up."""
         dtype, space = self.run.autocast_dtype, self.run.model.label_space
         with self.accelerator.accumulate(model):
-            clips = self.run.model.normalise(batch["clips"])
+            clips = self._inputs(batch)
             with torch.autocast(clips.device.type, dtype, enabled=dtype is not None):
                 logits: Tensor = model(clips)  # (B, C)
             loss = space.loss(logits, batch["labels"], label_smoothing=self.config.label_smoothing)
@@ -463,6 +479,12 @@ class Loop:
             stepper.step()
             stepper.zero_grad()
         meter.add(loss.detach(), space.named(logits.detach()) == batch["labels"])
+
+    def _inputs(self, batch: Batch) -> Tensor:
+        """What the network is given: normalised clips, or their tokens where these are kept."""
+        if self.cache is None:
+            return self.run.model.normalise(batch["clips"])
+        return self.run.frozen_part.tokens(batch, self.cache)
 
     def _log(self, meter: Meter, optimizer: torch.optim.Optimizer, display: RunDisplay) -> None:
         reading, space = meter.read(), self.run.model.label_space
@@ -496,14 +518,28 @@ class Loop:
             f"all are named in {self.run.folder / METRICS_NAME}. Remove or repair them, or raise --max-bad-fraction"
         )
 
-    def _note_full_store(self, display: RunDisplay) -> None:
-        """Say once that views are no longer kept."""
-        if self.store is not None and not self.told_of_store and (problem := self.store.problem()):
-            self.told_of_store = True
-            display.say(
+    def _note_lost_room(self, display: RunDisplay) -> None:
+        """Say once that views, or tokens, are no longer kept, and that some of these were damaged."""
+        if self.store is not None and (problem := self.store.problem()):
+            self._say_once(
+                display,
                 f"no room for views drawn ahead ({problem}): every video is decoded in every epoch, which is slower. "
-                "TMPDIR chooses another disk, --view-store-megabytes less room"
+                "TMPDIR chooses another disk, --view-store-megabytes less room",
             )
+        if self.cache is not None and (problem := self.cache.problem()):
+            self._say_once(
+                display,
+                f"no more tokens are kept in {self.cache.folder} ({problem}): what is not there goes through the "
+                "frozen blocks in every epoch, which is slower. --token-cache-folder chooses another disk, "
+                "--token-cache-gigabytes more room",
+            )
+        if self.cache is not None and self.cache.num_damaged():
+            self._say_once(display, f"damaged files in {self.cache.folder} are made anew")
+
+    def _say_once(self, display: RunDisplay, line: str) -> None:
+        if line not in self.told:
+            self.told.add(line)
+            display.say(line)
 
     def _announce(self, display: RunDisplay) -> None:
         run, count = self.run, self.run.model.count_parameters()

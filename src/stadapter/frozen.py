@@ -1,0 +1,133 @@
+"""The frozen part of a run: the first blocks, where none of them learns, and the tokens they give every view."""
+
+# B batch, T frames, N tokens, D width
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stadapter.clips import ClipConfig
+from stadapter.dataset import Batch
+from stadapter.errors import SettingsError, counted
+from stadapter.machine import describe_device
+from stadapter.model import VideoClassifier, fastest_attention
+from stadapter.settings import TrainConfig
+from stadapter.token_cache import TokenCache, default_folder
+
+DEFAULT_GIGABYTES = 8.0
+_NOTHING_FROZEN = (
+    "this strategy changes the first block already; linear-probe, attentive-pooling and partial leave first blocks as "
+    "they are, and so do st-adapter, bottleneck and lora with --tuning.last-blocks"
+)
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """What of a model is the same throughout a run, and whether its tokens are worth keeping: do views come again?"""
+
+    config: TrainConfig
+    model: VideoClassifier
+    clip_config: ClipConfig
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+
+    @property
+    def num_blocks(self) -> int:
+        """How many of the first blocks are frozen; 0 if the embeddings are not."""
+        return self.model.trunk.num_frozen_blocks()
+
+    @property
+    def room_bytes(self) -> int:
+        """The most that may be kept; 0 where nothing is, as nothing comes again or nothing shall be."""
+        if self.config.views_per_clip is None or not self.num_blocks:
+            return 0
+        given = self.config.token_cache_gigabytes
+        return int(1e9 * (given if given is not None else DEFAULT_GIGABYTES))
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        given = self.config.token_cache_folder
+        return Path(given).expanduser() if given is not None else default_folder()
+
+    def check(self) -> None:
+        """Refuse a cache that was asked for and would stay empty.
+
+        Raises:
+            SettingsError: views do not come again, or no block gives the same for them.
+        """
+        asked = self.config.token_cache_gigabytes
+        if not asked or self.room_bytes:
+            return
+        reasons = [] if self.num_blocks else [_NOTHING_FROZEN]
+        if self.config.views_per_clip is None:
+            reasons.append("views of a clip do not come again without --views-per-clip")
+        raise SettingsError(f"token_cache_gigabytes {asked:g} would keep nothing: {'; '.join(reasons)}")
+
+    def cache(self) -> TokenCache | None:
+        """Where tokens are kept, if they are; opens nothing."""
+        if not self.room_bytes:
+            return None
+        return TokenCache(self.folder, scope=self.scope(), max_bytes=self.room_bytes)
+
+    def scope(self) -> dict[str, Any]:
+        """All that decides the tokens of a view beside the view: with another value they are others, if in rounding."""
+        import av
+        import numpy
+        import transformers
+
+        from stadapter import __version__
+
+        clip, on_cpu = dataclasses.asdict(self.clip_config), self.device.type == "cpu"
+        of_tests = ("num_temporal_views", "num_spatial_views")
+        return {
+            "backbone_sha256": self.model.trunk.info.sha256,
+            "num_blocks": self.num_blocks,
+            "reads_patches": self.model.head.reads_patches,
+            "precision": str(self.autocast_dtype),
+            "attention": fastest_attention(self.device, self.autocast_dtype),
+            "device": torch.backends.cpu.get_cpu_capability() if on_cpu else describe_device(self.device),
+            "clip": {name: value for name, value in clip.items() if name not in of_tests},
+            "augmentation": dataclasses.asdict(self.config.augmentation),
+            "versions": [__version__, *(module.__version__ for module in (torch, transformers, av, numpy))],
+        }
+
+    def tokens(self, batch: Batch, cache: TokenCache) -> Tensor:
+        """The tokens (B, T, N, D) of a batch: those found in the cache, and the others computed and put there."""
+        found, is_found = batch["tokens"].to(self.device), batch["is_found"]
+        if not batch["keys"]:
+            return found
+        clips = self.model.normalise(batch["clips"])
+        with torch.autocast(clips.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            computed = self.model.frozen_tokens(clips)
+        cache.put(batch["keys"], computed)
+        tokens = computed.new_empty(len(is_found), *computed.shape[1:])
+        tokens[~is_found] = computed
+        if len(found):
+            tokens[is_found] = found
+        return tokens
+
+    def describe(self, *, num_clips: int, num_epochs: int) -> list[str]:
+        """What comes of views that come again, if they do, in a line."""
+        count, blocks = self.config.views_per_clip, counted(len(self.model.trunk.blocks), "block")
+        if count is None:
+            return []
+        views = f"{counted(count, 'view')} of each clip"
+        if not self.room_bytes:
+            return [views if self.num_blocks else f"{views}, and no tokens to keep: {_NOTHING_FROZEN}"]
+        size, room = num_clips * min(count, num_epochs) * self._view_bytes(), self.room_bytes
+        return [
+            f"{views}: the first {self.num_blocks} of {blocks} see them once; their tokens, {size / 1e9:.2g} GB of at "
+            f"most {room / 1e9:.3g} GB, are kept in {self.folder}"
+        ]
+
+    def _view_bytes(self) -> int:
+        trunk, clip = self.model.trunk, self.clip_config
+        reads_prefix = self.num_blocks == len(trunk.blocks) and not self.model.head.reads_patches
+        patches = 0 if reads_prefix else (clip.size // trunk.info.patch_size) ** 2
+        num_tokens = clip.num_frames * (trunk.num_prefix + patches)
+        return num_tokens * trunk.width * (self.autocast_dtype or torch.float32).itemsize
