@@ -322,6 +322,8 @@ def _notes(estimate: Estimate) -> list[str]:
         names = listed(sorted({name for name, _ in estimate.failures}))
         cost = "; the time is without decoding" if estimate.reading_seconds is None else ""
         notes.append(f"Could not be read, of the few clips tried: {names}{cost}. stadapter check tells of all.")
+    if run.config.compile:
+        notes.append("Measured without --compile.")
     if run.accelerator.num_processes > 1:
         notes.append("Measured in one process alone: what several lose by waiting for each other is not counted.")
     return notes

@@ -19,7 +19,7 @@ FREE_SETTINGS = frozenset(
         *("data", "video_root", "label_kind", "split_number", "backbone", "size", "precision"),
         *("out", "resume", "accept_changes", "device", "num_workers"),
         *("checkpoint_minutes", "view_store_megabytes", "max_bad_fraction"),
-        *("gradient_checkpointing",),
+        *("gradient_checkpointing", "compile"),
         *("token_cache_gigabytes", "token_cache_folder"),
     )
 )
@@ -106,6 +106,9 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Of most blocks keep the input alone and compute the rest again in the backward pass: much less memory for up to a
     third more arithmetic, and the same result. The run says what it takes and saves when it starts."""
+    compile: bool = False
+    """Compile the trunk's blocks for training with torch.compile, which takes a minute or so; for GPUs, on a CPU it
+    gains nothing. If it fails, the run says so and goes on without."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     num_workers: int | None = None

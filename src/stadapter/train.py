@@ -24,6 +24,7 @@ from stadapter.artefact import save_artefact
 from stadapter.backbones import load_backbone
 from stadapter.checkpoint import CHECKPOINT_NAME, DIVERGED, Checkpoints, Progress, check_weights, read_checkpoint
 from stadapter.clips import ClipConfig
+from stadapter.compiled import compile_nothing, try_compiled
 from stadapter.costs import CheckpointingCost, checkpointing_cost
 from stadapter.dataset import MAX_EPOCHS_AHEAD, Batch, VideoDataset, ViewStore, collate
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
@@ -298,6 +299,8 @@ class Loop:
     def _fit(self, loader: Any, batches: EpochBatches, display: RunDisplay, interrupted: Callable[[], bool]) -> None:
         config, plan = self.config, self.run.plan
         prepare_trunk(self.run.model, self.accelerator.device, self.run.autocast_dtype)
+        if config.compile:
+            self._compile(display)
         trained = {name: p for name, p in self.run.model.named_parameters() if p.requires_grad}
         optimizer = make_optimizer(trained, lr=self.run.lr, weight_decay=config.weight_decay)
         classifier = self.run.model
@@ -337,6 +340,23 @@ class Loop:
                 if stopped:
                     raise KeyboardInterrupt
 
+    def _compile(self, display: RunDisplay) -> None:
+        """Compile for whole batches and for the last one of an epoch; say so if that fails."""
+        num_clips, batch_size = len(self.run.train_set.entries), self.config.batch_size
+        sizes = dict.fromkeys(size for size in (min(batch_size, num_clips), num_clips % batch_size) if size)
+        clip = self.run.clip_config
+        self.run.model.to(self.accelerator.device)
+        display.say(f"compiling blocks for batches of {' and '.join(map(str, sizes))} …")
+        reason = try_compiled(
+            self.run.model,
+            batch_sizes=sizes,
+            num_frames=clip.num_frames,
+            size=clip.size,
+            autocast_dtype=self.run.autocast_dtype,
+        )
+        if reason is not None:
+            display.say(f"the blocks could not be compiled and run as they are: {reason}")
+
     def _go_on(self, checkpoints: Checkpoints) -> None:
         """Put the loop where its checkpoint stands."""
         progress = checkpoints.restore(
@@ -364,6 +384,7 @@ class Loop:
     def validate(self) -> Report:
         """Evaluate on the held-out clips and record the figures; what was learned is on disk already."""
         assert self.run.val_set is not None
+        compile_nothing(self.run.model)  # for other sizes it would begin anew
         with self._display("validating", len(self.run.val_set.entries)) as display:
             try:
                 report = evaluate(

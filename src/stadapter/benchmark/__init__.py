@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from stadapter import __version__
-from stadapter.benchmark import adapter, clips, loop, model, start
+from stadapter.benchmark import adapter, clips, loop, model, scale, start
 from stadapter.benchmark.config import BenchmarkConfig, Part
 from stadapter.benchmark.floors import copy_rate, product_rate
 from stadapter.benchmark.networks import DTYPES
@@ -75,6 +75,7 @@ def _cases(
     makers: dict[Part, Callable[..., Iterator[Case]]] = {
         "adapter": adapter.cases,
         "model": model.cases,
+        "scale": scale.cases,
         "clips": clips.cases,
         "loop": loop.cases,
         "cold-start": start.cases,

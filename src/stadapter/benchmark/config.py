@@ -5,7 +5,7 @@ from typing import Literal
 
 from stadapter.errors import SettingsError
 
-Part = Literal["adapter", "model", "clips", "loop", "cold-start"]
+Part = Literal["adapter", "model", "scale", "clips", "loop", "cold-start"]
 Preset = Literal["12x384", "24x384"]
 TrunkName = Literal["b16", "tiny"]
 Precision = Literal["fp32", "bf16"]
@@ -17,7 +17,8 @@ class BenchmarkConfig:
     equality is verified first, then all sides take turns. The exit code is 1 where something is not equal."""
 
     parts: tuple[Part, ...] = ("adapter", "model", "clips", "loop", "cold-start")
-    """What to measure: the adapter alone, the whole model, loading clips, the training loop, starting the command."""
+    """What to measure: the adapter alone, the whole model, loading clips, the training loop, starting the command;
+    scale is the step with gradient checkpointing and torch.compile too, and copies to a GPU."""
     reference: str | None = None
     """Checkout of the released code (github.com/linziyi96/st-adapter) to measure beside; default none."""
     presets: tuple[Preset, ...] = ("12x384", "24x384")

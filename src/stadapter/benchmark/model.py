@@ -15,6 +15,7 @@ from stadapter.benchmark.networks import (
     Networks,
     autocast,
     make_networks,
+    peak_bytes,
     ready,
     released_step,
     sizes_of,
@@ -94,7 +95,7 @@ def _training_case(
         held[_title(half)] = theirs
         facts["saved_bytes"][_title(half)] = saved_bytes(_forward(theirs, their_clips, half=half), theirs)
     if networks.device.type == "cuda":
-        facts["peak_bytes"] = {name: _peak_bytes(step, held[name]) for name, step in steps.items()}
+        facts["peak_bytes"] = {name: peak_bytes(step, held[name]) for name, step in steps.items()}
     products = [*forward_products(networks.sizes), *backward_products(networks.sizes)]
     return Case(
         "model",
@@ -230,17 +231,3 @@ def _worst(checks: Sequence[Check]) -> list[Check]:
 
 def _order(error: float) -> float:
     return error if error == error else float("inf")  # no number is the worst
-
-
-def _peak_bytes(step: Call, model: nn.Module) -> int:
-    """GPU memory at the height of a step: what the model and its optimizer hold, and what the step takes beside."""
-    step()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    torch.cuda.synchronize()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    own = sum(p.numel() * p.element_size() for p in model.parameters())
-    own += sum(3 * p.numel() * p.element_size() for p in trained)  # a gradient and two moments
-    return torch.cuda.max_memory_allocated() - before + own

@@ -172,6 +172,20 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
 
 
+def peak_bytes(step: Callable[[], object], model: nn.Module) -> int:
+    """GPU memory at the height of a step: what the model and its optimizer hold, and what the step takes beside."""
+    step()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    own = sum(p.numel() * p.element_size() for p in model.parameters())
+    own += sum(3 * p.numel() * p.element_size() for p in trained)  # a gradient and two moments
+    return torch.cuda.max_memory_allocated() - before + own
+
+
 def _info(sizes: Sizes) -> BackboneInfo:
     return BackboneInfo(
         name="random weights",

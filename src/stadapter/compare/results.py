@@ -15,7 +15,7 @@ FORMAT = 1
 """Of a result file."""
 _CHANGES_NOTHING = (
     *("data", "val_data", "video_root", "backbone", "out", "resume", "accept_changes"),
-    *("device", "num_workers", "checkpoint_minutes", "view_store_megabytes", "gradient_checkpointing"),
+    *("device", "num_workers", "checkpoint_minutes", "view_store_megabytes", "gradient_checkpointing", "compile"),
 )
 """Settings in which a result may differ from what is asked for: paths, told by hashes, and what is not learned from."""
 RUN_COLUMNS = (

@@ -1,0 +1,96 @@
+"""A GPU verified and measured in one call of a few minutes, as one JSON file with hardware, versions and date.
+
+    python experiments/gpu.py --out benchmarks/h200.json [--reference ST_ADAPTER_CHECKOUT]
+    python experiments/gpu.py --out try.json --device cpu --trunk tiny        tries this script without one
+
+First the tests that need a GPU (with REQUIRE_GPU=1), then `stadapter benchmark`: the adapter, the model, the step and
+inference with and without gradient checkpointing and torch.compile, peak memory, the copy to the device, decoding on
+one core and the training loop, each verified before it is timed, beside the matrix products alone and beside the
+released code where a checkout of it is given. `python experiments/scaling.py` then fills the tables of docs/scaling.md.
+The exit code is 1 where a test failed or two sides were not equal.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from stadapter.benchmark import BenchmarkConfig, all_equal, benchmark
+from stadapter.benchmark.tables import tables
+from stadapter.durable import write_whole
+from stadapter.machine import choose_device
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--reference", help="checkout of the released code; default none")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try this script (default: cuda)")
+    parser.add_argument("--trunk", choices=("b16", "tiny"), default="b16", help="size of the trunk (default: b16)")
+    parser.add_argument("--batch-size", type=int, help="clips of a step (default: 64, on a CPU 2)")
+    parser.add_argument("--repeats", type=int, help="rounds of measuring (default: 5, on a CPU 1)")
+    flags = parser.parse_args(arguments)
+    started = time.monotonic()
+    device = choose_device(flags.device)
+    tests = run_gpu_tests() if device.type == "cuda" else None
+    result = benchmark(make_config(flags, device), progress=lambda name: print(name, file=sys.stderr, flush=True))
+    result |= {
+        "gpu_tests": tests,
+        "gpu": describe_gpu(device) if device.type == "cuda" else None,
+        "minutes": round((time.monotonic() - started) / 60, 1),
+    }
+    write_whole(flags.out, (json.dumps(result, indent=1) + "\n").encode())
+    Console(width=160).print(tables(result), highlight=False)
+    return 0 if all_equal(result) and (tests is None or tests["exit_code"] == 0) else 1
+
+
+def make_config(flags: argparse.Namespace, device: torch.device) -> BenchmarkConfig:
+    """All of it at the sizes of the paper, or small."""
+    on_cpu, tiny = device.type == "cpu", flags.trunk == "tiny"
+    return BenchmarkConfig(
+        parts=("adapter", "model", "scale", "clips", "loop"),
+        reference=flags.reference,
+        trunk=flags.trunk,
+        batch_size=flags.batch_size or (2 if on_cpu else 64),
+        num_frames=2 if tiny else 8,
+        clip_heights=(64,) if tiny else (240, 480),
+        clip_frames=(24,) if tiny else (300,),
+        clip_gops=(12,) if tiny else (12, 250),
+        loop_clips=4 if tiny else 128,
+        repeats=flags.repeats or (1 if on_cpu else 5),
+        device=str(device),
+    )
+
+
+def run_gpu_tests() -> dict[str, Any]:
+    """The tests marked gpu, which fail without one."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests"]
+    environment = {**os.environ, "REQUIRE_GPU": "1", "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    print(done.stdout, file=sys.stderr)
+    return {"exit_code": done.returncode, "last_line": (done.stdout.strip().splitlines() or [""])[-1]}
+
+
+def describe_gpu(device: torch.device) -> dict[str, Any]:
+    """Its name, memory and CUDA version."""
+    found = torch.cuda.get_device_properties(device)
+    return {
+        "name": found.name,
+        "memory_bytes": found.total_memory,
+        "multiprocessors": found.multi_processor_count,
+        "capability": f"{found.major}.{found.minor}",
+        "cuda": torch.version.cuda,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

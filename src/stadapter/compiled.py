@@ -1,0 +1,79 @@
+"""The blocks of a trunk compiled by torch.compile, or the reason why they are not."""
+
+# B batch, T frames, S side of a clip in pixels
+
+import warnings
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from stadapter.model import VideoClassifier
+
+
+def compile_blocks(model: VideoClassifier, *, backend: str = "inductor") -> None:
+    """Have every block compiled when it is first called; the names and values of its weights stay as they are.
+
+    By block and not as a whole: blocks that are alike share what was compiled for one of them, and gradient
+    checkpointing goes on working. What is compiled first is for the sizes of the first batch; with a batch of another
+    size it is made for any.
+
+    Args:
+        model: the classifier.
+        backend: one of torch.compile's.
+    """
+    for block in model.trunk.block_list():
+        block.compile(backend=backend)
+
+
+def compile_nothing(model: VideoClassifier) -> None:
+    """Undo `compile_blocks`."""
+    for block in model.trunk.block_list():
+        block._compiled_call_impl = None
+
+
+def try_compiled(
+    model: VideoClassifier,
+    *,
+    batch_sizes: Collection[int],
+    num_frames: int,
+    size: int,
+    autocast_dtype: torch.dtype | None,
+    backend: str = "inductor",
+) -> str | None:
+    """Compile the blocks and take black clips through them, forward and backward; if that fails, leave all as it was.
+
+    Gradients that were there are lost.
+
+    Args:
+        model: the classifier, on the device and in the precision of its training.
+        batch_sizes: every B that will come often.
+        num_frames: T.
+        size: S.
+        autocast_dtype: such as torch.bfloat16; None computes in fp32.
+        backend: one of torch.compile's.
+
+    Returns:
+        Why the blocks are not compiled, on one line; None where they are.
+
+    Raises:
+        torch.OutOfMemoryError: memory does not suffice for a batch.
+    """
+    device = model.mean.device
+    try:
+        compile_blocks(model, backend=backend)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a compiler has much to say about torch and transformers
+            for num_clips in batch_sizes:
+                clips = torch.zeros(num_clips, num_frames, 3, size, size, device=device)
+                with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+                    logits: Tensor = model(clips)
+                logits.sum().backward()  # type: ignore[no-untyped-call]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of the compiler, of what it calls, of what it wrote
+        compile_nothing(model)
+        return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no reason given')}"
+    finally:
+        model.zero_grad()
+    return None
