@@ -95,6 +95,7 @@ def test_parameters_and_arithmetic_are_those_of_the_model(preset: Any) -> None:
     assert NUM_CLASSES == 400
 
 
+@pytest.mark.filterwarnings("ignore")  # of a compiler
 def test_one_device_is_verified_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "COMPILER", "eager")
     result = benchmark(BenchmarkConfig(**TINY, parts=("scale",), presets=("12x384",), precisions=("fp32",)))
@@ -119,6 +120,7 @@ def test_what_cannot_be_compiled_is_told_and_the_rest_measured(monkeypatch: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_the_script_for_a_gpu_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "COMPILER", "eager")
     out = tmp_path / "try.json"

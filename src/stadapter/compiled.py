@@ -39,6 +39,7 @@ def try_compiled(
     num_frames: int,
     size: int,
     autocast_dtype: torch.dtype | None,
+    training: bool = True,
     backend: str = "inductor",
 ) -> str | None:
     """Compile the blocks and take black clips through them, forward and backward; if that fails, leave all as it was.
@@ -51,6 +52,7 @@ def try_compiled(
         num_frames: T.
         size: S.
         autocast_dtype: such as torch.bfloat16; None computes in fp32.
+        training: False goes forward alone, in inference mode, which is compiled apart.
         backend: one of torch.compile's.
 
     Returns:
@@ -66,14 +68,17 @@ def try_compiled(
             warnings.simplefilter("ignore")  # a compiler has much to say about torch and transformers
             for num_clips in batch_sizes:
                 clips = torch.zeros(num_clips, num_frames, 3, size, size, device=device)
-                with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+                autocast = torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None)
+                with autocast, torch.inference_mode(not training):
                     logits: Tensor = model(clips)
-                logits.sum().backward()  # type: ignore[no-untyped-call]
+                if training:
+                    logits.sum().backward()  # type: ignore[no-untyped-call]
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of the compiler, of what it calls, of what it wrote
         compile_nothing(model)
-        return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no reason given')}"
+        lines = str(error).strip().splitlines()[:2]  # the first often says no more than where, the second why
+        return " ".join([f"{type(error).__name__}:", *lines])
     finally:
         model.zero_grad()
     return None

@@ -119,6 +119,7 @@ def _variants(
             num_frames=config.num_frames,
             size=networks.sizes.image_size,
             autocast_dtype=DTYPES[precision] if precision != "fp32" else None,
+            training=training,
             backend=COMPILER,
         )
         if reason is not None:
