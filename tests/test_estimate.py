@@ -16,6 +16,7 @@ from stadapter.settings import TrainConfig
 from stadapter.synthetic import write_clips
 from stadapter.train import Prepared, prepare, train
 from stadapter.trial import Trial
+from stadapter.tuning import STAdapter
 from trunks import save_trunk
 
 
@@ -146,6 +147,30 @@ def test_the_last_step_of_an_epoch_may_have_fewer_batches(config: TrainConfig) -
     assert result.training_seconds == pytest.approx(6 * 3 * result.batch_seconds)
     # After step 3 the second epoch has its last batch to come, and four more follow.
     assert replace(result, steps_done=3).training_seconds == pytest.approx((1 + 4 * 3) * result.batch_seconds)
+
+
+def test_steps_on_tokens_that_are_kept_are_measured_and_nothing_is_kept_yet(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    few = replace(config, tuning=STAdapter(width=8, last_blocks=1), views_per_clip=2, val_fraction=0, dropout=0.0)
+    result = estimate(prepare(replace(few, token_cache_folder=tmp_path / "cache")), seconds=600)
+    assert result.on_tokens_seconds is not None
+    assert not (tmp_path / "cache").exists()
+    assert "after 2 epochs, on tokens that are kept" in row(shown(result), "a later step")
+    never = prepare(replace(few, views_per_clip=None))
+    assert known(never).fresh_epochs == never.plan.epochs
+    assert "a later step" not in shown(known(never))
+
+
+def test_epochs_of_views_that_come_again_are_shorter(config: TrainConfig) -> None:
+    run = prepare(replace(config, tuning=STAdapter(width=8, last_blocks=1), views_per_clip=2, accumulation_steps=2))
+    assert (run.plan.epochs, run.plan.batches_per_epoch, run.plan.steps_per_epoch) == (6, 2, 1)
+    result = known(run, num_workers=0, reading_seconds=0.0, on_tokens_seconds=0.01)
+    later = 4 * 2 * 0.01  # a batch: 4 clips of 2 frames
+    assert result.seconds_per_later_step == pytest.approx(2 * later)
+    assert result.training_seconds == pytest.approx(2 * 2 * result.batch_seconds + 4 * 2 * later)
+    assert replace(result, steps_done=1).training_seconds == pytest.approx(2 * result.batch_seconds + 4 * 2 * later)
+    assert replace(result, steps_done=4).training_seconds == pytest.approx(2 * 2 * later)
 
 
 def test_of_a_training_that_is_resumed_the_rest_is_told(

@@ -25,6 +25,7 @@ from stadapter.trial import (
     read_clips,
     step_seconds,
     time_forward,
+    time_on_tokens,
     try_steps,
 )
 
@@ -63,6 +64,8 @@ class Estimate:
     """What the loaded model, and on a CPU the whole process, held then."""
     steps_done: int = 0
     """Of a training that is resumed."""
+    on_tokens_seconds: float | None = None
+    """A frame to be trained on once its tokens are kept; None where none are."""
     checkpointing: CheckpointingCost | None = None
     """What gradient checkpointing takes and saves in a step on a batch of one process, whether it is on or not."""
 
@@ -112,8 +115,21 @@ class Estimate:
         """All steps that are left; the last of an epoch may be of fewer batches than the others."""
         plan, batches = self.run.plan, self.run.config.accumulation_steps
         epochs_done, steps_done = divmod(self.steps_done, plan.steps_per_epoch)
-        batches_left = (plan.epochs - epochs_done) * plan.batches_per_epoch - steps_done * batches
-        return batches_left * self.seconds_per_step / batches
+        done = epochs_done * plan.batches_per_epoch + steps_done * batches
+        fresh = max(0, min(self.fresh_epochs, plan.epochs) * plan.batches_per_epoch - done)
+        later = plan.epochs * plan.batches_per_epoch - done - fresh
+        return (fresh * self.seconds_per_step + later * self.seconds_per_later_step) / batches
+
+    @property
+    def fresh_epochs(self) -> int:
+        """Epochs that show views for the first time; all of them where nothing is kept of any."""
+        views = self.run.config.views_per_clip
+        return views if views is not None and self.on_tokens_seconds is not None else self.run.plan.epochs
+
+    @property
+    def seconds_per_later_step(self) -> float:
+        """An optimizer step on tokens that are kept; reading them is not counted."""
+        return (self.on_tokens_seconds or 0.0) * self.frames_per_batch * self.run.config.accumulation_steps
 
     @property
     def validation_seconds(self) -> float:
@@ -188,6 +204,8 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
         trials = try_steps(stepper, reading.batch, num_clips=clips_per_batch, seconds=left)
         left = seconds - (time.monotonic() - started)
         forward = time_forward(stepper, reading.batch, trials[-1], seconds=left)
+        left = seconds - (time.monotonic() - started)
+        on_tokens = time_on_tokens(stepper, reading.batch, trials[-1], seconds=left)
     return Estimate(
         run=run,
         parameters=run.model.count_parameters(),
@@ -202,6 +220,7 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
         available_bytes=available,
         held_bytes=held,
         steps_done=steps_done,
+        on_tokens_seconds=on_tokens,
         checkpointing=run.checkpointing_cost(clips_per_batch),
     )
 
@@ -239,6 +258,7 @@ def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
         ("memory", bytes_text(estimate.peak_bytes), _memory_reason(estimate)),
         *_checkpointing(estimate),
         ("a step", duration(estimate.seconds_per_step), _step_reason(estimate, batch)),
+        *_later_step(estimate),
         ("training", duration(estimate.training_seconds), _training_reason(estimate)),
     ]
     if run.val_set is not None:
@@ -256,6 +276,13 @@ def _step(run: Prepared, batch: str) -> str:
         + (f" x {batches} batches" if batches > 1 else "")
         + (f" x {processes} processes" if processes > 1 else "")
     )
+
+
+def _later_step(estimate: Estimate) -> list[tuple[str, str, str]]:
+    if estimate.on_tokens_seconds is None or estimate.fresh_epochs >= estimate.run.plan.epochs:
+        return []
+    when = f"after {counted(estimate.fresh_epochs, 'epoch')}, on tokens that are kept: nothing is decoded then"
+    return [("a later step", duration(estimate.seconds_per_later_step), when)]
 
 
 def _training_reason(estimate: Estimate) -> str:

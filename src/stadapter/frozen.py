@@ -96,20 +96,25 @@ class FrozenPart:
             "versions": [__version__, *(module.__version__ for module in (torch, transformers, av, numpy))],
         }
 
-    def tokens(self, batch: Batch, cache: TokenCache) -> Tensor:
+    def tokens(self, batch: Batch, cache: TokenCache | None = None) -> Tensor:
         """The tokens (B, T, N, D) of a batch: those found in the cache, and the others computed and put there."""
         found, is_found = batch["tokens"].to(self.device), batch["is_found"]
         if not batch["keys"]:
             return found
-        clips = self.model.normalise(batch["clips"])
-        with torch.autocast(clips.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            computed = self.model.frozen_tokens(clips)
-        cache.put(batch["keys"], computed)
+        computed = self.compute(batch["clips"])
+        if cache is not None:
+            cache.put(batch["keys"], computed)
         tokens = computed.new_empty(len(is_found), *computed.shape[1:])
         tokens[~is_found] = computed
         if len(found):
             tokens[is_found] = found
         return tokens
+
+    def compute(self, clips: Tensor) -> Tensor:
+        """The tokens (B, T, N, D) of clips (B, T, 3, H, W), uint8 or normalised."""
+        clips = self.model.normalise(clips)
+        with torch.autocast(clips.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            return self.model.frozen_tokens(clips)
 
     def describe(self, *, num_clips: int, num_epochs: int) -> list[str]:
         """What comes of views that come again, if they do, in a line."""

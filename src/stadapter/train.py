@@ -503,7 +503,7 @@ class Loop:
 
     def _inputs(self, batch: Batch) -> Tensor:
         """What the network is given: normalised clips, or their tokens where these are kept."""
-        if self.cache is None:
+        if "tokens" not in batch:
             return self.run.model.normalise(batch["clips"])
         return self.run.frozen_part.tokens(batch, self.cache)
 

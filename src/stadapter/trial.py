@@ -19,7 +19,7 @@ from stadapter.costs import forget_peak_memory, peak_memory_bytes
 from stadapter.dataset import Batch, Failure, Sample, VideoDataset, collate
 from stadapter.errors import TrainingError
 from stadapter.machine import available_memory_bytes, readable_memory_errors
-from stadapter.model import prepare_trunk, view_scores
+from stadapter.model import Finisher, prepare_trunk, view_scores
 from stadapter.progress import Meter
 from stadapter.schedule import make_optimizer
 from stadapter.train import Loop, Prepared
@@ -102,6 +102,7 @@ class Stepper:
         """Put the model on its device, as training does; it is of use for training after that, and as fresh."""
         self.run, self.device = run, run.accelerator.device
         self.model = run.model.to(self.device)
+        self._finisher = Finisher(self.model, size=run.clip_config.size)
         alone: Any = _Alone(run.accelerator)
         self._loop = Loop(dataclasses.replace(run, accelerator=alone), None)
         self.num_workers = self._loop.num_workers
@@ -121,9 +122,18 @@ class Stepper:
         return peak_memory_bytes(self.device)[0], available_memory_bytes(self.device)
 
     def step(self, batch: Batch) -> None:
-        """One step, to its end."""
-        self._loop.learn(batch, self.model, self._optimizer, self._meter)
+        """One step, to its end; on tokens where the batch has them."""
+        network = self._finisher if "tokens" in batch else self.model
+        self._loop.learn(batch, network, self._optimizer, self._meter)
         self._wait()
+
+    def found(self, batch: Batch) -> Batch:
+        """A batch as it comes when the tokens of all its clips are kept."""
+        count = len(batch["clips"])
+        kept = Batch(clips=torch.empty(0), labels=batch["labels"], indices=batch["indices"], failures=[])
+        kept["tokens"] = self.run.frozen_part.compute(batch["clips"])
+        kept["is_found"], kept["keys"] = torch.ones(count, dtype=torch.bool), []
+        return kept
 
     def classify(self, batch: Batch) -> None:
         """One forward pass as in evaluation, to its end."""
@@ -201,6 +211,18 @@ def time_forward(stepper: Stepper, batch: Batch, trial: Trial, *, seconds: float
         return (time.monotonic() - started) / trial.size
     finally:
         stepper.model.train()
+
+
+def time_on_tokens(stepper: Stepper, batch: Batch, trial: Trial, *, seconds: float) -> float | None:
+    """Seconds for a frame of a clip to be trained on when its tokens are kept, on batches of the size of a trial.
+
+    None where no tokens are kept, or without the time to try it.
+    """
+    if not stepper.run.frozen_part.room_bytes or 3 * step_seconds(trial) > seconds:
+        return None
+    part = stepper.found(_part(batch, trial.num_clips, trial.num_frames, stepper.device))
+    times = [_timed_step(stepper, part)[0] for _ in range(4)]
+    return statistics.median(times[1:]) / trial.size
 
 
 def step_seconds(trial: Trial) -> float:
