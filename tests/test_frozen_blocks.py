@@ -92,3 +92,10 @@ def test_what_stands_at_an_insertion_point_ends_the_frozen_ones_whether_it_learn
     trunk: ImageViT = build(strategy="linear-probe").trunk
     trunk.block_list()[2].before_mlp = BottleneckMLP(width=8, bottleneck=2).requires_grad_(False)
     assert trunk.num_frozen_blocks() == 2
+
+
+@pytest.mark.parametrize("part", ["embeddings", "pre_norm"])
+def test_no_block_is_frozen_where_what_enters_the_first_learns(part: str) -> None:
+    trunk: ImageViT = build("clip", "linear-probe").trunk
+    next(trunk.get_submodule(part).parameters()).requires_grad_(True)
+    assert trunk.num_frozen_blocks() == 0
