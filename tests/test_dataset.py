@@ -265,6 +265,28 @@ def test_views_drawn_ahead_are_the_views_drawn_in_their_own_epoch(manifest: Mani
         assert torch.equal(clips, expected), epoch
 
 
+@pytest.mark.parametrize("max_bytes", [0, 2**30])
+def test_views_that_come_again_are_those_of_the_first_epochs_in_turn(manifest: Manifest, max_bytes: int) -> None:
+    fresh = training(manifest, seed=3)
+    again = VideoDataset(
+        manifest,
+        CONFIG,
+        labels=manifest.labels,
+        augmentation=Augmentation(),
+        seed=3,
+        store=ViewStore(
+            num_clips=len(manifest.entries), view_shape=(4, 3, 32, 32), max_bytes=max_bytes, max_epochs_ahead=2
+        ),
+        num_epochs=8,
+        views_per_clip=3,
+    )
+    for epoch in range(8):
+        again.set_epoch(epoch)
+        fresh.set_epoch(epoch % 3)
+        for index in (0, 1, 1 + len(fresh)):
+            assert torch.equal(clip_of(again[index]), clip_of(fresh[index])), (epoch, index)
+
+
 def test_a_video_is_decoded_once_for_the_epochs_that_fit(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

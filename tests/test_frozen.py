@@ -267,6 +267,7 @@ def test_everything_that_decides_tokens_is_in_their_scope(config: TrainConfig, t
             {"tuning": LinearProbe()},
             {"tuning": AttentivePooling(num_frames=4, num_heads=2)},
             {"precision": "bf16"},
+            {"compile": True},
             {"num_frames": 5},
             {"size": 20},
             {"stride_frames": 1},

@@ -90,6 +90,7 @@ class FrozenPart:
             "reads_patches": self.model.head.reads_patches,
             "precision": str(self.autocast_dtype),
             "attention": fastest_attention(self.device, self.autocast_dtype),
+            "is_compiled": self.config.compile,
             "device": torch.backends.cpu.get_cpu_capability() if on_cpu else describe_device(self.device),
             "clip": {name: value for name, value in clip.items() if name not in of_tests},
             "augmentation": dataclasses.asdict(self.config.augmentation),
