@@ -2,11 +2,13 @@
 
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from stadapter.estimate import estimate
 from stadapter.model import build_model
@@ -55,6 +57,34 @@ def test_a_run_on_a_gpu_serves_on_a_cpu(tmp_path: Path, cuda: torch.device) -> N
     on_cpu = Classifier.load(run.folder).predict(video)
     on_gpu = Classifier.load(run.folder, device="cuda").predict(video)
     assert on_gpu.score == pytest.approx(on_cpu.score, abs=1e-3)
+
+
+def test_tokens_that_are_kept_train_the_same_on_a_gpu_up_to_rounding(tmp_path: Path, cuda: torch.device) -> None:
+    write_clips(tmp_path / "clips", classes=("left", "right"), clips_per_class=4, size=32, num_frames=8)
+    config = TrainConfig(
+        data=tmp_path / "clips",
+        backbone=save_trunk(tmp_path / "trunk", "dinov2"),
+        out=tmp_path / "plain",
+        tuning=STAdapter(width=8, last_blocks=2),
+        val_fraction=0,
+        size=16,
+        num_frames=4,
+        epochs=4,
+        batch_size=3,
+        device="cuda",
+        precision="fp32",
+        views_per_clip=2,
+        token_cache_gigabytes=0,
+        token_cache_folder=tmp_path / "cache",
+    )
+    console = Console(file=io.StringIO())
+    plain = load_file(train(config, console=console).folder / "stadapter.safetensors")
+    for name in ("cold", "warm"):
+        kept = replace(config, out=tmp_path / name, token_cache_gigabytes=None)
+        weights = load_file(train(kept, console=console).folder / "stadapter.safetensors")
+        assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 16
+        for key, tensor in plain.items():
+            torch.testing.assert_close(weights[key], tensor, rtol=1e-2, atol=1e-4)
 
 
 def test_an_estimate_tells_the_memory_of_the_gpu(tmp_path: Path, cuda: torch.device) -> None:

@@ -143,6 +143,21 @@ def test_what_other_runs_have_not_used_for_longest_goes_first(tmp_path: Path) ->
     assert sum(path.stat().st_size for path in files(tmp_path)) <= 10 * size
 
 
+def test_what_a_killed_process_left_half_written_goes_too_and_other_files_stay(tmp_path: Path) -> None:
+    make(tmp_path).put(["view"], TOKENS[None])
+    (kept,) = files(tmp_path)
+    part = kept.with_name(".another.safetensors.4711")
+    theirs = [tmp_path / "holiday.mp4", tmp_path / "more.safetensors", kept.parent / "notes.txt"]
+    for path in (part, *theirs):
+        path.write_bytes(bytes(10_000))
+        os.utime(path, (1, 1))
+    cache = make(tmp_path, max_bytes=5_000)
+    cache.put(["new"], TOKENS[None])
+    assert cache.problem() is None
+    assert not part.exists()
+    assert all(path.exists() for path in theirs)
+
+
 def test_what_this_run_uses_stays_when_its_views_do_not_all_fit(tmp_path: Path) -> None:
     make(tmp_path).put(["earlier"], TOKENS[None])
     size = files(tmp_path)[0].stat().st_size
