@@ -131,7 +131,8 @@ def plain_flags(flags: argparse.Namespace) -> list[str]:
     values |= {"shots": flags.shots, "views": flags.views, "seed": flags.seed}
     values |= {"epochs": flags.epochs} if flags.epochs is not None else {}
     typed = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-    return [*typed, "--last-blocks", *(str(count) for count in flags.last_blocks)]
+    ways = ["--ways", *flags.ways] if flags.ways != list(WAYS) else []
+    return [*typed, "--last-blocks", *(str(count) for count in flags.last_blocks), *ways]
 
 
 def table(runs: list[dict[str, Any]]) -> str:
