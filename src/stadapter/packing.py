@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from stadapter.products import linear
+
 _PLAIN = frozenset(
     ("CLIPAttention", "SiglipAttention", "Dinov2Attention", "Dinov2WithRegistersAttention", "ViTAttention")
 )
@@ -57,13 +59,13 @@ class PackedAttention(nn.Module):
 
     def _project(self, x: Tensor, num_queries: int | None) -> tuple[Tensor, Tensor, Tensor]:
         if num_queries is None:
-            joint = self._by_head(F.linear(x, self.weight, self.bias), 3)  # (S, N, 3, H, E)
+            joint = self._by_head(linear(x, self.weight, self.bias), 3)  # (S, N, 3, H, E)
             queries, keys, values = joint.unbind(2)
         else:
             width = x.shape[-1]
             query_bias, rest_bias = (self.bias[:width], self.bias[width:]) if self.bias is not None else (None, None)
-            (queries,) = self._by_head(F.linear(x[:, :num_queries], self.weight[:width], query_bias), 1).unbind(2)
-            keys, values = self._by_head(F.linear(x, self.weight[width:], rest_bias), 2).unbind(2)
+            (queries,) = self._by_head(linear(x[:, :num_queries], self.weight[:width], query_bias), 1).unbind(2)
+            keys, values = self._by_head(linear(x, self.weight[width:], rest_bias), 2).unbind(2)
         return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
 
     def _by_head(self, x: Tensor, count: int) -> Tensor:

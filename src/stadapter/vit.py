@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stadapter.errors import SettingsError
 from stadapter.packing import PackedAttention, is_packable, lay_side_by_side, replace_quick_gelu
+from stadapter.products import replace_linear
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -244,6 +245,7 @@ class ImageViT(nn.Module):
             if is_packable(block.attention):
                 block.attention = PackedAttention(block.attention)
             replace_quick_gelu(block)
+            replace_linear(block)
 
     def use_attention(self, implementation: Literal["sdpa", "eager"]) -> None:
         """Choose the kernel of the frozen attention: same values up to rounding, different cost (docs/log.md)."""

@@ -3,13 +3,13 @@
 # B batch, T frames, H W pixels
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from stadapter.benchmark.config import BenchmarkConfig, Precision, Preset
-from stadapter.benchmark.floors import backward_products, flops, forward_products, replay
+from stadapter.benchmark.floors import backward_products, bare, flops, forward_products, replay
 from stadapter.benchmark.networks import (
     DTYPES,
     Networks,
@@ -24,12 +24,13 @@ from stadapter.benchmark.networks import (
 from stadapter.benchmark.released import Released, released_name
 from stadapter.benchmark.timing import Call, Case, Check, relative_error
 from stadapter.costs import saved_bytes
-from stadapter.model import VideoClassifier
+from stadapter.model import VideoClassifier, fastest_attention
 
 _EXACT, _ROUNDED = 1e-5, 5e-2
 """How far apart two fp32 computations of the same may be, and one in bf16 from one in fp32 (relative, of a tensor)."""
 _ROUNDED_GRADIENT = 0.1
 """The same for a single gradient in bf16: 0.015 was found at the size of ViT-B/16, a bug gives 1 and more."""
+_KERNELS = {"sdpa": "with fused attention", "eager": "with attention by plain products"}
 
 
 def cases(config: BenchmarkConfig, released: Released | None, device: torch.device) -> Iterator[Case]:
@@ -46,7 +47,7 @@ def _inference_case(
 ) -> Case:
     clips, half = networks.clips(config.num_frames), _runs_in_half(networks, precision)
     model = ready(networks.ours(), precision, training=False)
-    bare = ready(networks.ours(adapted=False), precision, training=False)
+    trunk = ready(networks.ours(adapted=False), precision, training=False)
     others: dict[str, Call] = {}
     if released is not None:
         theirs = _released(networks, released, half=half).eval()
@@ -61,11 +62,11 @@ def _inference_case(
         others=others,
         floors={
             "matrix products": replay(products, DTYPES[precision], networks.device),
-            "the bare trunk": _inference(bare, clips, dtype),
+            "the bare trunk": _inference(trunk, clips, dtype),
         },
         checks=lambda: _compare_logits(config, networks, released, model, precision),
         flops=flops(products),
-        facts={"clips": len(clips)},
+        facts={"clips": len(clips), "bare_trunk_flops": flops(forward_products(bare(networks.sizes)))},
     )
 
 
@@ -91,11 +92,12 @@ def _training_case(
         theirs = _released(networks, released, half=half)
         their_clips = clips.transpose(1, 2).contiguous()
         step = released_step(theirs, half=half)
-        steps[_title(half)] = lambda: step(their_clips, targets)
+        steps[_title(half)] = lambda: step(their_clips, targets[:, 0])
         held[_title(half)] = theirs
         facts["saved_bytes"][_title(half)] = saved_bytes(_forward(theirs, their_clips, half=half), theirs)
+    steps.update(_with_the_other_attention(model, steps["ours"], networks.device, precision))
     if networks.device.type == "cuda":
-        facts["peak_bytes"] = {name: peak_bytes(step, held[name]) for name, step in steps.items()}
+        facts["peak_bytes"] = {name: peak_bytes(steps[name], network) for name, network in held.items()}
     products = [*forward_products(networks.sizes), *backward_products(networks.sizes)]
     return Case(
         "model",
@@ -107,6 +109,21 @@ def _training_case(
         flops=flops(products),
         facts=facts,
     )
+
+
+def _with_the_other_attention(
+    model: VideoClassifier, step: Call, device: torch.device, precision: Precision
+) -> dict[str, Call]:
+    """The step with the attention kernel that is not chosen for this device and precision."""
+    chosen = fastest_attention(device, DTYPES[precision] if precision != "fp32" else None)
+    other: Literal["sdpa", "eager"] = "eager" if chosen == "sdpa" else "sdpa"
+
+    def run() -> None:
+        model.trunk.use_attention(other)
+        step()
+        model.trunk.use_attention(chosen)
+
+    return {f"ours, {_KERNELS[other]}": run}
 
 
 def _runs_in_half(networks: Networks, precision: Precision) -> bool:
@@ -156,11 +173,11 @@ def _compare_logits(
     clips = networks.clips(config.num_frames)
     exact = networks.ours().eval()
     logits = _inference(exact, clips, None)()
-    bare = networks.ours(adapted=False).eval()
+    trunk = networks.ours(adapted=False).trunk
     with torch.inference_mode():
         images = clips.flatten(0, 1)  # (B*T, 3, H, W)
         theirs = networks.vision.to(networks.device)(images).last_hidden_state
-        tokens = bare.trunk(clips).flatten(0, 1)
+        tokens = trunk(clips).flatten(0, 1)
     checks = [Check("tokens of the bare trunk, against transformers", relative_error(tokens, theirs), _EXACT)]
     if released is not None:
         their_logits = _inference(_released(networks, released, half=False).eval(), clips.transpose(1, 2), None)()
@@ -184,7 +201,7 @@ def _compare_gradients(
         theirs = _released(networks, released, half=False)
         step = released_step(theirs, half=False)
         theirs.eval()
-        step(clips.transpose(1, 2), targets)
+        step(clips.transpose(1, 2), targets[:, 0])
         their_gradients = _gradients(theirs)
         checks += [
             Check(f"gradient of {name}, fp32, against released", error, _EXACT)

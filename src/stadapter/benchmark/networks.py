@@ -79,8 +79,8 @@ class Networks:
         return torch.randn(batch, num_frames, 3, side, side, generator=generator).to(self.device)
 
     def targets(self, num_frames: int) -> Tensor:
-        """A class for each of them."""
-        return torch.arange(self.sizes.num_images // num_frames, device=self.device) % NUM_CLASSES
+        """A class for each of them (B, 1)."""
+        return torch.arange(self.sizes.num_images // num_frames, device=self.device)[:, None] % NUM_CLASSES
 
 
 def make_networks(sizes: Sizes, device: torch.device) -> Networks:
@@ -128,7 +128,7 @@ def ready(model: VideoClassifier, precision: Precision, *, training: bool) -> Vi
 
 
 def training_step(model: VideoClassifier, clips: Tensor, targets: Tensor, precision: Precision) -> Callable[[], Tensor]:
-    """One step as the training loop does it; returns the loss."""
+    """One step as the training loop does it, without clipping gradients, as the released code; returns the loss."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = make_optimizer(trained, lr=0.0, weight_decay=0.0)
 
@@ -136,7 +136,7 @@ def training_step(model: VideoClassifier, clips: Tensor, targets: Tensor, precis
         optimizer.zero_grad()
         with autocast(clips.device, precision):
             logits = model(clips)
-        loss = F.cross_entropy(logits, targets)
+        loss = model.label_space.loss(logits, targets)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return loss.detach()

@@ -70,8 +70,14 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     notes = [f"released code: {note}" for note in result["reference"]["notes"]] if result["reference"] else []
     for case in result["cases"]:
         notes += [f"{case['name']}: {note}" for note in case.get("notes", [])]
+        if "bare_trunk_flops" in (facts := case.get("facts", {})):
+            trunk, adapters = facts["bare_trunk_flops"] / 2, (case["flops"] - facts["bare_trunk_flops"]) / 2
+            notes.append(
+                f"{case['name']}: {trunk / 1e9:.1f} billion multiply-adds in the bare trunk's products, "
+                f"{adapters / 1e9:.1f} in the adapters' ({adapters / trunk:.1%})"
+            )
         for fact, what in _MEMORY.items():
-            if sides := case.get("facts", {}).get(fact):
+            if sides := facts.get(fact):
                 told = ", ".join(f"{name} {count / 2**20:.1f} MiB" for name, count in sides.items())
                 notes.append(f"{case['name']}: {what}: {told}")
         notes += [

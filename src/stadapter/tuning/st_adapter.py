@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stadapter.errors import SettingsError
 from stadapter.layers import Activation, insert_adapters, make_activation
+from stadapter.products import linear
 from stadapter.vit import ImageViT, TokenLayout
 
 
@@ -48,31 +49,32 @@ class SpaceTimeAdapter(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        prefix, patches = x[:, : layout.num_prefix], x[:, layout.num_prefix :]
-        hidden: Tensor = self.down(patches)  # (B*T, P, A)
-        hidden = hidden.view(-1, layout.num_frames, *hidden.shape[1:])  # (B, T, P, A)
+        # The prefix goes along, and its update is set to zero: taking it out and putting it back would copy all tokens.
+        hidden = linear(x, self.down.weight, self.down.bias)  # (B*T, N, A)
+        hidden = hidden.view(-1, layout.num_frames, *hidden.shape[1:])  # (B, T, N, A)
         over_time_alone = self.conv.kernel_size[1:] == (1, 1)
         hidden = self.convolve_time(hidden) if over_time_alone else self._convolve_grid(hidden, layout)
-        update = self.up(self.activation(hidden)).flatten(0, 1)  # (B*T, P, D)
-        adapted = patches + update.to(patches.dtype)
-        return torch.cat([prefix, adapted], dim=1) if layout.num_prefix else adapted
+        update = linear(self.activation(hidden), self.up.weight, self.up.bias).flatten(0, 1)  # (B*T, N, D)
+        update[:, : layout.num_prefix] = 0
+        return x + update.to(x.dtype)
 
     def convolve_time(self, x: Tensor) -> Tensor:
-        """A kernel (t, 1, 1) on x (B, T, P, A): the same as on the grid, as a 2-D convolution that copies nothing."""
+        """A kernel (t, 1, 1) on x (B, T, N, A): the same as on the grid, as a 2-D convolution that copies nothing."""
         y = F.conv2d(
-            x.permute(0, 3, 1, 2),  # (B, A, T, P), a view
+            x.permute(0, 3, 1, 2),  # (B, A, T, N), a view
             self.conv.weight[..., 0],
             self.conv.bias,
             padding=(int(self.conv.padding[0]), 0),
             groups=self.conv.groups,
         )
-        return y.permute(0, 2, 3, 1)  # (B, T, P, A)
+        return y.permute(0, 2, 3, 1)  # (B, T, N, A)
 
     def _convolve_grid(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        """Any kernel over time and the patch grid of x (B, T, P, A), same shape out."""
-        grid = x.view(*x.shape[:2], layout.grid_height, layout.grid_width, -1)  # (B, T, h, w, A)
+        """Any kernel over time and the patch grid of x (B, T, N, A); the prefix stays as it is."""
+        prefix, patches = x[:, :, : layout.num_prefix], x[:, :, layout.num_prefix :]
+        grid = patches.view(*x.shape[:2], layout.grid_height, layout.grid_width, -1)  # (B, T, h, w, A)
         y: Tensor = self.conv(grid.permute(0, 4, 1, 2, 3))  # (B, A, T, h, w)
-        return y.permute(0, 2, 3, 4, 1).flatten(2, 3)  # (B, T, P, A)
+        return torch.cat([prefix, y.permute(0, 2, 3, 4, 1).flatten(2, 3)], dim=2)  # (B, T, N, A)
 
 
 @dataclass(frozen=True)

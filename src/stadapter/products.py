@@ -1,0 +1,86 @@
+"""Matrix products by the faster of the kernels at hand.
+
+On a CPU torch leaves fp32 products to MKL, which on processors of AMD does not use their AVX-512; oneDNN, which torch
+also carries, does, and is twice as fast there (docs/log.md). In bf16 it adds the bias on the way.
+"""
+
+# R rows, I inner, O outer width
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class Linear(nn.Linear):
+    """A linear layer that computes by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def replace_linear(module: nn.Module) -> None:
+    """Put a `Linear` with the same parameters in the place of every plain linear layer inside."""
+    for part in list(module.modules()):
+        for name, child in part.named_children():
+            if type(child) is nn.Linear:
+                replaced = Linear(child.in_features, child.out_features, child.bias is not None, device="meta")
+                replaced.weight, replaced.bias = child.weight, child.bias
+                setattr(part, name, replaced.train(child.training))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., I) times a weight (O, I) plus a bias (O): `F.linear`, to rounding, under autocast too."""
+    if not has_fast_kernel(x):
+        return F.linear(x, weight, bias)
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype) if bias is not None else None
+    result: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
+    return result.view(*x.shape[:-1], -1)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same of x (R, I), without a gradient, where `has_fast_kernel`; both may be views."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return result
+
+
+def has_fast_kernel(x: Tensor) -> bool:
+    """Whether products with x are computed by oneDNN: on a CPU with AVX-512, in fp32 and bf16, outside of tracing."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or torch.compiler.is_compiling():
+        return False
+    return _is_at_hand() and x.numel() > 0
+
+
+@cache
+def _is_at_hand() -> bool:
+    """Whether this build and processor have the kernel; asked once, so that a process computes in one way."""
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise") and "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
+class _Linear(torch.autograd.Function):
+    """Keeps its input only where the weight learns."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        context.save_for_backward(x if context.needs_input_grad[1] else None, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = context.saved_tensors
+        needs_x, needs_weight, needs_bias = context.needs_input_grad
+        of_x = product(gradient, weight.mT) if needs_x else None
+        return of_x, _of_weight(gradient, x) if needs_weight else None, gradient.sum(0) if needs_bias else None
+
+
+def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient (O, I) of a weight, from those of the results (R, O) and the inputs (R, I)."""
+    if x.dtype == torch.bfloat16:
+        return gradient.mT @ x  # in bf16 torch asks oneDNN itself
+    return product(gradient.mT, x.mT)
