@@ -1,7 +1,6 @@
 """The benchmark: that it verifies before it times, that its floors are what has to be done, and that it runs."""
 
 import json
-import math
 import os
 import sys
 import time
@@ -12,7 +11,6 @@ from typing import Any
 import av
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from stadapter.__main__ import main
 from stadapter.benchmark import BenchmarkConfig, all_equal, benchmark, clips, start
@@ -29,6 +27,7 @@ from stadapter.benchmark.networks import NUM_CLASSES, make_networks, ready, size
 from stadapter.benchmark.released import import_released
 from stadapter.benchmark.timing import Case, Check, measure, take_turns
 from stadapter.errors import SettingsError
+from stadapter.products import count_products
 
 CPU = torch.device("cpu")
 SMALL = {"trunk": "tiny", "batch_size": 2, "num_frames": 2, "repeats": 1, "device": "cpu"}
@@ -106,19 +105,10 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert len(result["seconds"]["ours"]["samples"]) == 3
 
 
-def counted() -> FlopCounterMode:
-    """Counts floating-point operations, those of oneDNN's products too, of which torch does not know."""
-
-    def of_a_product(x: Any, weight: Any, *_: Any, **__: Any) -> int:
-        return 2 * math.prod(x) * int(weight[0])
-
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: of_a_product})
-
-
 def test_the_floor_does_the_products_it_counts() -> None:
     sizes = sizes_of(small(), "24x384", CPU)
     for products in (forward_products(sizes), backward_products(sizes), adapter_products(sizes, backward=True)):
-        with counted() as counter:
+        with count_products() as counter:
             replay(products, torch.float32, CPU)()
         assert counter.get_total_flops() == flops(products) > 0
 
@@ -152,7 +142,7 @@ def test_the_model_computes_the_products_it_cannot_do_without_and_no_other(prese
 
 def products_of(call: Callable[[], object]) -> int:
     """Floating-point operations of the matrix products of a call, as torch counts them."""
-    with counted() as counter:
+    with count_products() as counter:
         call()
     return sum(count for op, count in counter.get_flop_counts()["Global"].items() if "convolution" not in str(op))
 

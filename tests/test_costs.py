@@ -1,9 +1,9 @@
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from stadapter.costs import checkpointing_cost, forget_peak_memory, gmacs_per_view, peak_memory_bytes, saved_bytes
 from stadapter.model import VideoClassifier, build_model, prepare_trunk
+from stadapter.products import count_products
 from stadapter.tuning import LinearProbe, STAdapter
 from strategies import CASES, build
 from trunks import FAMILIES, make_trunk
@@ -21,7 +21,7 @@ def test_gmacs_are_those_counted_by_hand() -> None:
 
 def counted_by_computing(model: VideoClassifier, *, num_frames: int, size: int) -> float:
     model.trunk.use_attention("eager")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), count_products() as counter:
         model(torch.zeros(1, num_frames, 3, size, size))
     return counter.get_total_flops() / 2 / 1e9
 
@@ -68,7 +68,7 @@ def test_the_price_of_gradient_checkpointing_is_counted_without_computing(
         model.trunk.recomputed = recomputed
         assert counted.kept_bytes == saved_bytes(forward, model)
         model.trunk.use_attention("eager")
-        with FlopCounterMode(display=False) as counter:
+        with count_products() as counter:
             forward().sum().backward()
         assert counted.gmacs * 2e9 == pytest.approx(counter.get_total_flops())
         prepare_trunk(model, torch.device("cpu"), dtype)

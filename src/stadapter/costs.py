@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from stadapter.errors import counted
 from stadapter.model import VideoClassifier, prepare_trunk
+from stadapter.products import count_products
 
 COUNTED = (
     "multiply-adds of linear layers, convolutions and attention's two products in one forward pass of the bare model, "
@@ -32,7 +32,7 @@ def gmacs_per_view(model: VideoClassifier, *, num_frames: int, size: int) -> flo
     shapes = _without_values(model, _on_meta)
     shapes.trunk.use_attention("eager")  # the plain kernel's products can be counted
     clip = torch.zeros(1, num_frames, 3, size, size, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), count_products() as counter:
         shapes(clip)
     return float(counter.get_total_flops() / 2 / 1e9)
 
@@ -113,7 +113,7 @@ def checkpointing_cost(
             prepare_trunk(fake, device, autocast_dtype)
             kept_bytes = saved_bytes(forward, fake)
             fake.trunk.use_attention("eager")  # the plain kernel's products can be counted
-            with FlopCounterMode(display=False) as counter:
+            with count_products() as counter:
                 forward().sum().backward()  # type: ignore[no-untyped-call]
             return StepCost(counter.get_total_flops() / 2 / 1e9, kept_bytes)
 

@@ -6,6 +6,8 @@ also carries, does, and is twice as fast there (docs/log.md). In bf16 it adds th
 
 # R rows, I inner, O outer width
 
+import math
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class Linear(nn.Linear):
@@ -54,6 +57,16 @@ def has_fast_kernel(x: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or torch.compiler.is_compiling():
         return False
     return _is_at_hand() and x.numel() > 0
+
+
+def count_products() -> FlopCounterMode:
+    """Counts the floating-point operations of products within it, those by oneDNN too, of which torch does not know."""
+
+    def of_a_product(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(x) * weight[0]
+
+    kernels = {torch.ops.mkldnn._linear_pointwise: of_a_product} if _is_at_hand() else {}
+    return FlopCounterMode(display=False, custom_mapping=kernels)
 
 
 @cache
