@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reference", help="checkout of the released code; default none")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try this script (default: cuda)")
     parser.add_argument("--trunk", choices=("b16", "tiny"), default="b16", help="size of the trunk (default: b16)")
-    parser.add_argument("--batch-size", type=int, help="clips of a step (default: 64, on a CPU 2)")
+    parser.add_argument("--batch-size", type=int, help="clips of a step (default: 32, on a CPU 2)")
     parser.add_argument("--repeats", type=int, help="rounds of measuring (default: 5, on a CPU 1)")
     flags = parser.parse_args(arguments)
     started = time.monotonic()
@@ -60,7 +60,7 @@ def make_config(flags: argparse.Namespace, device: torch.device) -> BenchmarkCon
         parts=("adapter", "model", "scale", "clips", "loop"),
         reference=flags.reference,
         trunk=flags.trunk,
-        batch_size=flags.batch_size or (2 if on_cpu else 64),
+        batch_size=flags.batch_size or (2 if on_cpu else 32),
         num_frames=2 if tiny else 8,
         clip_heights=(64,) if tiny else (240, 480),
         clip_frames=(24,) if tiny else (300,),
@@ -74,7 +74,8 @@ def make_config(flags: argparse.Namespace, device: torch.device) -> BenchmarkCon
 def run_gpu_tests() -> dict[str, Any]:
     """The tests marked gpu, which fail without one."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests"]
-    environment = {**os.environ, "REQUIRE_GPU": "1", "PYTHONPATH": str(ROOT / "src")}
+    paths = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "REQUIRE_GPU": "1", "PYTHONPATH": paths}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     print(done.stdout, file=sys.stderr)
     return {"exit_code": done.returncode, "last_line": (done.stdout.strip().splitlines() or [""])[-1]}

@@ -378,6 +378,12 @@ def test_batches_are_copied_beside_the_work_of_a_gpu(
     assert make_accelerator(config).dataloader_config.non_blocking == (name == "cuda")
 
 
+def test_decoding_processes_stay_from_epoch_to_epoch_and_read_ahead(config: TrainConfig) -> None:
+    for num_workers, expected in ((1, (True, 4, False)), (0, (False, None, False))):
+        loader, _ = Loop(prepare(dataclasses.replace(config, num_workers=num_workers)), quiet())._loader()
+        assert (loader.persistent_workers, loader.prefetch_factor, loader.pin_memory) == expected
+
+
 def test_bytes_are_copied_to_the_device_and_become_floats_there() -> None:
     model = build_model(backbone=make_trunk("dinov2"), labels=["a", "b"]).to("meta")
     floats_on_cpu: list[str] = []
