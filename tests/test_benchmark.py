@@ -176,10 +176,33 @@ def test_loading_clips_is_verified_and_measured() -> None:
     config = small(parts=("clips",), clip_heights=(72,), clip_frames=(10,), clip_gops=(4, 12))
     result = benchmark(config)
     assert [case["name"] for case in result["cases"]] == [
-        f"{what}, 72p-10-frames-gop-{gop}" for gop in (4, 12) for what in ("evaluation", "training")
+        f"{what}, 72p-10-frames-gop-{gop}"
+        for gop in (4, 12)
+        for what in ("evaluation", "training", "training, one view of 8 at once")
     ]
     assert all_equal(result)
-    assert all("decoding what must be" in case["times_the_floor"] for case in result["cases"])
+    assert {case["clock"] for case in result["cases"]} == {"processor"}
+    alone = [case for case in result["cases"] if "at once" not in case["name"]]
+    assert all({"decoding what must be", "with a new decoder"} == case["times_the_floor"].keys() for case in alone)
+
+
+def test_frames_that_are_not_those_of_a_full_decode_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = clips.read_frames
+    monkeypatch.setattr(clips, "read_frames", lambda path, indices: right(path, [max(0, index - 1) for index in indices]))
+    result = benchmark(small(parts=("clips",), clip_heights=(72,), clip_frames=(10,), clip_gops=(4,)))
+    assert [case["equal"] for case in result["cases"]] == [False, False, True]
+
+
+def test_processor_time_leaves_out_waiting_and_is_told_for_one_of_several() -> None:
+    def call() -> None:
+        time.sleep(0.03)
+        sum(range(100_000))
+
+    case = Case("part", "case", ours=call, others={"one": call}, clock="processor", counts={"ours": 4})
+    result = measure(case, repeats=1, synchronise=no_wait)
+    assert result["clock"] == "processor"
+    assert 0 < result["seconds"]["one"]["median"] < 0.03
+    assert result["seconds"]["ours"]["median"] < result["seconds"]["one"]["median"]
 
 
 def test_videos_are_as_long_and_have_the_keyframes_that_were_asked_for(tmp_path: Path) -> None:

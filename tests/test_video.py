@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -457,7 +458,7 @@ def test_whatever_a_decoder_raises_names_the_file(
 ) -> None:
     path = write_video(tmp_path / "clip.mp4", 5)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(video, step, fail)
@@ -565,3 +566,59 @@ def test_videos_are_told_by_suffix_or_by_numbered_images(tmp_path: Path) -> None
 def test_frames_keep_the_memory_layout_that_the_fast_resize_needs(tmp_path: Path) -> None:
     frames = read_frames(write_video(tmp_path / "clip.mp4", 5), [0, 4])
     assert frames.is_contiguous(memory_format=torch.channels_last)
+
+
+def forbid_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "_may_open_at_a_glance", lambda path: False)
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_glance_at_a_file_tells_what_a_closer_look_tells(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, options = CLIPS[name]
+    path = write_video(tmp_path / name, codec=codec, options=options)
+    at_a_glance, segment = video._VideoFile(path, None, None), video._VideoFile(path, 0.5, 1.5)
+    assert at_a_glance._at_a_glance == (Path(name).suffix in (".mp4", ".webm"))
+    forbid_a_glance(monkeypatch)
+    closer, closer_segment = video._VideoFile(path, None, None), video._VideoFile(path, 0.5, 1.5)
+    assert not closer._at_a_glance
+    assert at_a_glance._entries == closer._entries
+    assert (at_a_glance._order, segment._order) == (closer._order, closer_segment._order)
+    assert at_a_glance.info() == closer.info()
+    for file in (at_a_glance, segment, closer, closer_segment):
+        file.close()
+
+
+def test_a_frame_that_did_not_come_is_looked_for_closer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "clip.mp4", 30)
+    expected, _ = decode_everything(path)
+    decode = video._VideoFile._decode
+
+    def lose_frames(self: video._VideoFile, *arguments: Any) -> Any:
+        frames = decode(self, *arguments)
+        return (frame for frame in frames if not self._at_a_glance or (frame.pts or 0) // 512 % 2)
+
+    monkeypatch.setattr(video._VideoFile, "_decode", lose_frames)
+    with VideoReader(path) as reader:
+        for wanted in ([1, 2, 3], [4]):
+            assert np.array_equal(reader.read(wanted).permute(0, 2, 3, 1).numpy(), expected[wanted])
+        assert reader.num_frames == 30
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "mpeg4.avi", "images"])
+def test_a_region_is_that_part_of_the_whole_frames(name: str, tmp_path: Path) -> None:
+    if name == "images":
+        write_images(tmp_path / name, ".png", range(12))
+    else:
+        write_video(tmp_path / name, codec=CLIPS[name][0], options=CLIPS[name][1])
+    sizes: list[tuple[int, int]] = []
+
+    def region(height: int, width: int) -> tuple[slice, slice]:
+        sizes.append((height, width))
+        return slice(3, 14), slice(5, 16)
+
+    with VideoReader(tmp_path / name) as reader:
+        whole = reader.read([9, 2, 2, 11])
+        assert torch.equal(reader.read([9, 2, 2, 11], region=region), whole[..., 3:14, 5:16])
+    assert sizes == [tuple(whole.shape[2:])]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,8 +12,8 @@ import torch
 from stadapter import sampling, transforms
 from stadapter.errors import SettingsError, VideoError
 from stadapter.randaugment import rand_augment
-from stadapter.transforms import Augmentation
-from stadapter.video import VideoReader
+from stadapter.transforms import Augmentation, Draw, Window
+from stadapter.video import Region, VideoReader
 
 # V views, S spatial views, T frames, U different frames, H W pixels
 
@@ -76,7 +76,7 @@ def load_clip(
     """
     if augmentation is None:
         with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
-            positions, frames = _read_views(reader, config, None)
+            positions, frames = _read_views(reader, config, None, _test_region(config))
         return _test_views(frames, positions, config)
     if generator is None:
         raise SettingsError("augmentation needs a generator: pass numpy.random.default_rng(seed)")
@@ -104,7 +104,7 @@ def load_frames(
     Raises VideoError as `load_clip` does.
     """
     with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
-        positions, frames = _read_views(reader, config, None)
+        positions, frames = _read_views(reader, config, None, None)
     return frames[positions[0]]
 
 
@@ -125,11 +125,19 @@ def load_random_views(
     Raises VideoError as `load_clip` does.
     """
     seeds = [_Seeds(*(int(seed) for seed in generator.integers(2**63, size=2))) for generator in generators]
+    drawn: list[Draw] = []
+
+    def region(height: int, width: int) -> tuple[slice, slice]:
+        generators = (np.random.default_rng(seed.space) for seed in seeds)
+        draws = [transforms.draw(augmentation, height, width, config.size, each, fit=config.fit) for each in generators]
+        part = _seen(draws, config, height, width)
+        drawn[:] = [replace(each, window=each.window.within(part)) for each in draws]
+        return part.slices
+
     with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
-        positions, frames = _read_views(reader, config, [seed.time for seed in seeds])
-    return torch.stack(
-        [_train_view(frames, view, config, augmentation, seed) for view, seed in zip(positions, seeds, strict=True)]
-    )
+        positions, frames = _read_views(reader, config, [seed.time for seed in seeds], region)
+    views = [_train_view(frames, view, config, each) for view, each in zip(positions, drawn, strict=True)]
+    return torch.stack(views) if len(views) > 1 else views[0][None]
 
 
 def clip_from_array(frames: npt.NDArray[np.uint8] | torch.Tensor, config: ClipConfig) -> torch.Tensor:
@@ -165,15 +173,15 @@ class _Seeds(NamedTuple):
 
 
 def _read_views(
-    reader: VideoReader, config: ClipConfig, time_seeds: Sequence[int] | None
+    reader: VideoReader, config: ClipConfig, time_seeds: Sequence[int] | None, region: Region | None
 ) -> tuple[list[list[int]], torch.Tensor]:
-    """Decode the different frames of all views once: their positions per view, and (U, 3, H, W)."""
+    """Decode the different frames of all views once: their positions per view, and (U, 3, H, W) of `region`."""
     while True:
         num_frames = reader.num_frames
         views = _views(reader.path.name, num_frames, config, time_seeds)
         wanted, positions = _different(views)
         try:
-            return positions, reader.read(wanted)
+            return positions, reader.read(wanted, region=region)
         except VideoError:
             # A truncated file shows its true length only when decoded: choose again among what there is.
             if not 0 < reader.num_frames < num_frames:
@@ -207,6 +215,20 @@ def _different(views: list[list[int]]) -> tuple[list[int], list[list[int]]]:
     return wanted, [[position[index] for index in view] for view in views]
 
 
+def _test_region(config: ClipConfig) -> Region | None:
+    """The part of a frame that test views show, if that is not all of it; it is cropped as the whole frame would be."""
+    if config.resize == "released" or config.fit == "stretch" or config.num_spatial_views > 1:
+        return None
+    return lambda height, width: transforms.centre_window(height, width).slices
+
+
+def _seen(draws: Sequence[Draw], config: ClipConfig, height: int, width: int) -> Window:
+    """The part of a frame that the drawn views are made of."""
+    if config.resize == "released" and any(each.operations for each in draws):
+        return Window(0, 0, height, width)  # what RandAugment does there depends on the whole frame
+    return transforms.enclosing([each.window for each in draws])
+
+
 def _test_views(frames: torch.Tensor, views: list[list[int]], config: ClipConfig) -> torch.Tensor:
     """Frames (U, 3, H, W) as (S * temporal views, T, 3, size, size)."""
     crops = _released_crops(frames, config) if config.resize == "released" else _fast_crops(frames, config)
@@ -233,18 +255,21 @@ def _released_crops(frames: torch.Tensor, config: ClipConfig) -> list[torch.Tens
     ]
 
 
-def _train_view(
-    frames: torch.Tensor, view: Sequence[int], config: ClipConfig, augmentation: Augmentation, seeds: _Seeds
-) -> torch.Tensor:
+def _train_view(frames: torch.Tensor, view: Sequence[int], config: ClipConfig, drawn: Draw) -> torch.Tensor:
     """The frames of `view` among (U, 3, H, W) as (T, 3, size, size), cropped, mirrored and recoloured as drawn."""
-    height, width = frames.shape[-2:]
-    generator = np.random.default_rng(seeds.space)
-    drawn = transforms.draw(augmentation, height, width, config.size, generator, fit=config.fit)
     wanted, (places,) = _different([list(view)])  # a repeated frame is transformed once
-    frames = frames.permute(0, 2, 3, 1)[wanted].permute(0, 3, 1, 2)  # copied as (H, W, 3): resizing is fast on that
     if config.resize == "fast":
-        return transforms.apply(drawn, frames, config.size)[places].contiguous()
-    frames = rand_augment(frames, drawn.operations)  # of whole frames, as released
+        frames = _select(transforms.crop(frames, drawn.window), wanted)
+        return _select(transforms.change(drawn, frames, config.size), places).contiguous()
+    frames = rand_augment(_select(frames, wanted), drawn.operations)  # of whole frames, as released
     frames = transforms.recolour(transforms.crop(frames, drawn.window), drawn)
     frames = transforms.normalise(frames, config.mean, config.std)
-    return transforms.mirror(transforms.resize_released(frames, config.size, config.size), drawn)[places].contiguous()
+    frames = transforms.mirror(transforms.resize_released(frames, config.size, config.size), drawn)
+    return _select(frames, places).contiguous()
+
+
+def _select(frames: torch.Tensor, places: list[int]) -> torch.Tensor:
+    """These of the frames (U, 3, H, W), in memory as (H, W, 3); without a copy where they are all of them, in order."""
+    if places == list(range(len(frames))):
+        return frames
+    return frames.permute(0, 2, 3, 1)[places].permute(0, 3, 1, 2)

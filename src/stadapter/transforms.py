@@ -1,7 +1,8 @@
 """From frames to squares: resizing, the crops of test views, and the one random draw of a training clip."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -63,6 +64,15 @@ class Window:
     height: int
     width: int
 
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Its rows and columns."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    def within(self, part: "Window") -> "Window":
+        """The same pixels in a frame of which only `part` is left."""
+        return replace(self, top=self.top - part.top, left=self.left - part.left)
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -112,11 +122,16 @@ def draw(
 
 
 def apply(drawn: Draw, frames: torch.Tensor, size: int) -> torch.Tensor:
-    """Crop, resize, mirror and recolour uint8 frames (T, 3, H, W) to uint8 (T, 3, size, size).
+    """Crop, resize, mirror and recolour uint8 frames (T, 3, H, W) to uint8 (T, 3, size, size)."""
+    return change(drawn, crop(frames, drawn.window), size)
+
+
+def change(drawn: Draw, frames: torch.Tensor, size: int) -> torch.Tensor:
+    """What `apply` does after the crop.
 
     RandAugment comes after the crop and the flip, as in timm.
     """
-    frames = resize_fast(crop(frames, drawn.window), size, size)  # (T, 3, size, size)
+    frames = resize_fast(frames, size, size)  # (T, 3, size, size)
     return recolour(rand_augment(mirror(frames, drawn), drawn.operations), drawn)
 
 
@@ -126,6 +141,13 @@ def centre_window(height: int, width: int, fit: Fit = "crop") -> Window:
         return Window(0, 0, height, width)
     side = min(height, width)
     return Window((height - side) // 2, (width - side) // 2, side, side)
+
+
+def enclosing(windows: Sequence[Window]) -> Window:
+    """The smallest window that holds all of these."""
+    top, left = min(each.top for each in windows), min(each.left for each in windows)
+    bottom, right = max(each.top + each.height for each in windows), max(each.left + each.width for each in windows)
+    return Window(top, left, bottom - top, right - left)
 
 
 def spatial_windows(height: int, width: int, num_views: int) -> list[Window]:
@@ -147,9 +169,7 @@ def spatial_windows(height: int, width: int, num_views: int) -> list[Window]:
 
 def crop(frames: torch.Tensor, window: Window) -> torch.Tensor:
     """The window of every frame (T, 3, H, W), without a copy."""
-    rows = slice(window.top, window.top + window.height)
-    columns = slice(window.left, window.left + window.width)
-    return frames[..., rows, columns]
+    return frames[..., *window.slices]
 
 
 def resize_fast(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -194,13 +214,15 @@ def recolour(frames: torch.Tensor, drawn: Draw) -> torch.Tensor:
     """
     if drawn.brightness == drawn.contrast == drawn.saturation == 1:
         return frames
-    colour = (frames.float() * drawn.brightness).clamp(0, 255)
     luma = torch.tensor(_LUMA).view(3, 1, 1)
+    colour = (
+        frames.float().mul_(drawn.brightness).clamp_(0, 255)
+    )  # new memory for every step takes longer than the step
     middle = (colour * luma).sum(-3).mean()
-    colour = (middle + (colour - middle) * drawn.contrast).clamp(0, 255)
+    colour.sub_(middle).mul_(drawn.contrast).add_(middle).clamp_(0, 255)
     grey = (colour * luma).sum(-3, keepdim=True)  # (T, 1, H, W)
-    colour = grey + (colour - grey) * drawn.saturation
-    return colour.round().clamp(0, 255).to(torch.uint8)
+    colour.sub_(grey).mul_(drawn.saturation).add_(grey)
+    return colour.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _random_resized_window(augmentation: Augmentation, height: int, width: int, draws: np.ndarray, fit: Fit) -> Window:

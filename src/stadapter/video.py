@@ -5,7 +5,7 @@ import os
 import re
 import time
 from bisect import bisect_right
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
@@ -22,6 +22,7 @@ from av.packet import Packet as AnyPacket
 from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from PIL import Image
 from PIL.ImageFile import ImageFile
@@ -31,10 +32,12 @@ from PIL.PngImagePlugin import PngImageFile
 from stadapter.boxes import check_tables
 from stadapter.errors import VideoError, first_line
 
-# T frames, H W pixels
+# T frames, U different frames, H W pixels
 
 Packet: TypeAlias = "AnyPacket[VideoStream]"
 Pixels = npt.NDArray[np.uint8]
+Region = Callable[[int, int], tuple[slice, slice]]
+"""The rows and the columns to keep of frames of a height and a width."""
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
@@ -69,6 +72,17 @@ _CONTAINERS_THAT_SEEK = frozenset({"mov", "matroska", "mpegts"})
 _SECOND_TRY_SECONDS = 10.0
 # Decoders refuse larger frames before they take memory for them.
 _DECODER_OPTIONS = {"max_pixels": str(MAX_FRAME_PIXELS)}
+# How many bytes at the start of a file tell containers apart, and what those hold that may be opened at a glance.
+_MAGIC_BYTES = 12
+_MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"})
+_MATROSKA = b"\x1a\x45\xdf\xa3"
+# Opening decodes frames, to learn what most containers do not tell: 20 ms at 1080 lines. Where these containers hold
+# these codecs, by FFmpeg's names, it changes nothing that is known of any packet, and no frame is decoded for it.
+_TOLD_AT_A_GLANCE = {
+    "mov": frozenset({"h264", "hevc", "mpeg4", "vp9", "av1"}),
+    "matroska": frozenset({"vp8", "vp9", "av1"}),
+}
+_GLANCE_OPTIONS = {**_DECODER_OPTIONS, "skip_frame": "all", "probesize": "2048"}
 # 2.2 s at 25 frames per second is frame 55, not 55.00000000000001.
 _TICK_DIGITS = 6
 # How much shorter than announced a whole video may be (the last frame, dropped frames), and how unequal its frames.
@@ -141,10 +155,11 @@ class VideoReader:
         """Frames that can be read; lowered where decoding shows that a file holds fewer than it announces."""
         return self._source.num_frames
 
-    def read(self, indices: Sequence[int]) -> torch.Tensor:
+    def read(self, indices: Sequence[int], *, region: Region | None = None) -> torch.Tensor:
         """The frames with these numbers, in the order asked, as uint8 RGB (T, 3, H, W).
 
-        The memory is laid out (T, H, W, 3), as the fast resize likes it. Numbers may repeat, in any order.
+        The memory is laid out (T, H, W, 3), as the fast resize likes it. Numbers may repeat, in any order. With
+        `region` only that part of every frame is kept; it is asked when the first frame has come, which tells the size.
 
         Raises VideoError if a number is negative or beyond the end, if the file is damaged there, or if it takes too
         much processor time.
@@ -160,14 +175,13 @@ class VideoReader:
                 f"(0 to {self.num_frames - 1})"
             )
         with _decoder_errors_named(self.path):
-            pixels = self._source.read(set(wanted))
-            missing = sorted(set(wanted) - pixels.keys())
-            if missing:
+            gathered = self._source.read(set(wanted), region)
+            if gathered.missing:
                 raise VideoError(
-                    f"{self.path.name}: {self.num_frames} frames decoded, frame {missing[-1]} asked for; "
+                    f"{self.path.name}: {self.num_frames} frames decoded, frame {max(gathered.missing)} asked for; "
                     "the file is truncated or damaged"
                 )
-            frames = _stack(pixels, wanted)  # (T, H, W, 3)
+            frames = gathered.in_order(wanted)  # (T, H, W, 3)
         return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
     def info(self) -> VideoInfo:
@@ -258,8 +272,11 @@ class _ImageFolder:
         self._files = [path / name for _, _, name in numbered]
         self.num_frames = len(self._files)
 
-    def read(self, wanted: set[int]) -> dict[int, Pixels]:
-        return _same_size({index: self._load(self._files[index]) for index in sorted(wanted)})
+    def read(self, wanted: set[int], region: Region | None) -> "_Gathered":
+        gathered = _Gathered(wanted, region)
+        for index in sorted(wanted):
+            gathered.put(index, self._load(self._files[index]))
+        return gathered
 
     def info(self) -> VideoInfo:
         height, width, _ = self._load(self._files[0]).shape
@@ -287,6 +304,37 @@ class _ImageFolder:
             raise VideoError(f"{file.parent.name}/{file.name}: not a readable image ({first_line(error)})") from error
 
 
+class _Gathered:
+    """The frames that are wanted, each cut and put in its place when it comes: no other whole frame is held.
+
+    wanted {7, 2, 5}     pixels (U, H, W, 3)     [ frame 2 | frame 5 | frame 7 ]
+    """
+
+    def __init__(self, wanted: Iterable[int], region: Region | None) -> None:
+        self.missing = set(wanted)
+        self._place = {index: place for place, index in enumerate(sorted(self.missing))}
+        self._region = region
+
+    def put(self, index: int, pixels: Pixels) -> None:
+        """Keep a frame (H, W, 3); one of another size than the first, in a rare video, is resized to that."""
+        if len(self.missing) == len(self._place):
+            self._height, self._width = pixels.shape[:2]
+            whole = slice(self._height), slice(self._width)
+            self._part = whole if self._region is None else self._region(self._height, self._width)
+            first = pixels[self._part]
+            self._pixels = np.empty((len(self._place), *first.shape), np.uint8)
+        if pixels.shape[:2] != (self._height, self._width):
+            resized = Image.fromarray(pixels).resize((self._width, self._height), Image.Resampling.BICUBIC)
+            pixels = np.array(resized)
+        self._pixels[self._place[index]] = pixels[self._part]
+        self.missing.discard(index)
+
+    def in_order(self, wanted: Sequence[int]) -> Pixels:
+        """The frames with these numbers, (T, H, W, 3)."""
+        places = [self._place[index] for index in wanted]
+        return self._pixels if places == list(range(len(self._pixels))) else self._pixels[places]
+
+
 class _Entry(NamedTuple):
     """One compressed packet, in decoding order."""
 
@@ -306,22 +354,31 @@ class _VideoFile:
         presentation order   I0  b1  b2  P3  b4  b5  I6  ...
                              wanted: 5   ->  feed I0 .. b5: I6 is shown after 5, so decoding starts at I0
 
-    Frames are then found by their time. Where the times cannot be trusted, or a wanted frame did not come,
-    every frame is decoded and counted.
+    Frames are then found by their time. Where the times cannot be trusted, or a wanted frame did not come, every frame
+    is decoded and counted, for which a file that was opened at a glance is opened anew.
     """
 
-    def __init__(self, path: Path, start_seconds: float | None, end_seconds: float | None) -> None:
+    def __init__(
+        self, path: Path, start_seconds: float | None, end_seconds: float | None, *, at_a_glance: bool = True
+    ) -> None:
         _require_file(path)
         check_tables(path)
         self._path = path
+        self._segment = start_seconds, end_seconds
         self._deadline = _Deadline(path)
         self._is_fresh = True
         self._must_count = False
         self._held: list[Packet] | None = None
-        self._container, self._stream = _open(path)
+        self._reformatter = VideoReformatter()
+        self._container, self._stream, self._at_a_glance = _open(
+            path, at_a_glance=at_a_glance and _may_open_at_a_glance(path)
+        )
         try:
             self._start, self._end = self._bounds(start_seconds, end_seconds)
             self._entries, self._order = self._index()
+            if self._order is None and self._at_a_glance:
+                self._look_closer()
+                return
             if self._order is None:
                 self._ranks = self._count(start_seconds or 0.0, end_seconds)
             else:
@@ -333,21 +390,30 @@ class _VideoFile:
             self._container.close()
             raise
 
-    def read(self, wanted: set[int]) -> dict[int, Pixels]:
+    def _look_closer(self) -> None:
+        """Open the file anew if that was done at a glance: what a decoder puts out in which order may depend on it."""
+        if not self._at_a_glance:
+            return
+        closer = _VideoFile(self._path, *self._segment, at_a_glance=False)
+        self._container.close()
+        vars(self).update({**vars(closer), "_deadline": self._deadline})
+
+    def read(self, wanted: set[int], region: Region | None) -> _Gathered:
         self._deadline.restart()
-        found: dict[int, Pixels] = {}
         if self._order is not None and not self._must_count:
-            found = self._read_by_time(sorted(wanted), self._order)
-        if found.keys() != wanted:
-            found = self._read_by_counting(wanted)
-        return _same_size(found)
+            gathered = self._read_by_time(sorted(wanted), self._order, region)
+            if not gathered.missing:
+                return gathered
+        self._look_closer()
+        return self._read_by_counting(wanted, region)
 
     def info(self) -> VideoInfo:
         self._deadline.restart()
+        self._look_closer()
         frame = next(self._segment_frames(), None)
         if frame is None:
             raise VideoError(_nothing(self._path, 0, None, None))
-        height, width, _ = _pixels(frame).shape
+        height, width, _ = _pixels(frame, self._reformatter).shape
         rate = float(self._stream.average_rate) if self._stream.average_rate else None
         return VideoInfo(
             self.num_frames,
@@ -364,6 +430,7 @@ class _VideoFile:
 
     def decode_all(self) -> tuple[int, int]:
         self._deadline.restart()
+        self._look_closer()
         num_decoded = num_damaged = 0
         for frame in self._segment_frames():
             num_decoded += 1
@@ -461,7 +528,7 @@ class _VideoFile:
         if begin is None and not self._is_fresh:
             # Opening again is the one rewind that every container gets right.
             self._container.close()
-            self._container, self._stream = _open(self._path)
+            self._container, self._stream, self._at_a_glance = _open(self._path, at_a_glance=self._at_a_glance)
         self._is_fresh = False
         try:
             if begin is not None:
@@ -502,28 +569,28 @@ class _VideoFile:
             yield from _frames(context, packet)
         yield from _frames(context, None)
 
-    def _read_by_time(self, wanted: list[int], order: list[int]) -> dict[int, Pixels]:
+    def _read_by_time(self, wanted: list[int], order: list[int], region: Region | None) -> _Gathered:
         index_of = {self._entries[order[index]].pts: index for index in wanted}
-        found: dict[int, Pixels] = {}
+        gathered = _Gathered(wanted, region)
         for first, stop in _runs(self._entries, [order[index] for index in wanted]):
             for frame in self._decode(self._packets(first, stop), index_of):
                 if frame.pts in index_of and not frame.is_corrupt:
-                    found[index_of[frame.pts]] = _pixels(frame)
-        return found
+                    gathered.put(index_of[frame.pts], _pixels(frame, self._reformatter))
+        return gathered
 
-    def _read_by_counting(self, wanted: set[int]) -> dict[int, Pixels]:
-        found: dict[int, Pixels] = {}
+    def _read_by_counting(self, wanted: set[int], region: Region | None) -> _Gathered:
+        gathered = _Gathered(wanted, region)
         num_counted = 0
         for index, frame in enumerate(self._segment_frames()):
             num_counted = index + 1
             if index in wanted:
-                found[index] = _pixels(frame)
-            if len(found) == len(wanted):
-                return found
+                gathered.put(index, _pixels(frame, self._reformatter))
+            if not gathered.missing:
+                return gathered
         # Fewer came than the packets promised: from here on only counting gives the same numbers every time.
         self._must_count = True
         self.num_frames = num_counted
-        return found
+        return gathered
 
     def _segment_frames(self) -> Iterator[VideoFrame]:
         """Every frame of the segment, decoded in presentation order."""
@@ -607,14 +674,30 @@ def _require_file(path: Path) -> None:
         raise VideoError(f"{path.name}: the file is empty (0 bytes)")
 
 
-def _open(path: Path) -> tuple[InputContainer, VideoStream]:
-    """Open a file and pick its video stream. One decoder thread: loader workers run side by side."""
+def _may_open_at_a_glance(path: Path) -> bool:
+    """Whether a file is, by its first bytes, an MP4, a MOV, a Matroska or a WebM."""
+    with path.open("rb") as file:
+        magic = file.read(_MAGIC_BYTES)
+    return magic[4:8] in _MP4_BOXES or magic.startswith(_MATROSKA)
+
+
+def _open(path: Path, *, at_a_glance: bool) -> tuple[InputContainer, VideoStream, bool]:
+    """Open a file and pick its video stream. One decoder thread: loader workers run side by side.
+
+    Tells whether it was opened at a glance: without decoding anything, where that was asked for and is enough.
+    """
+    options = _GLANCE_OPTIONS if at_a_glance else _DECODER_OPTIONS
     try:
-        container = av.open(str(path.absolute()), metadata_errors="replace", options=_DECODER_OPTIONS)
+        container = av.open(str(path.absolute()), metadata_errors="replace", options=options)
     except (av.FFmpegError, OSError) as error:
+        if at_a_glance:
+            return _open(path, at_a_glance=False)
         reason = getattr(error, "strerror", None) or error
         raise VideoError(f"{path.name}: 0 frames decoded: not a video, or damaged at its start ({reason})") from error
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if at_a_glance and not (streams and _is_told_at_a_glance(container, streams[0])):
+        container.close()
+        return _open(path, at_a_glance=False)
     if not streams:
         container.close()
         raise VideoError(f"{path.name}: the file holds no video stream")
@@ -627,7 +710,14 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
     if context.width * context.height > MAX_FRAME_PIXELS:
         container.close()
         raise VideoError(f"{path.name}: {_too_large(context.width, context.height)}")
-    return container, streams[0]
+    return container, streams[0], at_a_glance
+
+
+def _is_told_at_a_glance(container: InputContainer, stream: VideoStream) -> bool:
+    if stream.codec_context is None:
+        return False
+    codec = stream.codec_context.codec.canonical_name
+    return any(codec in _TOLD_AT_A_GLANCE.get(name, ()) for name in container.format.name.split(","))
 
 
 def _announced_seconds(container: InputContainer, stream: VideoStream) -> float | None:
@@ -710,21 +800,13 @@ def _frames(context: VideoCodecContext, packet: "Packet | None") -> list[VideoFr
         return []  # a damaged packet gives no frame; counting shows how many came
 
 
-def _pixels(frame: VideoFrame) -> Pixels:
-    """RGB (H, W, 3), upright: the rotation a camera notes down is in degrees anticlockwise."""
-    pixels = frame.to_ndarray(format="rgb24")
+def _pixels(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
+    """RGB (H, W, 3), upright: the rotation a camera notes down is in degrees anticlockwise.
+
+    Equal to `frame.to_ndarray(format="rgb24")`, which sets up threads and tables anew for every frame.
+    """
+    pixels = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     return np.rot90(pixels, round(frame.rotation / 90) % 4)
-
-
-def _stack(frames: dict[int, Pixels], wanted: Sequence[int]) -> Pixels:
-    """The frames in the order asked, (T, H, W, 3); each is let go of when copied, so that none is held twice."""
-    places: dict[int, list[int]] = {}
-    for place, index in enumerate(wanted):
-        places.setdefault(index, []).append(place)
-    stacked = np.empty((len(wanted), *frames[wanted[0]].shape), np.uint8)
-    for index, where in places.items():
-        stacked[where] = frames.pop(index)
-    return stacked
 
 
 def _open_image(file: Path) -> ImageFile:
@@ -735,17 +817,6 @@ def _open_image(file: Path) -> ImageFile:
     with file.open("rb") as opened:
         is_png = opened.read(len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
     return PngImageFile(file) if is_png else JpegImageFile(file)
-
-
-def _same_size(frames: dict[int, Pixels]) -> dict[int, Pixels]:
-    """Frames resized to the size of the first, for the rare video that changes size half-way."""
-    if len({pixels.shape for pixels in frames.values()}) <= 1:
-        return frames
-    height, width, _ = frames[min(frames)].shape
-    return {
-        index: np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
-        for index, pixels in frames.items()
-    }
 
 
 def _numbered(name: str) -> tuple[str, int] | None:

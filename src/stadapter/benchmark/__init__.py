@@ -4,7 +4,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -42,13 +42,8 @@ def benchmark(config: BenchmarkConfig, *, progress: Callable[[str], None] = lamb
     """
     device = choose_device(config.device)
     released = import_released(config.reference) if config.reference is not None else None
-    threads = torch.get_num_threads()
-    try:
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
+    with _threads(config.threads or torch.get_num_threads()):
         return _measure_all(config, released, device, progress)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def all_equal(result: dict[str, Any]) -> bool:
@@ -65,8 +60,20 @@ def _measure_all(
         for part in config.parts:
             for case in _cases(part, config, released, device, folders):
                 progress(case.name)
-                result["cases"].append(measure(case, repeats=config.repeats, synchronise=synchronise))
+                with _threads(1 if case.clock == "processor" else torch.get_num_threads()):
+                    result["cases"].append(measure(case, repeats=config.repeats, synchronise=synchronise))
     return result
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads; one is what a process that loads clips has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _cases(

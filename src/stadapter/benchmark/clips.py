@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
 import torch
+from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,7 +20,8 @@ from stadapter import sampling, transforms
 from stadapter.benchmark.config import BenchmarkConfig
 from stadapter.benchmark.released import Released
 from stadapter.benchmark.timing import Call, Case, Check
-from stadapter.clips import ClipConfig, load_clip
+from stadapter.clips import ClipConfig, load_clip, load_random_views
+from stadapter.dataset import ViewStore
 from stadapter.transforms import Augmentation
 from stadapter.video import read_frames
 
@@ -30,6 +32,8 @@ _PIXEL_LIMIT = 1e-4
 """How far apart two float pipelines of the same arithmetic may be, in units of a normalised pixel."""
 _FAST_LIMIT = 0.5
 """How far the fast road may be from the released one in the mean, in the same units: it is antialiased, in bytes."""
+_VIEWS_AT_ONCE = 8
+"""Views that training draws from one decoding where its store has the room: those of this epoch and the next seven."""
 _FRAMES_HELD_AS_FLOATS = 3
 """Copies of a whole video that the released evaluation holds at once."""
 
@@ -43,6 +47,7 @@ def cases(config: BenchmarkConfig, released: Released | None, device: torch.devi
                 write_textured_video(path, height=height, num_frames=num_frames, gop=gop)
                 yield _evaluation_case(path, config, released)
                 yield _training_case(path, config, released)
+                yield _stored_case(path, config, released)
                 path.unlink()
 
 
@@ -85,7 +90,10 @@ def _evaluation_case(path: Path, config: BenchmarkConfig, released: Released | N
 
     def checks() -> list[Check]:
         found = load_clip(path, exact)[0]  # (T, 3, H, W)
-        result = [_pixels_check("fast road, mean", _floats(load_clip(path, fast)[0], fast), found, _FAST_LIMIT)]
+        result = [
+            _frames_check(path, wanted),
+            _pixels_check("fast road, mean", _floats(load_clip(path, fast)[0], fast), found, _FAST_LIMIT),
+        ]
         if theirs is not None:
             result.append(_largest("released road, against released", found, theirs()))
         return result
@@ -95,10 +103,11 @@ def _evaluation_case(path: Path, config: BenchmarkConfig, released: Released | N
         f"evaluation, {path.stem}",
         ours=lambda: load_clip(path, fast),
         others=others,
-        floors={"decoding what must be": _decoding(path, wanted)},
+        floors=_floors(path, wanted),
         checks=checks,
         facts={"file_bytes": path.stat().st_size},
         notes=notes,
+        clock="processor",
     )
 
 
@@ -116,7 +125,10 @@ def _training_case(path: Path, config: BenchmarkConfig, released: Released | Non
 
     def checks() -> list[Check]:
         found = load(exact)
-        result = [_pixels_check("fast road, mean", _floats(load(fast), fast), found, _FAST_LIMIT)]
+        result = [
+            _frames_check(path, _drawn_indices(path, config)),
+            _pixels_check("fast road, mean", _floats(load(fast), fast), found, _FAST_LIMIT),
+        ]
         if theirs is not None:
             result.append(_largest("released road, with the same draws, against released", found, theirs()))
         return result
@@ -126,9 +138,43 @@ def _training_case(path: Path, config: BenchmarkConfig, released: Released | Non
         f"training, {path.stem}",
         ours=lambda: load(fast),
         others=others,
-        floors={"decoding what must be": _decoding(path, _drawn_indices(path, config))},
+        floors=_floors(path, _drawn_indices(path, config)),
         checks=checks,
         notes=notes,
+        clock="processor",
+    )
+
+
+def _stored_case(path: Path, config: BenchmarkConfig, released: Released | None) -> Case:
+    """A training view as training pays for it: drawn with those of later epochs from one decoding, kept in a file."""
+    fast = _clip_config(config)
+    shape = (config.num_frames, 3, fast.size, fast.size)
+    store = ViewStore(num_clips=1, view_shape=shape, max_bytes=2**30)
+    theirs, notes = _their_loading(path, config, released, training=True)
+
+    def draw(seeds: Sequence[int]) -> Tensor:
+        generators = [np.random.default_rng(seed) for seed in seeds]
+        return load_random_views(path, fast, augmentation=AUGMENTATION, generators=generators)
+
+    def load() -> list[Tensor | None]:
+        views = draw(range(_SEED, _SEED + _VIEWS_AT_ONCE))
+        store.put(0, 1, views[1:])
+        return [views[0].clone(), *(store.take(0, epoch) for epoch in range(1, _VIEWS_AT_ONCE))]
+
+    def checks() -> list[Check]:
+        found = [view for view in load() if view is not None]
+        alone = torch.cat([draw([_SEED + number]) for number in range(_VIEWS_AT_ONCE)])
+        return [Check("views, each loaded alone, largest distance", _distance(torch.stack(found), alone), 0)]
+
+    return Case(
+        "clips",
+        f"training, one view of {_VIEWS_AT_ONCE} at once, {path.stem}",
+        ours=load,
+        others={"released": theirs} if theirs is not None else {},
+        checks=checks,
+        notes=notes,
+        clock="processor",
+        counts={"ours": _VIEWS_AT_ONCE},
     )
 
 
@@ -199,7 +245,15 @@ def _count(path: Path) -> int:
         return sum(1 for packet in container.demux(video=0) if packet.size)
 
 
-def _decoding(path: Path, indices: Sequence[int]) -> Callable[[], int]:
+def _floors(path: Path, wanted: Sequence[int]) -> dict[str, Call]:
+    """Decoding by a decoder that has done it before; and by a new one, which each file needs."""
+    return {
+        "decoding what must be": _decoding(path, wanted),
+        "with a new decoder": _decoding(path, wanted, is_new=True),
+    }
+
+
+def _decoding(path: Path, indices: Sequence[int], *, is_new: bool = False) -> Callable[[], int]:
     """A call that decodes, from packets in memory, each wanted frame and what it refers to, and nothing else is done.
 
     Where a group of pictures holds wanted frames, it is decoded from its keyframe to the last of them; frames that no
@@ -208,6 +262,7 @@ def _decoding(path: Path, indices: Sequence[int]) -> Callable[[], int]:
     container = av.open(str(path))
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1
+    extradata = stream.codec_context.extradata
     packets = [packet for packet in container.demux(stream) if packet.size]
     times = sorted(packet.pts or 0 for packet in packets)
     wanted = {times[index] for index in indices}
@@ -216,6 +271,9 @@ def _decoding(path: Path, indices: Sequence[int]) -> Callable[[], int]:
 
     def decode() -> int:
         context, num_found = stream.codec_context, 0
+        if is_new:
+            context = cast(VideoCodecContext, av.CodecContext.create(context.codec, "r"))
+            context.extradata, context.thread_count = extradata, 1
         for group in groups:
             positions = [position for position, packet in enumerate(group) if packet.pts in wanted]
             if not positions:
@@ -229,6 +287,23 @@ def _decoding(path: Path, indices: Sequence[int]) -> Callable[[], int]:
         return num_found
 
     return decode
+
+
+def _frames_check(path: Path, indices: Sequence[int]) -> Check:
+    """The frames that are read, beside every frame decoded in order."""
+    with av.open(str(path)) as container:
+        shown = {
+            index: torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+            for index, frame in enumerate(container.decode(video=0))
+            if index in indices
+        }
+    expected = torch.stack([shown[index] for index in indices])
+    distance = _distance(read_frames(path, indices), expected)
+    return Check("frames, against decoding all in order, largest distance", distance, 0)
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    return float((found.int() - expected.int()).abs().max()) if found.shape == expected.shape else float("inf")
 
 
 def _floats(clip: Tensor, config: ClipConfig) -> Tensor:

@@ -28,7 +28,9 @@ def seconds_text(seconds: float) -> str:
 
 
 def _table(part: str, cases: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> Table:
-    table = Table(title=part, title_justify="left")
+    is_processor_time = any(case["clock"] == "processor" for case in cases)
+    title = f"{part}, processor time, one thread" if is_processor_time else part
+    table = Table(title=title, title_justify="left")
     headers = ("", "ours", "times as fast as", "times its floor", "of the product rate", "equal")
     for header in headers:
         table.add_column(header, justify="left" if header in ("", *headers[2:4]) else "right")

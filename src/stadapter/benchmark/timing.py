@@ -5,11 +5,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 Call = Callable[[], object]
+Clock = Literal["wall", "processor"]
+_CLOCKS: Mapping[Clock, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 
 _SAMPLE_SECONDS = 0.02
 """A sample lasts at least this long: shorter calls are repeated within it."""
@@ -53,6 +55,10 @@ class Case:
     """What else is known of it, as JSON values."""
     flops: float | None = None
     """Floating-point operations of the matrix products that have to be done."""
+    clock: Clock = "wall"
+    """wall: time that passes. processor: what the process computes, all its threads added up; for work of one core."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How often a call does the work, by side, where that is not once: times are told for one."""
     notes: tuple[str, ...] = ()
     """What was not measured, and why."""
 
@@ -70,6 +76,7 @@ def measure(case: Case, *, repeats: int, synchronise: Callable[[], None]) -> dic
     result: dict[str, Any] = {
         "part": case.part,
         "name": case.name,
+        "clock": case.clock,
         "checks": [{"what": each.what, "error": each.error, "limit": each.limit} for each in checks],
         "equal": all(each.holds for each in checks),
         **({"flops": case.flops} if case.flops is not None else {}),
@@ -78,38 +85,43 @@ def measure(case: Case, *, repeats: int, synchronise: Callable[[], None]) -> dic
     }
     if not result["equal"]:
         return result
-    samples = take_turns({"ours": case.ours, **case.others, **case.floors}, repeats=repeats, synchronise=synchronise)
+    calls = {"ours": case.ours, **case.others, **case.floors}
+    samples = take_turns(calls, repeats=repeats, synchronise=synchronise, clock=case.clock)
+    samples = {name: [value / case.counts.get(name, 1) for value in values] for name, values in samples.items()}
     result["seconds"] = {name: _summary(values) for name, values in samples.items()}
     result["times_as_fast_as"] = {name: _ratio(samples[name], samples["ours"]) for name in case.others}
     result["times_the_floor"] = {name: _ratio(samples["ours"], samples[name]) for name in case.floors}
     return result
 
 
-def take_turns(calls: Mapping[str, Call], *, repeats: int, synchronise: Callable[[], None]) -> dict[str, list[float]]:
+def take_turns(
+    calls: Mapping[str, Call], *, repeats: int, synchronise: Callable[[], None], clock: Clock = "wall"
+) -> dict[str, list[float]]:
     """Seconds a call, `repeats` samples of each side, the sides taking turns.
 
     A first call of each, which is not counted, warms up and tells how many calls a sample needs.
     """
     counts = {}
+    now = _CLOCKS[clock]
     for name, call in calls.items():
-        first = _sample(call, 1, synchronise)
+        first = _sample(call, 1, synchronise, now)
         if first < _SAMPLE_SECONDS:  # a first call is often slower than the others
-            first = _sample(call, 1, synchronise)
+            first = _sample(call, 1, synchronise, now)
         counts[name] = min(_MAX_CALLS, max(1, math.ceil(_SAMPLE_SECONDS / max(first, 1e-9))))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            samples[name].append(_sample(call, counts[name], synchronise))
+            samples[name].append(_sample(call, counts[name], synchronise, now))
     return samples
 
 
-def _sample(call: Call, count: int, synchronise: Callable[[], None]) -> float:
+def _sample(call: Call, count: int, synchronise: Callable[[], None], now: Callable[[], float]) -> float:
     synchronise()
-    started = time.perf_counter()
+    started = now()
     for _ in range(count):
         call()
     synchronise()
-    return (time.perf_counter() - started) / count
+    return (now() - started) / count
 
 
 def _summary(values: list[float]) -> dict[str, Any]:
