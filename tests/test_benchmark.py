@@ -188,7 +188,9 @@ def test_loading_clips_is_verified_and_measured() -> None:
 
 def test_frames_that_are_not_those_of_a_full_decode_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     right = clips.read_frames
-    monkeypatch.setattr(clips, "read_frames", lambda path, indices: right(path, [max(0, index - 1) for index in indices]))
+    monkeypatch.setattr(
+        clips, "read_frames", lambda path, indices: right(path, [max(0, index - 1) for index in indices])
+    )
     result = benchmark(small(parts=("clips",), clip_heights=(72,), clip_frames=(10,), clip_gops=(4,)))
     assert [case["equal"] for case in result["cases"]] == [False, False, True]
 

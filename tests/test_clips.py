@@ -13,10 +13,11 @@ import torch
 from safetensors import safe_open
 
 from stadapter import transforms
-from stadapter.clips import ClipConfig, clip_from_array, load_clip
+from stadapter.clips import ClipConfig, clip_from_array, load_clip, load_random_views
 from stadapter.errors import SettingsError, VideoError
+from stadapter.sampling import random_uniform_indices
 from stadapter.transforms import Augmentation
-from stadapter.video import read_frames
+from stadapter.video import VideoReader, read_frames
 
 SMALL = ClipConfig(num_frames=4, size=32)
 EVERYTHING = Augmentation(flip=True, colour_jitter=0.4)
@@ -118,6 +119,41 @@ def test_a_training_clip_is_a_function_of_the_seed(resize: str, stride_frames: i
     assert clips[0].dtype == (torch.uint8 if resize == "fast" else torch.float32)
     assert torch.equal(clips[0], clips[1])
     assert not torch.equal(clips[0], clips[2])
+
+
+@pytest.mark.parametrize("num_views", [1, 3])
+def test_training_views_are_those_of_whole_frames(num_views: int, clip_path: Path) -> None:
+    augmentation = Augmentation(scale=(0.08, 0.5), flip=True, colour_jitter=0.4)
+    frames, views, expected = decoded(clip_path), [], []
+    for seed in range(1, num_views + 1):  # that draw no frame twice
+        time_seed, space_seed = np.random.default_rng(seed).integers(2**63, size=2)
+        drawn = transforms.draw(
+            augmentation, *frames.shape[1:3], SMALL.size, np.random.default_rng(int(space_seed)), fit=SMALL.fit
+        )
+        indices = random_uniform_indices(len(frames), SMALL.num_frames, np.random.default_rng(int(time_seed)))
+        views.append(np.random.default_rng(seed))
+        expected.append(transforms.apply(drawn, torch.from_numpy(frames[indices]).permute(0, 3, 1, 2), SMALL.size))
+    found = load_random_views(clip_path, SMALL, augmentation=augmentation, generators=views)
+    assert torch.equal(found, torch.stack(expected))
+    assert found.is_contiguous()
+
+
+def test_only_what_views_show_is_kept_of_a_frame(clip_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    read = VideoReader.read
+
+    def spy(self: VideoReader, *arguments: Any, **named: Any) -> torch.Tensor:
+        frames = read(self, *arguments, **named)
+        shapes.append(tuple(frames.shape[2:]))
+        return frames
+
+    monkeypatch.setattr(VideoReader, "read", spy)
+    augmentation = Augmentation(scale=(0.1, 0.1), ratio=(1.0, 1.0))
+    load_clip(clip_path, SMALL, augmentation=augmentation, generator=np.random.default_rng(0))
+    load_clip(clip_path, SMALL)
+    height, width = decoded(clip_path).shape[1:3]
+    assert shapes[0][0] * shapes[0][1] < 0.12 * height * width
+    assert shapes[1] == (min(height, width),) * 2
 
 
 def test_what_a_video_holds_does_not_move_the_generator(clip_path: Path, tmp_path: Path) -> None:

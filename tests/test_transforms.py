@@ -143,6 +143,34 @@ def test_colour_changes_do_what_their_names_say() -> None:
     assert torch.equal(transforms.recolour(frames, PLAIN), frames)
 
 
+@pytest.mark.parametrize("strengths", [(1.3, 1.4, 0.6), (0.7, 0.5, 1.4), (1.0, 1.0, 1.01)])
+def test_colours_are_changed_by_the_written_arithmetic_whatever_the_layout(
+    strengths: tuple[float, float, float],
+) -> None:
+    brightness, contrast, saturation = strengths
+    planes = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 20, 30), dtype=np.uint8))
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    colour = (planes.float() * brightness).clamp(0, 255)
+    middle = (colour * luma).sum(-3).mean()
+    colour = (middle + (colour - middle) * contrast).clamp(0, 255)
+    grey = (colour * luma).sum(-3, keepdim=True)
+    expected = (grey + (colour - grey) * saturation).round().clamp(0, 255).to(torch.uint8)
+    drawn = replace(PLAIN, brightness=brightness, contrast=contrast, saturation=saturation)
+    interleaved = planes.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert torch.equal(transforms.recolour(planes, drawn), expected)
+    assert torch.equal(transforms.recolour(interleaved, drawn), expected)
+
+
+def test_windows_are_found_again_in_the_part_that_holds_them_all() -> None:
+    windows = [Window(10, 4, 20, 30), Window(2, 14, 8, 25)]
+    part = transforms.enclosing(windows)
+    assert part == Window(2, 4, 28, 35)
+    frames = smooth_frames(2)
+    for window in windows:
+        within = transforms.crop(transforms.crop(frames, part), window.within(part))
+        assert torch.equal(within, transforms.crop(frames, window))
+
+
 def test_arguments_are_not_written_to() -> None:
     frames = smooth_frames(2)
     before = frames.clone()

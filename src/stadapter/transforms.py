@@ -214,15 +214,18 @@ def recolour(frames: torch.Tensor, drawn: Draw) -> torch.Tensor:
     """
     if drawn.brightness == drawn.contrast == drawn.saturation == 1:
         return frames
-    luma = torch.tensor(_LUMA).view(3, 1, 1)
-    colour = (
-        frames.float().mul_(drawn.brightness).clamp_(0, 255)
-    )  # new memory for every step takes longer than the step
-    middle = (colour * luma).sum(-3).mean()
+    colour = frames.contiguous().float().mul_(drawn.brightness).clamp_(0, 255)  # channel by channel: many times faster
+    middle = _grey(colour).mean()
     colour.sub_(middle).mul_(drawn.contrast).add_(middle).clamp_(0, 255)
-    grey = (colour * luma).sum(-3, keepdim=True)  # (T, 1, H, W)
+    grey = _grey(colour)[:, None]  # (T, 1, H, W)
     colour.sub_(grey).mul_(drawn.saturation).add_(grey)
     return colour.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _grey(colour: torch.Tensor) -> torch.Tensor:
+    """How bright the pixels (T, 3, H, W) look, (T, H, W)."""
+    red, green, blue = (channel * share for channel, share in zip(colour.unbind(1), torch.tensor(_LUMA), strict=True))
+    return red.add_(green).add_(blue)
 
 
 def _random_resized_window(augmentation: Augmentation, height: int, width: int, draws: np.ndarray, fit: Fit) -> Window:
