@@ -224,8 +224,9 @@ def recolour(frames: torch.Tensor, drawn: Draw) -> torch.Tensor:
 
 def _grey(colour: torch.Tensor) -> torch.Tensor:
     """How bright the pixels (T, 3, H, W) look, (T, H, W)."""
-    red, green, blue = (channel * share for channel, share in zip(colour.unbind(1), torch.tensor(_LUMA), strict=True))
-    return red.add_(green).add_(blue)
+    red, green, blue = colour.unbind(1)
+    shares = torch.tensor(_LUMA)
+    return (red * shares[0]).add_(green * shares[1]).add_(blue * shares[2])
 
 
 def _random_resized_window(augmentation: Augmentation, height: int, width: int, draws: np.ndarray, fit: Fit) -> Window:

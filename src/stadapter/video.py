@@ -503,13 +503,14 @@ class _VideoFile:
         """List the packets from the keyframe at or before `begin` up to those decoded before `end`."""
         entries: list[_Entry] = []
         held: list[Packet] = []
+        codec = self._stream.codec_context.name
         num_bytes = 0
         for packet in self._demux(begin):
             if packet.dts is not None and packet.dts >= end:
                 break
             if begin is not None and not entries and not packet.is_keyframe:
                 continue
-            entries.append(_entry(packet, self._stream.codec_context.name))
+            entries.append(_entry(packet, codec))
             if len(entries) > MAX_FRAMES:
                 raise VideoError(
                     f"{self._path.name}: more than {MAX_FRAMES} frames, the most that are read; the file is damaged, "
@@ -806,7 +807,8 @@ def _pixels(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
     Equal to `frame.to_ndarray(format="rgb24")`, which sets up threads and tables anew for every frame.
     """
     pixels = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    return np.rot90(pixels, round(frame.rotation / 90) % 4)
+    quarter_turns = round(frame.rotation / 90) % 4
+    return np.rot90(pixels, quarter_turns) if quarter_turns else pixels
 
 
 def _open_image(file: Path) -> ImageFile:
