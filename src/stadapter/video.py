@@ -806,7 +806,7 @@ def _pixels(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
 
     Equal to `frame.to_ndarray(format="rgb24")`, which sets up threads and tables anew for every frame.
     """
-    pixels = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    pixels = np.asarray(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
     quarter_turns = round(frame.rotation / 90) % 4
     return np.rot90(pixels, quarter_turns) if quarter_turns else pixels
 
