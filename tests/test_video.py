@@ -169,6 +169,26 @@ def test_one_frame_costs_no_more_than_its_group_of_pictures(tmp_path: Path, monk
     assert fed.count("DEFAULT") == 1
 
 
+@pytest.mark.parametrize(
+    ("codec", "options"), [("libx264", {"g": "12", "bf": "3"}), CLIPS["hevc.mp4"], ("mpeg4", {"g": "12", "bf": "2"})]
+)
+def test_frames_that_nobody_needs_are_not_decoded(
+    codec: str, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", 60, codec=codec, options=options)
+    fed = count_fed_packets(monkeypatch)
+    feed, came = video._frames, []
+
+    def spy(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
+        frames = feed(context, packet)
+        came.extend(frames)
+        return frames
+
+    monkeypatch.setattr(video, "_frames", spy)
+    read_frames(path, [10, 22, 34, 46])
+    assert len(came) <= 0.7 * len(fed)
+
+
 def test_neighbouring_frames_are_decoded_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "clip.mp4", 120)
     fed = count_fed_packets(monkeypatch)
