@@ -81,7 +81,7 @@ def check_that_compiled_is_plain(model: VideoClassifier, *, backend: str, rtol: 
     ],
 )
 def test_compiled_blocks_give_the_values_of_plain_ones(family: str, strategy: str, backend: str) -> None:
-    check_that_compiled_is_plain(make(family, strategy), backend=backend, rtol=1e-6)
+    check_that_compiled_is_plain(make(family, strategy), backend=backend, rtol=1e-5)  # other kernels
 
 
 @pytest.mark.slow

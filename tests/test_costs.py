@@ -74,6 +74,12 @@ def test_the_price_of_gradient_checkpointing_is_counted_without_computing(
         prepare_trunk(model, torch.device("cpu"), dtype)
     assert cost.checkpointed.kept_bytes + cost.block_bytes < cost.plain.kept_bytes
     assert "GMACs more a batch" in str(cost)
+    on_gpu = checkpointing_cost(
+        model, num_clips=2, num_frames=3, size=24, device=torch.device("cuda"), autocast_dtype=dtype
+    )
+    assert on_gpu.plain.gmacs == pytest.approx(cost.plain.gmacs)
+    # Where a block's last product is torch's own, it is not computed again: nothing of it is kept.
+    assert on_gpu.checkpointed.gmacs <= cost.checkpointed.gmacs
 
 
 def test_where_only_the_last_block_keeps_anything_nothing_is_saved() -> None:

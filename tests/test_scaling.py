@@ -91,7 +91,7 @@ def test_parameters_and_arithmetic_are_those_of_the_model(preset: Any) -> None:
     assert scaling.trained_parameters(sizes) == model.count_parameters().trained
     counted = gmacs_per_view(model, num_frames=2, size=sizes.image_size)
     products = scaling.flops(scaling.forward_products(sizes)) / 2e9
-    assert products == pytest.approx(counted, rel=0.01)  # beside the products there are convolutions over time
+    assert products == pytest.approx(counted, rel=0.03)  # beside the products: convolutions, prefix tokens
     assert NUM_CLASSES == 400
 
 

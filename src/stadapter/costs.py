@@ -6,7 +6,7 @@ import copy
 import gc
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stadapter.errors import counted
 from stadapter.model import VideoClassifier, prepare_trunk
-from stadapter.products import count_products
+from stadapter.products import as_elsewhere, count_products
 
 COUNTED = (
     "multiply-adds of linear layers, convolutions and attention's two products in one forward pass of the bare model, "
@@ -83,8 +83,8 @@ def checkpointing_cost(
 ) -> CheckpointingCost:
     """Count a training step on clips (B, T, 3, S, S) with gradient checkpointing and without.
 
-    Nothing is computed, and the model stays as it is. Counted with the operators of a CPU, whatever the device: a GPU's
-    own keep about the same.
+    Nothing is computed, and the model stays as it is. For a GPU, too, the operators of a CPU are counted, without those
+    of products.py, which are a CPU's alone; its own keep about the same.
 
     Args:
         model: the classifier, in any precision.
@@ -97,7 +97,7 @@ def checkpointing_cost(
     from torch._subclasses.fake_tensor import FakeTensorMode  # tensors with shape and dtype, and no values
 
     rotary = _rotary(model, size, autocast_dtype)
-    with FakeTensorMode():
+    with FakeTensorMode(), nullcontext() if device.type == "cpu" else as_elsewhere():
         fake = _without_values(model, _on_cpu)
         if rotary is not None:
             fake.trunk.rotary = _Given(_on_cpu(rotary[0]), _on_cpu(rotary[1]))

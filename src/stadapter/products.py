@@ -7,7 +7,9 @@ also carries, does, and is twice as fast there (docs/log.md). In bf16 it adds th
 # R rows, I inner, O outer width
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -16,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import FlopCounterMode
+
+_AS_ELSEWHERE: ContextVar[bool] = ContextVar("as_elsewhere", default=False)
 
 
 class Linear(nn.Linear):
@@ -56,7 +60,17 @@ def has_fast_kernel(x: Tensor) -> bool:
     """Whether products with x are computed by oneDNN: on a CPU with AVX-512, in fp32 and bf16, outside of tracing."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or torch.compiler.is_compiling():
         return False
-    return _is_at_hand() and x.numel() > 0
+    return _is_at_hand() and x.numel() > 0 and not _AS_ELSEWHERE.get()
+
+
+@contextmanager
+def as_elsewhere() -> Iterator[None]:
+    """Let torch choose the kernel, as it does on other devices: to count on a CPU what a GPU will do."""
+    token = _AS_ELSEWHERE.set(True)
+    try:
+        yield
+    finally:
+        _AS_ELSEWHERE.reset(token)
 
 
 def count_products() -> FlopCounterMode:

@@ -104,8 +104,8 @@ class TrainConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of the arithmetic; auto takes bf16 where the device computes in it. Trained weights stay fp32."""
     gradient_checkpointing: bool = False
-    """Of most blocks keep the input alone and compute the rest again in the backward pass: much less memory for about a
-    third more arithmetic, and the same result. The run says what it takes and saves when it starts."""
+    """Of most blocks keep the input alone and compute the rest again in the backward pass: much less memory for a
+    third to a half more arithmetic, and the same result. The run says what it takes and saves when it starts."""
     compile: bool = False
     """Compile the trunk's blocks for training with torch.compile, which takes a minute or so; for GPUs, on a CPU it
     gains nothing. If it fails, the run says so and goes on without."""
