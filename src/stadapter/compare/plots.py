@@ -12,6 +12,7 @@ from stadapter.errors import counted, duration
 
 _LEFT, _TOP, _WIDTH, _HEIGHT, _LEGEND = 70.0, 44.0, 520.0, 340.0, 300.0
 _LINE = 20.0
+_CIRCLE = 19.0
 _MOST_TICKS = 7
 _DECADES = [10.0**exponent for exponent in range(12)]
 _ROUND_COUNTS = [[factor * decade for decade in _DECADES for factor in (1, 2, 5)], _DECADES]
@@ -63,6 +64,7 @@ def _draw(
     rows = comparison.rows
     values = [max(row.median(key) or 0.0, 0.1) for row in rows]
     axis = _axis(values)
+    places = _side_by_side([(axis.at(value), _y(row.top1)) for row, value in zip(rows, values, strict=True)])
     height = max(_TOP + _HEIGHT + 64, _TOP + _LINE * (len(rows) + 1))
     title = f"Top-1 against {axis_title}, {counted(comparison.num_clips, 'test clip')}"
     width = _LEFT + _WIDTH + _LEGEND + 20
@@ -72,7 +74,7 @@ def _draw(
         '<rect width="100%" height="100%" fill="#fff"/>',
         f'<text x="{_LEFT:g}" y="24" font-size="15" font-weight="600">{escape(title)}</text>',
         *_grid(axis.ticks(round_ones), axis, shown, axis_title),
-        *(_point(number, row, axis.at(value)) for number, (row, value) in enumerate(zip(rows, values, strict=True))),
+        *(_point(number, row, x) for number, (row, x) in enumerate(zip(rows, places, strict=True))),
         *_legend(rows, values, shown),
         "</svg>",
     ]
@@ -89,6 +91,21 @@ def _y(share: float) -> float:
     return _TOP + _HEIGHT * (1 - share)
 
 
+def _side_by_side(points: Sequence[tuple[float, float]]) -> list[float]:
+    """The x of each point (x, y), moved as little as leaves every circle free of those before it.
+
+    >>> _side_by_side([(100.0, 50.0), (100.0, 60.0), (100.0, 90.0)])
+    [100.0, 119.0, 100.0]
+    """
+    placed: list[tuple[float, float]] = []
+    for x, y in points:
+        taken = [other for other, height in placed if abs(height - y) < _CIRCLE]
+        free = [x, *(other + side * _CIRCLE for other in taken for side in (1, -1))]
+        fitting = [place for place in free if all(abs(place - other) >= _CIRCLE for other in taken)]
+        placed.append((min(fitting, key=lambda place: abs(place - x)), y))
+    return [x for x, _ in placed]
+
+
 def _grid(ticks: Sequence[float], axis: Axis, shown: Callable[[float], str], axis_title: str) -> list[str]:
     right, bottom = _LEFT + _WIDTH, _TOP + _HEIGHT
     parts = []
@@ -100,7 +117,7 @@ def _grid(ticks: Sequence[float], axis: Axis, shown: Callable[[float], str], axi
         parts.append(f'<path d="M{x:.1f} {_TOP:g}V{bottom + 5:g}" stroke="#d0d7de"/>')
         parts.append(f'<text x="{x:.1f}" y="{bottom + 20:g}" text-anchor="middle">{escape(shown(value))}</text>')
     middle = _LEFT + _WIDTH / 2
-    told = f"{escape(axis_title)} (logarithmic); bars: 95 % intervals over the test clips"
+    told = f"{escape(axis_title)} (logarithmic); bars: 95 % intervals over the test clips; equals side by side"
     parts.append(f'<text x="{middle:g}" y="{bottom + 44:g}" text-anchor="middle">{told}</text>')
     return parts
 

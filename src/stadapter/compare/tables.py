@@ -126,7 +126,7 @@ def _accuracy_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]
             f"{row.median('trained_parameters'):,.0f}",
             percent(row.top1),
             interval_text(row.interval),
-            f"{100 * row.lowest:.1f} to {100 * row.highest:.1f} %",
+            f"{100 * row.lowest:.1f} to {100 * row.highest:.1f} %" if len(row.runs) > 1 else "",
             percent(row.mean("top5")),
             *(percent(row.mean(order)) for order in ("shuffled", "reversed", "single_frame")),
             _difference(row.difference),
