@@ -1,6 +1,6 @@
-"""The tables of docs/speed.md, from what `stadapter benchmark --json` wrote to results/benchmark.
+"""The tables of docs/speed.md, from what `stadapter benchmark --json` wrote to benchmarks/.
 
-    stadapter benchmark --reference ST-ADAPTER --json results/benchmark/NAME.json
+    stadapter benchmark --reference ST-ADAPTER --json benchmarks/NAME.json
     python experiments/speed.py
 """
 
@@ -14,7 +14,7 @@ from stadapter.benchmark.tables import notes, seconds_text, share_of_rate
 from stadapter.compare.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results" / "benchmark"
+MEASURED = ROOT / "benchmarks"
 HEADERS = ("", "ours", "times as fast as", "times its floor", "of the product rate")
 
 
@@ -24,7 +24,7 @@ def main() -> None:
 
 def write_page() -> None:
     """Write the part of docs/speed.md: a section for each result file."""
-    sections = [section(path) for path in sorted(RESULTS.glob("*.json"))]
+    sections = [section(path) for path in sorted(MEASURED.glob("*.json"))]
     replace_between(ROOT / "docs" / "speed.md", "speed", "\n\n".join(sections))
 
 
@@ -35,7 +35,7 @@ def section(path: Path) -> str:
     rates = [f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in machine["product_flops_per_second"].items()]
     head = (
         f"## {machine['processor']}, {machine['device']}, {result['date'].split()[0]}\n\n"
-        f"`results/benchmark/{path.name}`, commit {result['commit'][:12]}; "
+        f"`benchmarks/{path.name}`, commit {result['commit'][:12]}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + f". One large matrix product reaches {' and '.join(rates)}."
     )

@@ -14,7 +14,7 @@ def tables(result: Mapping[str, Any]) -> Group:
     """A table for each part, the machine, and what was not equal or not measured, to be printed with rich."""
     parts = list(dict.fromkeys(case["part"] for case in result["cases"]))
     shown = [_table(part, [case for case in result["cases"] if case["part"] == part], result) for part in parts]
-    return Group(*shown, *map(Text, [*_machine(result), *_notes(result)]))
+    return Group(*shown, *map(Text, [*_machine(result), *notes(result)]))
 
 
 def seconds_text(seconds: float) -> str:
@@ -43,13 +43,13 @@ def _table(part: str, cases: Sequence[Mapping[str, Any]], result: Mapping[str, A
             seconds_text(case["seconds"]["ours"]["median"]),
             Text("\n".join(f"{ratio:.2f} {name}" for name, ratio in case["times_as_fast_as"].items())),
             Text("\n".join(f"{ratio:.2f} {name}" for name, ratio in case["times_the_floor"].items())),
-            _share_of_rate(case, result),
+            share_of_rate(case, result),
             "yes" if case["checks"] else "",
         )
     return table
 
 
-def _share_of_rate(case: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def share_of_rate(case: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """The products that have to be done, a second, over what one large product reaches in the same precision."""
     rate = result["machine"]["product_flops_per_second"].get(str(case["name"]).rsplit(", ", 1)[-1])
     if rate is None or "flops" not in case:
@@ -68,23 +68,24 @@ def _machine(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _notes(result: Mapping[str, Any]) -> list[str]:
-    notes = [f"released code: {note}" for note in result["reference"]["notes"]] if result["reference"] else []
+def notes(result: Mapping[str, Any]) -> list[str]:
+    """What to know beside the figures: what was not equal, what was not measured and why, memory."""
+    told = [f"released code: {note}" for note in result["reference"]["notes"]] if result["reference"] else []
     for case in result["cases"]:
-        notes += [f"{case['name']}: {note}" for note in case.get("notes", [])]
+        told += [f"{case['name']}: {note}" for note in case.get("notes", [])]
         if "bare_trunk_flops" in (facts := case.get("facts", {})):
             trunk, adapters = facts["bare_trunk_flops"] / 2, (case["flops"] - facts["bare_trunk_flops"]) / 2
-            notes.append(
+            told.append(
                 f"{case['name']}: {trunk / 1e9:.1f} billion multiply-adds in the bare trunk's products, "
                 f"{adapters / 1e9:.1f} in the adapters' ({adapters / trunk:.1%})"
             )
         for fact, what in _MEMORY.items():
             if sides := facts.get(fact):
-                told = ", ".join(f"{name} {count / 2**20:.1f} MiB" for name, count in sides.items())
-                notes.append(f"{case['name']}: {what}: {told}")
-        notes += [
+                sizes = ", ".join(f"{name} {count / 2**20:.1f} MiB" for name, count in sides.items())
+                told.append(f"{case['name']}: {what}: {sizes}")
+        told += [
             f"{case['name']}: NOT EQUAL: {check['what']}: {check['error']:.3g}, at most {check['limit']:g} expected"
             for check in case["checks"]
             if not check["error"] <= check["limit"]
         ]
-    return notes
+    return told
