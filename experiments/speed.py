@@ -1,7 +1,7 @@
 """The tables of docs/speed.md, from what `stadapter benchmark --json` wrote to benchmarks/.
 
-    stadapter benchmark --reference ST-ADAPTER --json benchmarks/NAME.json
-    python experiments/speed.py
+stadapter benchmark --reference ST-ADAPTER --json benchmarks/NAME.json
+python experiments/speed.py
 """
 
 import json

@@ -12,6 +12,7 @@ import av
 import pytest
 import torch
 
+from stadapter import benchmark as module
 from stadapter.__main__ import main
 from stadapter.benchmark import BenchmarkConfig, all_equal, benchmark, clips, start
 from stadapter.benchmark.floors import (
@@ -241,6 +242,24 @@ def test_the_command_prints_tables_and_writes_json(tmp_path: Path, capsys: pytes
     assert result["versions"]["torch"] == torch.__version__
     assert result["settings"]["trunk"] == "tiny"
     assert result["reference"] is None
+
+
+def test_a_benchmark_that_is_stopped_keeps_what_it_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([module.measure, None])
+
+    def interrupted(*arguments: Any, **settings: Any) -> dict[str, Any]:
+        if (measure := next(measured)) is None:
+            raise KeyboardInterrupt
+        return measure(*arguments, **settings)
+
+    monkeypatch.setattr(module, "measure", interrupted)
+    target = tmp_path / "result.json"
+    flags = "--parts adapter --trunk tiny --batch-size 1 --num-frames 2 --repeats 1 --precisions fp32 --device cpu"
+    assert main(["benchmark", *flags.split(), "--json", str(target)]) == 130
+    assert len(json.loads(target.read_text())["cases"]) == 1
+    assert "times its floor" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

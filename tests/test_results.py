@@ -10,20 +10,23 @@ import pytest
 
 import comparison
 import gestures
+import speed
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = sorted((ROOT / "results").rglob("*.json"))
-PAGES = ("README.md", "docs/results.md")
+FOLDERS = ("results", "benchmarks")
+RESULTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.json"))
+PAGES = ("README.md", "docs/results.md", "docs/speed.md")
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the pages and the result files, which the scripts take for the project."""
-    shutil.copytree(ROOT / "results", tmp_path / "results")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "docs").mkdir()
     for name in PAGES:
         shutil.copyfile(ROOT / name, tmp_path / name)
-    for module in (gestures, comparison):
+    for module in (gestures, comparison, speed):
         _move(module, tmp_path, monkeypatch)
     return tmp_path
 
@@ -37,6 +40,7 @@ def _move(module: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_pages_are_what_the_result_files_give(elsewhere: Path) -> None:
     gestures.write_tables()
     comparison.write_page()
+    speed.write_page()
     written = [path.relative_to(elsewhere) for path in elsewhere.rglob("*") if path.is_file()]
     assert len(written) > len(RESULTS)
     assert [name for name in written if (elsewhere / name).read_bytes() != (ROOT / name).read_bytes()] == []

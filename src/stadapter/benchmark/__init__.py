@@ -27,12 +27,18 @@ __all__ = ["BenchmarkConfig", "all_equal", "benchmark"]
 FORMAT_VERSION = 1
 
 
-def benchmark(config: BenchmarkConfig, *, progress: Callable[[str], None] = lambda name: None) -> dict[str, Any]:
+def benchmark(
+    config: BenchmarkConfig,
+    *,
+    progress: Callable[[str], None] = lambda name: None,
+    keep: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> dict[str, Any]:
     """Verify and measure.
 
     Args:
         config: what, and at which sizes.
         progress: told the name of every case before it is measured.
+        keep: given what there is at the start and after every case: so it is not lost if the rest is not waited for.
 
     Returns:
         JSON values: hardware, versions, date, and for every case its checks, seconds and ratios.
@@ -43,7 +49,7 @@ def benchmark(config: BenchmarkConfig, *, progress: Callable[[str], None] = lamb
     device = choose_device(config.device)
     released = import_released(config.reference) if config.reference is not None else None
     with _threads(config.threads or torch.get_num_threads()):
-        return _measure_all(config, released, device, progress)
+        return _measure_all(config, released, device, progress, keep)
 
 
 def all_equal(result: dict[str, Any]) -> bool:
@@ -52,16 +58,22 @@ def all_equal(result: dict[str, Any]) -> bool:
 
 
 def _measure_all(
-    config: BenchmarkConfig, released: Released | None, device: torch.device, progress: Callable[[str], None]
+    config: BenchmarkConfig,
+    released: Released | None,
+    device: torch.device,
+    progress: Callable[[str], None],
+    keep: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
     synchronise = synchroniser(device)
     result = _header(config, released, device, synchronise)
+    keep(result)
     with ExitStack() as folders:
         for part in config.parts:
             for case in _cases(part, config, released, device, folders):
                 progress(case.name)
                 with _threads(1 if case.clock == "processor" else torch.get_num_threads()):
                     result["cases"].append(measure(case, repeats=config.repeats, synchronise=synchronise))
+                keep(result)
     return result
 
 

@@ -37,7 +37,7 @@ def cases(config: BenchmarkConfig, released: Released | None, device: torch.devi
     """Two epochs from files, in every precision, the workers' start included; beside the same steps from memory."""
     sizes = sizes_of(config, config.presets[0], device)
     backbone = save_vision(sizes, folder / "trunk")
-    videos = write_loop_videos(folder / "clips", config.loop_clips)
+    videos = write_loop_videos(folder / "clips", config.clips_of_a_loop(device.type))
     batch_size = config.clips_of_a_step(device.type)
     steps = EPOCHS * math.ceil(len(videos) / batch_size)
     for precision in config.precisions:

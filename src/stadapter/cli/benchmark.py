@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 
@@ -18,9 +19,12 @@ def run(arguments: Sequence[str]) -> int:
     from stadapter.benchmark import all_equal, benchmark
     from stadapter.benchmark.tables import tables
 
-    result = benchmark(flags, progress=say)
-    if flags.json is not None:
-        write_json(flags.json, result)
-    if flags.json != "-":
-        output_console(sys.stdout).print(tables(result), highlight=False)
-    return 0 if all_equal(result) else 1
+    so_far: dict[str, Any] = {}
+    try:
+        benchmark(flags, progress=say, keep=so_far.update)
+    finally:  # on Ctrl-C too: a benchmark takes minutes, and what it has measured holds without the rest
+        if flags.json is not None and so_far:
+            write_json(flags.json, so_far)
+        if flags.json != "-" and so_far:
+            output_console(sys.stdout).print(tables(so_far), highlight=False)
+    return 0 if all_equal(so_far) else 1
