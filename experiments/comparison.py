@@ -156,7 +156,9 @@ and other work shared the two cores: times and clips/s are no measure of one str
 
 ### What the paper claims, and what is seen here
 
-Differences are taken clip by clip over the same test clips, correctness averaged over the seeds first; 95 % intervals.
+Differences are taken clip by clip over the same test clips, correctness averaged over the seeds first; 95 % intervals
+over the clips. What other seeds would give is not in them, and seeds differ much here (see below): a verdict with one
+seed on a side says little.
 
 {claims}
 

@@ -32,12 +32,14 @@ def section(path: Path) -> str:
     """What one file says: the machine, a table for each part, the notes."""
     result = json.loads(path.read_text(encoding="utf-8"))
     machine, versions = result["machine"], result["versions"]
+    flags = "".join(f" --{name} {' '.join(result['settings'][name])}" for name in ("parts", "presets", "precisions"))
     rates = [f"{rate / 1e9:,.0f} GFLOP/s in {name}" for name, rate in machine["product_flops_per_second"].items()]
     head = (
         f"## {machine['processor']}, {machine['device']}, {result['date'].split()[0]}\n\n"
         f"`benchmarks/{path.name}`, commit {result['commit'][:12]}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + f". One large matrix product reaches {' and '.join(rates)}."
+        + f". One large matrix product reaches {' and '.join(rates)}.\n\n"
+        f"    stadapter benchmark --reference st-adapter{flags} --repeats {result['settings']['repeats']}"
     )
     parts = list(dict.fromkeys(case["part"] for case in result["cases"]))
     tables = [f"### {part}\n\n{table(part, result)}" for part in parts]
