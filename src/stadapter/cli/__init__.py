@@ -6,8 +6,11 @@ One module a verb; each is imported when it is asked for.
 import importlib
 from collections.abc import Sequence
 
+from stadapter.allocator import keep_freed_memory
+
 
 def run(verb: str, arguments: Sequence[str]) -> int:
     """Run one verb with its flags and return the exit code."""
+    keep_freed_memory()
     code: int = importlib.import_module(f"stadapter.cli.{verb}").run(arguments)
     return code

@@ -21,6 +21,7 @@ from stadapter.compare.results import write_result
 from stadapter.costs import COUNTED, gmacs_per_view, peak_memory_bytes
 from stadapter.errors import STAdapterError, first_line
 from stadapter.evaluate import Report
+from stadapter.allocator import keep_freed_memory
 from stadapter.processes import stop_with_parent
 from stadapter.progress import METRICS_NAME
 from stadapter.provenance import commit, processor
@@ -171,4 +172,5 @@ def _seconds_between(records: Iterable[dict[str, Any]]) -> float:
 
 if __name__ == "__main__":
     stop_with_parent()
+    keep_freed_memory()
     sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,24 @@
+"""What becomes of memory that this process has freed."""
+
+import ctypes
+import os
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_NEVER = -1
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees and use it again, instead of handing it back to the system.
+
+    Of its own accord glibc hands every large tensor back and asks for it anew at the next step, when each of its pages
+    has to be cleared and mapped: a tenth of a training step on a CPU (docs/log.md). This is a choice for a whole
+    process, so commands make it and the library does not. Nothing happens where the C library is another one, or where
+    the environment has settings of malloc (GLIBC_TUNABLES, MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_MAX_ ...).
+    """
+    is_set = any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ)
+    if is_set or "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _NEVER)

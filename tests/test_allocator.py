@@ -1,0 +1,53 @@
+"""What a command does with the memory it frees, by the page faults that the system counts."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+IS_GLIBC = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
+pytestmark = pytest.mark.skipif(not IS_GLIBC, reason="this system's C library is not glibc, whose malloc is set up")
+MEBIBYTES, TURNS = 64, 8
+PAGES_OF_A_TURN = MEBIBYTES * 2**20 // os.sysconf("SC_PAGE_SIZE")
+PROGRAM = f"""
+import resource, sys
+import numpy as np
+from stadapter.allocator import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+counts = []
+for _ in range({TURNS}):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = np.empty({MEBIBYTES * 2**20}, dtype=np.uint8)
+    block.fill(1)
+    del block
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(counts[-1])
+"""
+
+
+def faults_of_the_last_turn(what: str, **environment: str) -> int:
+    """Page faults of a process that for the eighth time takes 64 MiB, writes them and lets them go."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    # numpy asks for huge pages, of which there may be none: without them the count is of plain pages.
+    known |= {"NUMPY_MADVISE_HUGEPAGE": "0", **environment}
+    return int(subprocess.run([sys.executable, "-c", PROGRAM, what], env=known, check=True, capture_output=True).stdout)
+
+
+def test_memory_that_is_kept_is_not_asked_for_again() -> None:
+    assert faults_of_the_last_turn("hand back") > PAGES_OF_A_TURN // 2  # what the system does otherwise
+    assert faults_of_the_last_turn("keep") < PAGES_OF_A_TURN // 100
+
+
+@pytest.mark.parametrize("name", ["MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"])
+def test_who_has_set_up_malloc_has_the_last_word(name: str) -> None:
+    value = {"MALLOC_MMAP_MAX_": "1000", "GLIBC_TUNABLES": "glibc.malloc.mmap_max=1000"}[name]
+    assert faults_of_the_last_turn("keep", **{name: value}) > PAGES_OF_A_TURN // 2
+
+
+def test_every_command_keeps_its_memory() -> None:
+    program = "import stadapter.allocator as a; a.keep_freed_memory = lambda: print('kept')\n"
+    program += "from stadapter.__main__ import main; main(['train', '--help'])"
+    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert result.stdout.startswith("kept\n")
