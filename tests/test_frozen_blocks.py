@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from stadapter.layers import BottleneckMLP
-from stadapter.model import VideoClassifier, build_model
+from stadapter.model import VideoClassifier, build_model, scores_in_orders, view_scores
 from stadapter.tuning import Bottleneck, LoRA, Partial, STAdapter, Tuning
 from stadapter.vit import ImageViT
 from strategies import CASES, LABELS, build, disturb, learns, shared_trunk
@@ -99,3 +99,31 @@ def test_no_block_is_frozen_where_what_enters_the_first_learns(part: str) -> Non
     trunk: ImageViT = build("clip", "linear-probe").trunk
     next(trunk.get_submodule(part).parameters()).requires_grad_(True)
     assert trunk.num_frozen_blocks() == 0
+
+
+@pytest.mark.parametrize("strategy", CASES)
+def test_scores_with_frames_in_other_orders_are_those_of_clips_in_these_orders(strategy: str) -> None:
+    model = build(strategy=strategy).eval()
+    disturb(model)
+    clips = torch.stack([make_clips(batch=2, num_frames=4, seed=seed) for seed in range(3)])  # (B, V, T, 3, H, W)
+    orders = [torch.tensor([[1, 3, 0, 2], [3, 2, 1, 0], [2, 2, 2, 2]]), torch.tensor([[0, 0, 0, 0]] * 3)]
+    found = scores_in_orders(model, clips, orders, autocast_dtype=None, views_at_once=4)
+    for order, scores in zip([torch.arange(4).repeat(3, 1), *orders], found, strict=True):
+        changed = torch.stack([clip[:, places] for clip, places in zip(clips, order, strict=True)])
+        assert torch.equal(scores, view_scores(model, changed, autocast_dtype=None, views_at_once=4))
+
+
+def test_frozen_blocks_see_the_frames_once_for_all_orders() -> None:
+    tuning = STAdapter(width=8, last_blocks=1)
+    model = build_model(backbone=shared_trunk("dinov2"), tuning=tuning, labels=LABELS).eval()
+    calls = [0] * NUM_BLOCKS
+
+    def count(place: int) -> None:
+        calls[place] += 1
+
+    for place, block in enumerate(model.trunk.block_list()):
+        block.register_forward_pre_hook(lambda *_, place=place: count(place))
+    clips = make_clips(batch=2, num_frames=4)[:, None]  # (B, V, T, 3, H, W)
+    orders = [torch.arange(4).flip(0).repeat(2, 1)] * 3
+    scores_in_orders(model, clips, orders, autocast_dtype=None, views_at_once=2)
+    assert calls == [1] * (NUM_BLOCKS - 1) + [4]

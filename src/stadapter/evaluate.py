@@ -22,9 +22,9 @@ from stadapter.errors import DataError, SettingsError
 from stadapter.labels import ACTION, LabelSpace
 from stadapter.machine import copies_beside_work
 from stadapter.manifest import Entry, Manifest
-from stadapter.model import ClipClassifier, check_finite_scores, label_space_of, view_scores
+from stadapter.model import ClipClassifier, check_finite_scores, label_space_of, scores_in_orders
 from stadapter.processes import quiet_worker, workers_of
-from stadapter.timecheck import CHANGED_ORDERS, ORDER_NAMES, Order, TimeCheck, make_time_check, reorder
+from stadapter.timecheck import CHANGED_ORDERS, ORDER_NAMES, Order, TimeCheck, frame_places, make_time_check
 from stadapter.uncertainty import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_interval
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def evaluate(
         accelerator: with several processes each classifies its share, and all get the whole report.
         progress: called with the number of clips done and to do by this process, after every batch.
         time_check: classify every clip three times more, with its frames shuffled, reversed, and one repeated; it
-            is read once. Clips of one frame have no order, and no time check.
+            is read once, and seen once by the frozen first blocks. Clips of one frame have no order, and no time check.
 
     Raises:
         SettingsError: a batch size below 1, or fewer than 0 workers.
@@ -348,9 +348,6 @@ def _classify(
 
     space = label_space_of(model)
 
-    def scored(clips: Tensor) -> Tensor:
-        return view_scores(model, clips, autocast_dtype=autocast_dtype, views_at_once=batch_size)
-
     loader = DataLoader(
         Subset(dataset, share),
         batch_size=batch_size,
@@ -368,8 +365,15 @@ def _classify(
             if len(batch["indices"]):
                 indices = batch["indices"].tolist()
                 names = [dataset.entries[index].name for index in indices]
-                scores = scored(batch["clips"])  # (B, C)
-                changed = [space.named(scored(reorder(batch["clips"], order, names))).tolist() for order in orders]
+                num_frames = batch["clips"].shape[2]
+                scores, *reordered_scores = scores_in_orders(
+                    model,
+                    batch["clips"],
+                    [frame_places(order, num_frames, names) for order in orders],
+                    autocast_dtype=autocast_dtype,
+                    views_at_once=batch_size,
+                )  # (B, C) each
+                changed = [space.named(each).tolist() for each in reordered_scores]
                 reordered = zip(*changed, strict=True) if orders else [()] * len(indices)
                 rows += map(Row, indices, scores.tolist(), reordered)
             if progress is not None:

@@ -4,8 +4,9 @@
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -248,14 +249,50 @@ def view_scores(
         fp32 (B, C) on the CPU, adding up to 1 in every head; not finite where the model's answer is not, see
         `check_finite_scores`.
     """
+    return scores_in_orders(model, clips, (), autocast_dtype=autocast_dtype, views_at_once=views_at_once)[0]
+
+
+def scores_in_orders(
+    model: ClipClassifier,
+    clips: Tensor,
+    orders: Sequence[Tensor],
+    *,
+    autocast_dtype: torch.dtype | None,
+    views_at_once: int,
+) -> list[Tensor]:
+    """`view_scores` of clips as they are, and with their frames in other orders.
+
+    What sees every frame alone, as the frozen first blocks do, is computed once for all orders.
+
+    Args:
+        model, clips, autocast_dtype, views_at_once: as for `view_scores`.
+        orders: of each the places (B, T), int64, that the frames of every clip are taken from, in all its views.
+
+    Returns:
+        One fp32 (B, C) more than there are orders, on the CPU.
+    """
     num_clips, num_views = clips.shape[:2]
     device = next(model.parameters()).device
+    views = clips.flatten(0, 1)  # (B*V, T, 3, H, W)
+    places = [order.repeat_interleave(num_views, dim=0).to(device) for order in orders]  # (B*V, T)
+    parts = []
     with torch.inference_mode(), torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-        parts = torch.split(clips.flatten(0, 1), views_at_once)  # of (B*V, T, 3, H, W)
-        beside = copies_beside_work(device)
-        logits = [model(model.normalise(part.to(device, non_blocking=beside))) for part in parts]
-        scores = label_space_of(model).softmax(torch.cat(logits).float())  # (B*V, C)
-    return scores.reshape(num_clips, num_views, -1).mean(1).cpu()  # (B, C)
+        for start in range(0, len(views), views_at_once):
+            part = slice(start, start + views_at_once)
+            images = model.normalise(views[part].to(device, non_blocking=copies_beside_work(device)))
+            frames, rest = _seen_alone(model, images) if orders else (images, model)
+            row = torch.arange(len(frames), device=device)[:, None]
+            parts.append([rest(frames), *(rest(frames[row, place[part]]) for place in places)])
+        scores = [label_space_of(model).softmax(torch.cat(logits).float()) for logits in zip(*parts, strict=True)]
+    return [each.reshape(num_clips, num_views, -1).mean(1).cpu() for each in scores]  # (B, C)
+
+
+def _seen_alone(model: ClipClassifier, images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """What the model makes of every frame alone, (B, T, ...), and what makes logits of it."""
+    if not (isinstance(model, VideoClassifier) and model.trunk.num_frozen_blocks()):
+        return images, model
+    height, width = images.shape[-2:]
+    return model.frozen_tokens(images), partial(model.finish, height=height, width=width)
 
 
 def label_space_of(model: ClipClassifier) -> LabelSpace:

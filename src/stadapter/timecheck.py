@@ -1,6 +1,6 @@
 """Does time matter? The same clips with their frames in other orders, and what the accuracies then say."""
 
-# B batch, V views, T frames
+# B batch, T frames
 
 import hashlib
 import math
@@ -109,18 +109,16 @@ def make_time_check(labels: Sequence[str], predicted: Mapping[Order, Sequence[st
     )
 
 
-def reorder(clips: Tensor, order: Order, names: Sequence[str], *, seed: int = 0) -> Tensor:
-    """Clips (B, V, T, 3, H, W) with the frames of every view in another order; `names` are those of the B clips.
+def frame_places(order: Order, num_frames: int, names: Sequence[str], *, seed: int = 0) -> Tensor:
+    """The places (B, T), int64, that the frames of B clips of these names are taken from, to come in this order.
 
     A shuffled order is a pure function of (seed, name, T), the same in all views of a clip.
     """
-    frames = list(range(clips.shape[2]))
+    frames = list(range(num_frames))
     if order == "shuffled":
-        places = [shuffled_order(len(frames), name, seed=seed) for name in names]
-    else:
-        kept = {"as_is": frames, "reversed": frames[::-1], "single_frame": [len(frames) // 2] * len(frames)}[order]
-        places = [kept] * len(names)
-    return torch.stack([clip[:, place] for clip, place in zip(clips, places, strict=True)])
+        return torch.tensor([shuffled_order(num_frames, name, seed=seed) for name in names])
+    places = {"as_is": frames, "reversed": frames[::-1], "single_frame": [num_frames // 2] * num_frames}[order]
+    return torch.tensor([places] * len(names))
 
 
 def shuffled_order(num_frames: int, name: str, *, seed: int = 0) -> list[int]:

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
+from stadapter.allocator import keep_freed_memory
 from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME
 from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.compare.results import write_result
 from stadapter.costs import COUNTED, gmacs_per_view, peak_memory_bytes
 from stadapter.errors import STAdapterError, first_line
 from stadapter.evaluate import Report
-from stadapter.allocator import keep_freed_memory
 from stadapter.processes import stop_with_parent
 from stadapter.progress import METRICS_NAME
 from stadapter.provenance import commit, processor
