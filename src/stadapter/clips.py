@@ -1,5 +1,6 @@
 """The one path from a video to a clip tensor, for training, evaluation, prediction and serving alike."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -232,7 +233,12 @@ def _seen(draws: Sequence[Draw], config: ClipConfig, height: int, width: int) ->
 def _test_views(frames: torch.Tensor, views: list[list[int]], config: ClipConfig) -> torch.Tensor:
     """Frames (U, 3, H, W) as (S * temporal views, T, 3, size, size)."""
     crops = _released_crops(frames, config) if config.resize == "released" else _fast_crops(frames, config)
-    return torch.stack([resized[view] for resized in crops for view in views]).contiguous()
+    first = crops[0]
+    clips = torch.empty(len(crops) * len(views), len(views[0]), *first.shape[1:], dtype=first.dtype)
+    for clip, (resized, view) in zip(clips, itertools.product(crops, views), strict=True):
+        for frame, position in zip(clip, view, strict=True):
+            frame.copy_(resized[position])  # which also changes the layout in memory: one copy for both
+    return clips
 
 
 def _fast_crops(frames: torch.Tensor, config: ClipConfig) -> list[torch.Tensor]:
