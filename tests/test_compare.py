@@ -241,10 +241,12 @@ def test_the_table_says_where_it_cannot_tell(finished: Path) -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "linear-probe/default" in shown
     assert "the reference" in shown
-    assert "cannot tell with 4 clips" in shown
+    assert "cannot tell" in shown
     markdown = (finished / "comparison.md").read_text()
     assert "| linear-probe/default | 2 |" in markdown
-    assert "Cannot tell with 4 clips whether better or worse than st-adapter/default: linear-probe/default." in markdown
+    assert (
+        "Cannot tell with 4 clips and these seeds whether better or worse than st-adapter/default: " in markdown
+    )
     rows = list(csv.DictReader(io.StringIO((finished / "runs.csv").read_text())))
     assert [(row["strategy"], row["seed"]) for row in rows] == [
         *(("st-adapter", "0"), ("st-adapter", "1")),
@@ -260,7 +262,7 @@ def test_a_narrow_terminal_leaves_out_columns_and_cuts_off_nothing(finished: Pat
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in shown
     assert "│ linear-probe/default │" in shown
-    assert ("│ cannot tell with 4 clips │" in shown) == (width > 80)
+    assert ("│ cannot tell " in shown) == (width > 80)
     assert ("95 % interval, verdict, one frame, seeds" in shown) == (width == 80)
     assert ("comparison.md has them" in shown) == (width < 400)
 
@@ -291,7 +293,30 @@ def fake_result(out: Path, source: Path, strategy: str, seed: int, correct: Sequ
     (out / f"{strategy}--default--seed{seed}.json").write_text(json.dumps(run))
 
 
-def test_differences_are_taken_clip_by_clip_after_averaging_the_seeds(finished: Path, tmp_path: Path) -> None:
+def test_seeds_that_differ_much_are_no_evidence(finished: Path, tmp_path: Path) -> None:
+    source = finished / "st-adapter--default--seed0.json"
+    for seed, num_right in enumerate((10, 25, 38)):
+        fake_result(tmp_path / "out", source, "st-adapter", seed, [True] * num_right + [False] * (40 - num_right))
+        fake_result(tmp_path / "out", source, "lora", seed, [True] * (36 - seed) + [False] * (4 + seed))
+    reference, lora = write_summary(tmp_path / "out").rows
+    assert reference.interval.low < 0.4 < 0.9 < reference.interval.high
+    assert lora.difference is not None
+    assert lora.difference.mean > 0.26
+    assert lora.verdict == "cannot tell"
+
+
+def test_one_seed_is_said_to_be_one(finished: Path, tmp_path: Path) -> None:
+    source = finished / "st-adapter--default--seed0.json"
+    for seed in (0, 1):
+        fake_result(tmp_path / "out", source, "st-adapter", seed, [True] * 20 + [False] * 20)
+    fake_result(tmp_path / "out", source, "lora", 0, [True] * 40)
+    missing = "what another would give is not in those intervals."
+    assert f"One seed of lora/default: {missing}" in write_summary(tmp_path / "out").sentences
+    (tmp_path / "out" / "st-adapter--default--seed1.json").unlink()
+    assert f"One seed each: {missing}" in write_summary(tmp_path / "out").sentences
+
+
+def test_differences_are_taken_clip_by_clip(finished: Path, tmp_path: Path) -> None:
     source = finished / "st-adapter--default--seed0.json"
     for seed in (0, 1):
         fake_result(tmp_path / "out", source, "st-adapter", seed, [True] * 30 + [False] * 10)
@@ -304,7 +329,7 @@ def test_differences_are_taken_clip_by_clip_after_averaging_the_seeds(finished: 
     assert lora.difference.mean == pytest.approx(-15 / 40)  # clips 10 to 19 half right, 20 to 29 wrong
     assert lora.difference.interval.high < 0
     assert lora.verdict == "worse than st-adapter/default"
-    assert full.verdict == "cannot tell with 40 clips"
+    assert full.verdict == "cannot tell"
     assert (lora.lowest, lora.highest) == (0.25, 0.5)
 
 

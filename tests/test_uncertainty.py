@@ -1,10 +1,17 @@
 """Intervals hold the truth as often as they say, and do not claim what the clips cannot show."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from stadapter.errors import SettingsError
-from stadapter.uncertainty import Interval, bootstrap_interval, paired_difference
+from stadapter.uncertainty import (
+    Interval,
+    bootstrap_interval,
+    difference_over_seeds,
+    interval_over_seeds,
+    paired_difference,
+)
 
 
 def test_an_interval_agrees_with_the_normal_one_for_many_clips() -> None:
@@ -108,3 +115,48 @@ def test_drawing_kinds_of_clips_is_drawing_clips() -> None:
     low, high = np.quantile(np.mean(per_group, axis=0), [0.025, 0.975])
     interval = bootstrap_interval(values, groups=groups, num_resamples=20000)
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.01)
+
+
+def trainings(generator: np.random.Generator, count: int, hardness: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Answers (s, n) of trainings of one kind, which are not equally lucky, to clips that are not equally hard."""
+    luck = generator.normal(0, 1, (count, 1))
+    return generator.random((count, len(hardness))) < 1 / (1 + np.exp(hardness - luck - 0.5))
+
+
+def test_an_interval_over_seeds_covers_what_seeds_do_and_one_over_clips_does_not() -> None:
+    generator = np.random.default_rng(0)
+    over_seeds, over_clips = [], []
+    for _ in range(200):
+        hardness = generator.normal(0, 1, 40)
+        first, second = (trainings(generator, 5, hardness) for _ in range(2))  # of the same kind: no difference
+        whole = difference_over_seeds(first, second, num_resamples=400).interval
+        alone = paired_difference(first.mean(0), second.mean(0), num_resamples=400).interval
+        over_seeds.append(whole.low <= 0 <= whole.high)
+        over_clips.append(alone.low <= 0 <= alone.high)
+    assert np.mean(over_seeds) >= 0.9
+    assert np.mean(over_clips) <= 0.65
+
+
+def test_one_seed_leaves_the_interval_over_clips() -> None:
+    generator = np.random.default_rng(1)
+    first, second = (trainings(generator, 1, generator.normal(0, 1, 40)) for _ in range(2))
+    assert interval_over_seeds(first) == bootstrap_interval(first[0])
+    assert difference_over_seeds(first, second) == paired_difference(first[0], second[0])
+
+
+def test_seeds_that_agree_widen_nothing_and_never_narrow() -> None:
+    right = np.arange(40) < 30
+    same, none = np.stack([right] * 3), np.zeros((3, 40), bool)
+    clips = bootstrap_interval(right)
+    assert (interval_over_seeds(same).low, interval_over_seeds(same).high) == pytest.approx(
+        (clips.low, clips.high), abs=0.03
+    )
+    assert interval_over_seeds(none) == bootstrap_interval(none[0])  # the bound for 0 of n
+    assert difference_over_seeds(same, none).mean == 0.75
+    one = difference_over_seeds(same, none[:1]).interval
+    assert one.low <= paired_difference(right, none[0]).interval.low
+
+
+def test_seeds_of_other_clips_are_refused() -> None:
+    with pytest.raises(SettingsError, match="same clips"):
+        difference_over_seeds(np.ones((2, 3)), np.ones((2, 4)))

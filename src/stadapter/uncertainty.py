@@ -1,6 +1,6 @@
 """How far a figure from few clips can be trusted: bootstrap intervals, and differences on the same clips."""
 
-# n clips, r resamples, g groups, k kinds of clips
+# n clips, r resamples, g groups, k kinds of clips, s seeds
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +105,67 @@ def paired_difference(
         one - other, lowest=-1.0, confidence=confidence, num_resamples=num_resamples, seed=seed
     )
     return Difference(float((one - other).mean()), interval)
+
+
+def interval_over_seeds(
+    values: npt.NDArray[Any], *, confidence: float = CONFIDENCE, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> Interval:
+    """The interval of a mean over clips and over trainings with other seeds: both are drawn with replacement.
+
+    The pigeonhole bootstrap of Owen (Annals of Applied Statistics 2007). It cannot be narrower than the interval over
+    clips alone, of each clip's mean over the seeds, and is that one for a single seed, of which others are not known.
+
+    Args:
+        values: from 0 to 1, (s, n): each of n clips in each of s trainings, such as whether it was named right.
+        confidence, num_resamples, seed: as for `bootstrap_interval`.
+    """
+    known = bootstrap_interval(values.mean(0), confidence=confidence, num_resamples=num_resamples, seed=seed)
+    if len(values) == 1:
+        return known
+    (drawn,) = _drawn_over_seeds([values], num_resamples, seed)
+    return _widened(known, drawn, confidence)
+
+
+def difference_over_seeds(
+    first: npt.NDArray[Any],
+    second: npt.NDArray[Any],
+    *,
+    confidence: float = CONFIDENCE,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Difference:
+    """The difference of two means of values from 0 to 1 on the same clips, (s, n) and (s', n): see above.
+
+    Raises:
+        SettingsError: not as many clips of the first as of the second, or none.
+    """
+    settings: dict[str, Any] = {"confidence": confidence, "num_resamples": num_resamples, "seed": seed}
+    known = paired_difference(first.mean(0), second.mean(0), **settings)
+    if len(first) == len(second) == 1:
+        return known
+    one, other = _drawn_over_seeds([first, second], num_resamples, seed)
+    return Difference(known.mean, _widened(known.interval, one - other, confidence))
+
+
+def _drawn_over_seeds(
+    sides: Sequence[npt.NDArray[Any]], num_resamples: int, seed: int
+) -> list[npt.NDArray[np.float64]]:
+    """The mean (r,) of every resample, for each side (s, n): seeds of its own, the same clips for all."""
+    stacked = np.concatenate(sides).astype(np.float64)
+    kinds, numbers = np.unique(stacked, axis=1, return_counts=True)  # (all s, k), (k,)
+    generator = np.random.default_rng(seed)
+    clips = generator.multinomial(stacked.shape[1], numbers / stacked.shape[1], size=num_resamples)  # (r, k)
+    drawn, ends = [], np.cumsum([len(side) for side in sides])
+    for side in np.split(kinds, ends[:-1]):
+        seeds = generator.multinomial(len(side), np.full(len(side), 1 / len(side)), size=num_resamples)  # (r, s)
+        drawn.append((seeds @ side * clips).sum(1) / (len(side) * stacked.shape[1]))
+    return drawn
+
+
+def _widened(known: Interval, drawn: npt.NDArray[np.float64], confidence: float) -> Interval:
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(min(known.low, float(low)), max(known.high, float(high)))
 
 
 def _resampled(

@@ -1,20 +1,25 @@
 """What the results of a comparison say together: means over seeds, and differences clip by clip."""
 
-# n clips
+# n clips, s seeds
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from stadapter.compare.results import read_results
 from stadapter.errors import counted
 from stadapter.tuning import STRATEGIES
-from stadapter.uncertainty import Difference, Interval, bootstrap_interval, paired_difference
+from stadapter.uncertainty import Difference, Interval, difference_over_seeds, interval_over_seeds
 
 Clip = tuple[str, float | None, float | None]
 """Name, start and end of a test clip."""
+Answers = Mapping[Clip, tuple[bool, ...]]
+"""Whether each of the seeds named a clip right."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,12 @@ class Row:
     about: str
     runs: tuple[dict[str, Any], ...]
     """Its results, as their files hold them."""
-    correct: dict[Clip, float]
-    """Share of the seeds that named a clip right, for the clips that all of them read."""
+    correct: Answers
+    """Whether each of the seeds named a clip right, for the clips that all of them read."""
     top1: float
     """Mean over the seeds."""
     interval: Interval
-    """Of the mean over the seeds, test clips drawn with replacement. What other seeds would give is not in it."""
+    """Of the mean over the seeds, test clips and seeds drawn with replacement; of one seed over the clips alone."""
     lowest: float
     """Of the seeds."""
     highest: float
@@ -99,23 +104,37 @@ def summarise(folder: Path, *, reference: str = "st-adapter/default") -> Compari
     return Comparison(folder, tuple(rows), tuple(failures), reference, num_clips, tuple(sentences))
 
 
-def _correct(runs: Sequence[dict[str, Any]]) -> dict[Clip, float]:
-    """Share of the runs that named a clip right, for the clips that all of them read."""
+def _correct(runs: Sequence[dict[str, Any]]) -> Answers:
+    """Whether each of the runs named a clip right, for the clips that all of them read."""
     tables = [
         {(row["name"], row["start_seconds"], row["end_seconds"]): row["is_correct"] for row in run["predictions"]}
         for run in runs
     ]
     shared = [clip for clip in tables[0] if all(clip in table for table in tables)]
-    return {clip: statistics.fmean(table[clip] for table in tables) for clip in shared}
+    return {clip: tuple(table[clip] for table in tables) for clip in shared}
 
 
-def _row(title: str, runs: Sequence[dict[str, Any]], correct: dict[str, dict[Clip, float]], reference: str) -> Row:
+def difference(ours: Answers, theirs: Answers) -> Difference | None:
+    """By how much the mean of one is above that of the other, on clips that both read; None where there are none."""
+    both = [clip for clip in ours if clip in theirs]
+    if not both:
+        return None
+    return difference_over_seeds(_by_seed(ours, both), _by_seed(theirs, both))
+
+
+def _by_seed(answers: Answers, clips: Sequence[Clip]) -> npt.NDArray[np.bool_]:
+    """(s, n): whether each seed named each of these clips right."""
+    return np.array([answers[clip] for clip in clips], dtype=bool).T
+
+
+def _row(title: str, runs: Sequence[dict[str, Any]], correct: dict[str, Answers], reference: str) -> Row:
     ordered = tuple(sorted(runs, key=lambda run: run["seed"]))
-    difference, verdict = None, ""
+    found, verdict = None, ""
     if title == reference:
         verdict = "the reference"
     elif reference in correct:
-        difference, verdict = _against(correct[title], correct[reference], reference)
+        found = difference(correct[title], correct[reference])
+        verdict = _verdict(found, reference)
     top1 = [run["top1"] for run in ordered]
     return Row(
         title=title,
@@ -123,25 +142,21 @@ def _row(title: str, runs: Sequence[dict[str, Any]], correct: dict[str, dict[Cli
         runs=ordered,
         correct=correct[title],
         top1=statistics.fmean(top1),
-        interval=bootstrap_interval(list(correct[title].values())),
+        interval=interval_over_seeds(_by_seed(correct[title], list(correct[title]))),
         lowest=min(top1),
         highest=max(top1),
-        difference=difference,
+        difference=found,
         verdict=verdict,
     )
 
 
-def _against(ours: dict[Clip, float], theirs: dict[Clip, float], reference: str) -> tuple[Difference | None, str]:
-    """By how much we are above a reference on the clips that both read, and what that says."""
-    both = [clip for clip in ours if clip in theirs]
-    if not both:
-        return None, "no test clip in common"
-    difference = paired_difference([ours[clip] for clip in both], [theirs[clip] for clip in both])
-    if difference.interval.low > 0:
-        return difference, f"better than {reference}"
-    if difference.interval.high < 0:
-        return difference, f"worse than {reference}"
-    return difference, f"cannot tell with {counted(len(both), 'clip')}"
+def _verdict(found: Difference | None, reference: str) -> str:
+    """What a difference to the reference says."""
+    if found is None:
+        return "no test clip in common"
+    if found.interval.low > 0:
+        return f"better than {reference}"
+    return f"worse than {reference}" if found.interval.high < 0 else "cannot tell"
 
 
 def _on_heads(rows: Sequence[Row]) -> list[str]:
@@ -154,19 +169,18 @@ def _sentences(rows: Sequence[Row], reference: str, num_clips: int) -> list[str]
     others = [row for row in rows if row.difference is not None]
     if not others:
         return [] if any(row.title == reference for row in rows) else [f"No result of {reference} to compare with."]
-    better = [row.title for row in others if row.verdict.startswith("better")]
-    worse = [row.title for row in others if row.verdict.startswith("worse")]
-    open_ = [row.title for row in others if row.verdict.startswith("cannot")]
     sentences = []
-    if better:
-        sentences.append(f"Better than {reference}: {', '.join(better)}.")
-    if worse:
-        sentences.append(f"Worse than {reference}: {', '.join(worse)}.")
-    if open_:
+    for verdict in ("better", "worse"):
+        if named := [row.title for row in others if row.verdict.startswith(verdict)]:
+            sentences.append(f"{verdict.capitalize()} than {reference}: {', '.join(named)}.")
+    if unclear := [row.title for row in others if row.verdict.startswith("cannot")]:
         sentences.append(
-            f"Cannot tell with {counted(num_clips, 'clip')} whether better or worse than {reference}: "
-            f"{', '.join(open_)}."
+            f"Cannot tell with {counted(num_clips, 'clip')} and these seeds whether better or worse than {reference}: "
+            f"{', '.join(unclear)}."
         )
+    if single := [row.title for row in rows if len(row.runs) == 1]:
+        which = "each" if len(single) == len(rows) else f"of {', '.join(single)}"
+        sentences.append(f"One seed {which}: what another would give is not in those intervals.")
     if len(others) > 1:
         sentences.append(
             f"These are {len(others)} comparisons at 95 % each: about one in twenty differs by chance alone."

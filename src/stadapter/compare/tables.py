@@ -184,9 +184,8 @@ def _notes(comparison: Comparison) -> str:
         f"frames of {runs[0]['size']} pixels unless the experiment is about frames.",
         f"Test clips: {comparison.num_clips}; data {budget['train_sha256'][:12]}, test {budget['test_sha256'][:12]}, "
         f"trunk {budget['backbone_sha256'][:12]} (sha256).",
-        "Accuracies are means over the seeds; intervals are 95 % bootstrap intervals over the test clips, and what "
-        "other seeds would give is not in them. A difference is taken clip by clip, correctness averaged over the "
-        "seeds first.",
+        "Accuracies are means over the seeds; intervals are 95 % bootstrap intervals, test clips and seeds both drawn "
+        "anew (Owen 2007); of one seed over the clips alone. A difference is taken on the same clips.",
         f"GMACs: {COUNTED}. Clips/s: median during training. Peak memory: "
         f"{' and '.join(sorted({run['peak_memory_of'] for run in runs}))}, decoding processes not counted.",
         f"Hardware: {'; '.join(hardware)}. Versions: {'; '.join(versions)}. Commit: {', '.join(commits)}.",
