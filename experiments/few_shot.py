@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--note", default="", help="what else kept the machine busy")
     flags = parser.parse_args()
+    if "filled" in flags.ways and "empty" not in flags.ways:
+        parser.error("--ways filled: the cache is filled by empty; expected both")
     split(flags.clips, flags.work / "clips")
     choose(flags.work / "clips" / "train", flags.work / "clips" / "few", flags.shots)
     runs = [run(flags, count) for count in flags.last_blocks]
@@ -74,7 +76,7 @@ def run(flags: argparse.Namespace, last_blocks: int) -> dict[str, Any]:
     cache = flags.work / f"cache-{last_blocks}"
     shutil.rmtree(cache, ignore_errors=True)
     times, weights, said, top1 = {}, {}, {}, {}
-    for way in flags.ways:
+    for way in [way for way in WAYS if way in flags.ways]:
         out = flags.work / f"last-{last_blocks}-{way}"
         shutil.rmtree(out, ignore_errors=True)
         command = ["stadapter", "train", "--data", str(flags.work / "clips" / "few"), "--backbone", flags.backbone]

@@ -42,13 +42,19 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     device = choose_device(flags.device)
     tests = run_gpu_tests() if device.type == "cuda" else None
-    result = benchmark(make_config(flags, device), progress=lambda name: print(name, file=sys.stderr, flush=True))
+
+    def keep(result: dict[str, Any]) -> None:
+        write_whole(flags.out, (json.dumps(result, indent=1) + "\n").encode())
+
+    result = benchmark(
+        make_config(flags, device), progress=lambda name: print(name, file=sys.stderr, flush=True), keep=keep
+    )
     result |= {
         "gpu_tests": tests,
         "gpu": describe_gpu(device) if device.type == "cuda" else None,
         "minutes": round((time.monotonic() - started) / 60, 1),
     }
-    write_whole(flags.out, (json.dumps(result, indent=1) + "\n").encode())
+    keep(result)
     Console(width=160).print(tables(result), highlight=False)
     return 0 if all_equal(result) and (tests is None or tests["exit_code"] == 0) else 1
 

@@ -51,3 +51,21 @@ def test_every_command_keeps_its_memory() -> None:
     program += "from stadapter.__main__ import main; main(['train', '--help'])"
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert result.stdout.startswith("kept\n")
+
+
+def test_memory_that_is_kept_can_be_handed_back() -> None:
+    program = f"""
+import torch
+from stadapter.allocator import keep_freed_memory
+from stadapter.costs import forget_peak_memory, peak_memory_bytes
+keep_freed_memory()
+cpu = torch.device("cpu")
+blocks = [torch.ones(2**20) for _ in range({MEBIBYTES})]  # 4 MiB each
+high, _ = peak_memory_bytes(cpu)
+del blocks
+forget_peak_memory(cpu)
+print(high - peak_memory_bytes(cpu)[0])
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True)
+    assert int(result.stdout) > 3 * MEBIBYTES * 2**20

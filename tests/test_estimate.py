@@ -195,6 +195,11 @@ def test_validation_counts_views_and_orders(run: Prepared, monkeypatch: pytest.M
     assert result.validation_seconds == pytest.approx(count * (0.3 + 3 * 2 * 4 * 0.01))
     monkeypatch.setattr(module, "TIME_CHECK_CLIPS", 0)
     assert result.validation_seconds == pytest.approx(count * (0.3 + 3 * 2 * 0.01))
+    monkeypatch.undo()
+    half = replace(run.config, tuning=STAdapter(width=8, last_blocks=len(run.model.trunk.blocks) - 1))
+    some = replace(result, run=prepare(half))
+    frozen = 1 / len(run.model.trunk.blocks)
+    assert some.validation_seconds == pytest.approx(count * (0.3 + 3 * 2 * (4 - 3 * frozen) * 0.01))
     without = replace(result, run=replace(run, val_set=None))
     assert without.validation_seconds == 0
     assert "validation" not in shown(without)

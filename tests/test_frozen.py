@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,11 +259,16 @@ def test_a_bad_video_is_replaced_by_the_same_ones(config: TrainConfig, tmp_path:
 
 def test_everything_that_decides_tokens_is_in_their_scope(config: TrainConfig, tmp_path: Path) -> None:
     other_trunk = save_trunk(tmp_path / "other-trunk", "dinov2", seed=1)
+    same_weights = tmp_path / "same-weights"
+    shutil.copytree(config.backbone, same_weights)
+    told = json.loads((same_weights / "config.json").read_text())
+    (same_weights / "config.json").write_text(json.dumps(told | {"hidden_act": "relu"}))
     scopes = [
         prepare(dataclasses.replace(config, **changes)).frozen_part.scope()
         for changes in (
             {},
             {"backbone": other_trunk},
+            {"backbone": same_weights},
             {"tuning": STAdapter(width=8, last_blocks=1)},
             {"tuning": LinearProbe()},
             {"tuning": AttentivePooling(num_frames=4, num_heads=2)},

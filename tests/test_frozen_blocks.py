@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stadapter.layers import BottleneckMLP
 from stadapter.model import VideoClassifier, build_model, scores_in_orders, view_scores
@@ -127,3 +127,31 @@ def test_frozen_blocks_see_the_frames_once_for_all_orders() -> None:
     orders = [torch.arange(4).flip(0).repeat(2, 1)] * 3
     scores_in_orders(model, clips, orders, autocast_dtype=None, views_at_once=2)
     assert calls == [1] * (NUM_BLOCKS - 1) + [4]
+
+
+def test_a_model_that_reads_time_when_it_normalises_is_given_frames_in_the_other_order() -> None:
+    class Differences(VideoClassifier):
+        def normalise(self, clips: Tensor) -> Tensor:
+            return super().normalise(clips).diff(dim=1)
+
+    model = build(strategy="linear-probe").eval()
+    clips = make_clips(batch=2, num_frames=4)[:, None]  # (B, V, T, 3, H, W)
+    order = torch.tensor([[3, 1, 0, 2]] * 2)
+    model.__class__ = Differences
+    scores = scores_in_orders(model, clips, [order], autocast_dtype=None, views_at_once=2)[1]
+    changed = clips[:, :, order[0]]
+    assert torch.equal(scores, view_scores(model, changed, autocast_dtype=None, views_at_once=2))
+
+
+def test_a_model_with_a_forward_of_its_own_is_scored_by_it() -> None:
+    class Turned(VideoClassifier):
+        def forward(self, clips: Tensor) -> Tensor:
+            return -super().forward(clips)
+
+    model = build(strategy="linear-probe").eval()
+    disturb(model)
+    model.__class__ = Turned
+    clips, order = make_clips(batch=2, num_frames=4)[:, None], torch.arange(4).repeat(2, 1)
+    expected = view_scores(model, clips, autocast_dtype=None, views_at_once=2)
+    for scores in scores_in_orders(model, clips, [order], autocast_dtype=None, views_at_once=2):
+        assert torch.equal(scores, expected)

@@ -96,3 +96,29 @@ def test_replaced_layers_hold_the_same_parameters() -> None:
         name: id(parameter) for name, parameter in before.items()
     }
     torch.testing.assert_close(module(x), expected)
+
+
+def test_other_precisions_are_left_to_torch() -> None:
+    x, weight = random(5, 24), random(16, 24, seed=1)
+    with torch.autocast("cpu", torch.float16):
+        assert torch.equal(linear(x, weight), F.linear(x, weight))
+    with pytest.raises(RuntimeError, match="same dtype"):
+        linear(x, weight.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_layer_can_be_traced_and_transformed_in_the_other_ways_too() -> None:
+    layer, x = Linear(24, 16), random(5, 24)
+    torch.testing.assert_close(torch.jit.trace(layer, (x,))(x), layer(x))  # type: ignore[no-untyped-call]
+    parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        result: Tensor = torch.func.functional_call(layer, parameters, (x,)).square().sum()
+        return result
+
+    found = torch.func.grad(loss)(parameters)
+    layer(x).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad)

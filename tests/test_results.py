@@ -51,3 +51,11 @@ def test_result_files_are_json_without_paths_of_a_machine(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     json.loads(text)
     assert not re.search(r'"/[a-z]+/|/home/|/tmp/|/root/|[A-Z]:\\\\', text)
+
+
+def test_the_command_of_a_benchmark_has_every_setting_that_is_not_the_default() -> None:
+    settings = {"parts": ["model"], "batch_size": 4, "num_frames": 8, "repeats": 9, "threads": None}
+    told = speed.command({"reference": None, "settings": settings})
+    assert told == "stadapter benchmark --parts model --batch-size 4 --repeats 9"
+    told = speed.command({"reference": {"notes": []}, "settings": {"clip_heights": [240, 480]}})
+    assert told == "stadapter benchmark --reference st-adapter --clip-heights 240 480"

@@ -16,9 +16,17 @@ def keep_freed_memory() -> None:
     the environment has settings of malloc (GLIBC_TUNABLES, MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_MAX_ ...).
     """
     is_set = any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ)
-    if is_set or "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    if _is_glibc() and not is_set:
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+
+
+def hand_back_freed_memory() -> None:
+    """Hand what is kept back to the system once, before the memory of the process is measured."""
+    if _is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _is_glibc() -> bool:
+    return "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})

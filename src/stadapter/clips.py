@@ -234,7 +234,7 @@ def _test_views(frames: torch.Tensor, views: list[list[int]], config: ClipConfig
     """Frames (U, 3, H, W) as (S * temporal views, T, 3, size, size)."""
     crops = _released_crops(frames, config) if config.resize == "released" else _fast_crops(frames, config)
     first = crops[0]
-    clips = torch.empty(len(crops) * len(views), len(views[0]), *first.shape[1:], dtype=first.dtype)
+    clips = first.new_empty(len(crops) * len(views), len(views[0]), *first.shape[1:])
     for clip, (resized, view) in zip(clips, itertools.product(crops, views), strict=True):
         for frame, position in zip(clip, view, strict=True):
             frame.copy_(resized[position])  # which also changes the layout in memory: one copy for both

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from stadapter.allocator import hand_back_freed_memory
 from stadapter.errors import counted
 from stadapter.model import VideoClassifier, prepare_trunk
 from stadapter.products import as_elsewhere, count_products
@@ -162,6 +163,8 @@ def forget_peak_memory(device: torch.device) -> None:
     """Let `peak_memory_bytes` begin anew. On a CPU this works on Linux alone; elsewhere the peak is of all time."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    gc.collect()
+    hand_back_freed_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 

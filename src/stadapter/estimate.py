@@ -12,7 +12,7 @@ from stadapter.checkpoint import read_checkpoint
 from stadapter.costs import CheckpointingCost, bytes_text, gmacs_per_view, gmacs_text
 from stadapter.dataset import Failure, VideoDataset
 from stadapter.errors import counted, duration, listed
-from stadapter.machine import count_cores, processes_here
+from stadapter.machine import count_cores, processes_here, random_devices
 from stadapter.model import ParameterCount
 from stadapter.timecheck import CHANGED_ORDERS
 from stadapter.train import TIME_CHECK_CLIPS, Prepared
@@ -137,7 +137,10 @@ class Estimate:
         if self.run.val_set is None:
             return 0.0
         clip = self.run.clip_config
-        arithmetic = self.forward_seconds * clip.num_frames * self.num_views * self.num_orders
+        # Frozen blocks see the frames once for all orders.
+        again = 1 - self.run.frozen_part.num_blocks / len(self.run.model.trunk.blocks)
+        passes = 1 + (self.num_orders - 1) * again
+        arithmetic = self.forward_seconds * clip.num_frames * self.num_views * passes
         num_processes: int = self.run.accelerator.num_processes
         return (
             len(self.run.val_set.entries)
@@ -197,7 +200,7 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
         dataset = VideoDataset(run.val_set, run.clip_config, labels=run.model.label_space)
         held_out = read_clips(dataset, num_epochs=1, seconds=share / 2)
     clips_per_batch = min(run.config.batch_size, len(run.train_set.entries))
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(random_devices(run.accelerator.device)):
         stepper = Stepper(run)
         held, available = stepper.memory()
         left = seconds - (time.monotonic() - started)

@@ -3,6 +3,7 @@
 # B batch, T frames, N tokens, D width
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ class FrozenPart:
         of_tests = ("num_temporal_views", "num_spatial_views")
         return {
             "backbone_sha256": self.model.trunk.info.sha256,
+            "configuration": _that_computes(self.model.trunk.configuration or {}),
             "num_blocks": self.num_blocks,
             "reads_patches": self.model.head.reads_patches,
             "precision": str(self.autocast_dtype),
@@ -137,3 +139,12 @@ class FrozenPart:
         patches = 0 if reads_prefix else (clip.size // trunk.info.patch_size) ** 2
         num_tokens = clip.num_frames * (trunk.num_prefix + patches)
         return num_tokens * trunk.width * (self.autocast_dtype or torch.float32).itemsize
+
+
+def _that_computes(configuration: Mapping[str, Any]) -> dict[str, str]:
+    """What of a pre-trained model's configuration may decide its tokens: all but what names and stores it."""
+    return {
+        name: str(value)
+        for name, value in sorted(configuration.items())
+        if not name.startswith("_") and name not in ("dtype", "transformers_version", "architectures")
+    }

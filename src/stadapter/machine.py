@@ -73,6 +73,11 @@ def processes_here(num_processes: int) -> int:
     return min(num_processes, int(told)) if told.isdecimal() and int(told) else num_processes
 
 
+def random_devices(device: torch.device) -> list[torch.device]:
+    """The devices beside the CPU whose generators computing on one may use, for `torch.random.fork_rng`."""
+    return [device] if device.type == "cuda" else []
+
+
 def copies_beside_work(device: torch.device) -> bool:
     """Whether copies to a device can go on while it computes: from pinned memory to a CUDA device."""
     return device.type == "cuda"

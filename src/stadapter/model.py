@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -275,24 +275,30 @@ def scores_in_orders(
     device = next(model.parameters()).device
     views = clips.flatten(0, 1)  # (B*V, T, 3, H, W)
     places = [order.repeat_interleave(num_views, dim=0).to(device) for order in orders]  # (B*V, T)
+
+    def normalised(frames: Tensor) -> Tensor:
+        logits: Tensor = model(model.normalise(frames))
+        return logits
+
     parts = []
     with torch.inference_mode(), torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
         for start in range(0, len(views), views_at_once):
             part = slice(start, start + views_at_once)
-            images = model.normalise(views[part].to(device, non_blocking=copies_beside_work(device)))
-            frames, rest = _seen_alone(model, images) if orders else (images, model)
+            frames = views[part].to(device, non_blocking=copies_beside_work(device))
+            rest: Callable[[Tensor], Tensor] = normalised
+            if orders and _sees_frames_alone(model):
+                images = model.normalise(frames)
+                frames = model.frozen_tokens(images)
+                rest = partial(model.finish, height=images.shape[-2], width=images.shape[-1])
             row = torch.arange(len(frames), device=device)[:, None]
             parts.append([rest(frames), *(rest(frames[row, place[part]]) for place in places)])
         scores = [label_space_of(model).softmax(torch.cat(logits).float()) for logits in zip(*parts, strict=True)]
     return [each.reshape(num_clips, num_views, -1).mean(1).cpu() for each in scores]  # (B, C)
 
 
-def _seen_alone(model: ClipClassifier, images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """What the model makes of every frame alone, (B, T, ...), and what makes logits of it."""
-    if not (isinstance(model, VideoClassifier) and model.trunk.num_frozen_blocks()):
-        return images, model
-    height, width = images.shape[-2:]
-    return model.frozen_tokens(images), partial(model.finish, height=height, width=width)
+def _sees_frames_alone(model: ClipClassifier) -> TypeGuard[VideoClassifier]:
+    """Whether the model begins with blocks that see every frame by itself; one with a `forward` of its own may not."""
+    return type(model) is VideoClassifier and model.trunk.num_frozen_blocks() > 0
 
 
 def label_space_of(model: ClipClassifier) -> LabelSpace:

@@ -46,6 +46,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype) if bias is not None else None
+    elif x.dtype != weight.dtype:
+        return F.linear(x, weight, bias)  # which refuses them in words
     result: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
     return result.view(*x.shape[:-1], -1)
 
@@ -58,9 +60,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def has_fast_kernel(x: Tensor) -> bool:
     """Whether products with x are computed by oneDNN: on a CPU with AVX-512, in fp32 and bf16, outside of tracing."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or torch.compiler.is_compiling():
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if x.device.type != "cpu" or is_traced:
         return False
-    return _is_at_hand() and x.numel() > 0 and not _AS_ELSEWHERE.get()
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    has_kernel = x.dtype.is_floating_point and dtype in (torch.float32, torch.bfloat16)
+    return has_kernel and _is_at_hand() and x.numel() > 0 and not _AS_ELSEWHERE.get()
 
 
 @contextmanager
@@ -93,9 +98,13 @@ class _Linear(torch.autograd.Function):
     """Keeps its input only where the weight learns."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        context.save_for_backward(x if context.needs_input_grad[1] else None, weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return product(x, weight, bias)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        x, weight, _ = inputs
+        context.save_for_backward(x if context.needs_input_grad[1] else None, weight)
 
     @staticmethod
     @once_differentiable

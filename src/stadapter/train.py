@@ -36,6 +36,7 @@ from stadapter.machine import (
     copies_beside_work,
     default_workers,
     describe_device,
+    random_devices,
     readable_memory_errors,
 )
 from stadapter.manifest import Manifest, read_splits
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 CPU_SIZE_PIXELS = 112
 LOG_EVERY_STEPS = 10
 TIME_CHECK_CLIPS = 1000
-"""With more clips held out, whether time matters is left to the evaluate verb: asking takes four times as long."""
+"""With more clips held out, whether time matters is left to the evaluate verb: asking may take four times as long."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,8 @@ class Loop:
             ArtefactError: a checkpoint is damaged, or cannot be written.
             KeyboardInterrupt: asked to stop (Ctrl-C, SIGTERM); the state has been saved.
         """
-        with self._display() as display, interruption() as interrupted, torch.random.fork_rng():
+        own_random = torch.random.fork_rng(random_devices(self.accelerator.device))
+        with self._display() as display, interruption() as interrupted, own_random:
             self.store, self.cache = self.run.view_store(), self.run.frozen_part.cache()
             loader, batches = self._loader()
             try:

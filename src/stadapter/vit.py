@@ -194,6 +194,13 @@ class ImageViT(nn.Module):
         """The precision the trunk computes its first layer in."""
         return next(self.embeddings.parameters()).dtype
 
+    @property
+    def configuration(self) -> dict[str, Any] | None:
+        """How its pieces compute beside their weights, as the pre-trained model tells it; None where it does not."""
+        configs = (getattr(module, "config", None) for module in self.modules())
+        config = next((config for config in configs if hasattr(config, "to_dict")), None)
+        return dict(config.to_dict()) if config is not None else None
+
     def insertion_points(self) -> list[nn.Module]:
         """What stands at A1 and A2 of every block, in order."""
         return [point for block in self.block_list() for point in (block.before_attention, block.before_mlp)]

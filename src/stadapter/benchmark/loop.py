@@ -114,7 +114,7 @@ def _their_loop(
     dataset = released.clips.VideoDataset(
         str(listing), str(listing.parent), num_frames=config.num_frames, spatial_size=side, scale_range=(0.08, 1.0)
     )
-    model = networks.released(released, networks.ours().trained_tensors())
+    model = networks.released(released, half=half)
     step_on = released_step(model, half=half)
 
     def train() -> None:

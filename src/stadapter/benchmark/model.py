@@ -50,7 +50,7 @@ def _inference_case(
     trunk = ready(networks.ours(adapted=False), precision, training=False)
     others: dict[str, Call] = {}
     if released is not None:
-        theirs = _released(networks, released, half=half).eval()
+        theirs = networks.released(released, half=half).eval()
         their_clips = clips.transpose(1, 2).contiguous()  # (B, 3, T, H, W)
         others[_title(half)] = _inference(theirs, their_clips, torch.float16 if half else None)
     dtype = DTYPES[precision] if precision != "fp32" else None
@@ -89,7 +89,7 @@ def _training_case(
         "saved_bytes": {"ours": saved_bytes(forward, model)},
     }
     if released is not None:
-        theirs = _released(networks, released, half=half)
+        theirs = networks.released(released, half=half)
         their_clips = clips.transpose(1, 2).contiguous()
         step = released_step(theirs, half=half)
         steps[_title(half)] = lambda: step(their_clips, targets[:, 0])
@@ -135,16 +135,6 @@ def _title(half: bool) -> str:
     return f"released, {'fp16' if half else 'fp32'}"
 
 
-def _released(networks: Networks, released: Released, *, half: bool) -> nn.Module:
-    """Their model with our weights, frozen ones in fp16 where it computes so, as it does."""
-    model = networks.released(released, networks.ours().trained_tensors())
-    if half:
-        for parameter in model.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.half()
-    return model
-
-
 def _inference(model: nn.Module, clips: Tensor, dtype: torch.dtype | None) -> Callable[[], Tensor]:
     def infer() -> Tensor:
         with torch.inference_mode(), torch.autocast(clips.device.type, dtype, enabled=dtype is not None):
@@ -180,7 +170,7 @@ def _compare_logits(
         tokens = trunk(clips).flatten(0, 1)
     checks = [Check("tokens of the bare trunk, against transformers", relative_error(tokens, theirs), _EXACT)]
     if released is not None:
-        their_logits = _inference(_released(networks, released, half=False).eval(), clips.transpose(1, 2), None)()
+        their_logits = _inference(networks.released(released, half=False).eval(), clips.transpose(1, 2), None)()
         checks.append(Check("logits, fp32, against released", relative_error(logits, their_logits), _EXACT))
     if precision != "fp32":
         rounded = _inference(model, clips, DTYPES[precision])()
@@ -198,7 +188,7 @@ def _compare_gradients(
     gradients = _gradients(exact)
     checks: list[Check] = []
     if released is not None:
-        theirs = _released(networks, released, half=False)
+        theirs = networks.released(released, half=False)
         step = released_step(theirs, half=False)
         theirs.eval()
         step(clips.transpose(1, 2), targets[:, 0])

@@ -2,7 +2,7 @@
 
 # B batch, T frames, H W pixels
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,15 @@ class Networks:
         disturb(model)
         return model.to(self.device)
 
-    def released(self, released: Released, trained: Mapping[str, Tensor]) -> nn.Module:
-        """The released one with the same weights, in fp32."""
+    def released(self, released: Released, *, half: bool) -> nn.Module:
+        """The released one with the same weights, frozen ones in fp16 where it computes in that, as it does."""
+        trained = self.ours().trained_tensors()
         model: nn.Module = released_model(
             released, self.vision.state_dict(), trained, sizes=self.sizes, num_classes=NUM_CLASSES
         )
+        for parameter in model.parameters():
+            if half and not parameter.requires_grad:
+                parameter.data = parameter.data.half()
         return model.to(self.device)
 
     def clips(self, num_frames: int) -> Tensor:

@@ -38,7 +38,7 @@ class EvaluateFlags:
     """File to write the report to as a page to look at, such as report.html; it holds frames of some of the clips."""
     time_check: bool = True
     """Classify every clip also with its frames shuffled, reversed, and one repeated: does time matter? Takes four times
-    the arithmetic; clips are still read once."""
+    the arithmetic but for frozen first blocks; clips are still read once."""
     backbone: str | None = None
     """Where the trunk is now, a Hub id or a folder; default where it was in training."""
     num_temporal_views: int | None = None

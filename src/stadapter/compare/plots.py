@@ -117,7 +117,7 @@ def _grid(ticks: Sequence[float], axis: Axis, shown: Callable[[float], str], axi
         parts.append(f'<path d="M{x:.1f} {_TOP:g}V{bottom + 5:g}" stroke="#d0d7de"/>')
         parts.append(f'<text x="{x:.1f}" y="{bottom + 20:g}" text-anchor="middle">{escape(shown(value))}</text>')
     middle = _LEFT + _WIDTH / 2
-    told = f"{escape(axis_title)} (logarithmic); bars: 95 % intervals over the test clips; equals side by side"
+    told = f"{escape(axis_title)} (logarithmic); bars: 95 % intervals; equals side by side"
     parts.append(f'<text x="{middle:g}" y="{bottom + 44:g}" text-anchor="middle">{told}</text>')
     return parts
 
