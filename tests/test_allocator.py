@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from stadapter import processes
+
 IS_GLIBC = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
 pytestmark = pytest.mark.skipif(not IS_GLIBC, reason="this system's C library is not glibc, whose malloc is set up")
 MEBIBYTES, TURNS = 64, 8
@@ -13,9 +15,11 @@ PAGES_OF_A_TURN = MEBIBYTES * 2**20 // os.sysconf("SC_PAGE_SIZE")
 PROGRAM = f"""
 import resource, sys
 import numpy as np
-from stadapter.allocator import keep_freed_memory
-if sys.argv[1] == "keep":
+from stadapter.allocator import keep_freed_memory, keep_no_freed_memory
+if sys.argv[1] != "hand back":
     keep_freed_memory()
+if sys.argv[1] == "keep no more":
+    keep_no_freed_memory()
 counts = []
 for _ in range({TURNS}):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -38,6 +42,16 @@ def faults_of_the_last_turn(what: str, **environment: str) -> int:
 def test_memory_that_is_kept_is_not_asked_for_again() -> None:
     assert faults_of_the_last_turn("hand back") > PAGES_OF_A_TURN // 2  # what the system does otherwise
     assert faults_of_the_last_turn("keep") < PAGES_OF_A_TURN // 100
+    assert faults_of_the_last_turn("keep no more") > PAGES_OF_A_TURN // 2
+
+
+def test_decoding_processes_keep_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[None] = []
+    for name in ("keep_no_freed_memory", "torch.set_num_threads"):
+        monkeypatch.setattr(f"stadapter.processes.{name}", lambda *_: called.append(None))
+    monkeypatch.setattr("stadapter.processes.signal.signal", lambda *_: None)
+    processes.quiet_worker(0)
+    assert len(called) == 2
 
 
 @pytest.mark.parametrize("name", ["MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"])

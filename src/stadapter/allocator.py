@@ -3,8 +3,9 @@
 import ctypes
 import os
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 _NEVER = -1
+_LARGE_BYTES, _MANY = 32 * 2**20, 65_536
 
 
 def keep_freed_memory() -> None:
@@ -15,11 +16,23 @@ def keep_freed_memory() -> None:
     process, so commands make it and the library does not. Nothing happens where the C library is another one, or where
     the environment has settings of malloc (GLIBC_TUNABLES, MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_MAX_ ...).
     """
-    is_set = any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ)
-    if _is_glibc() and not is_set:
+    if _is_glibc() and not _is_set_up():
         library = ctypes.CDLL(None)
         library.mallopt(_M_MMAP_MAX, 0)
         library.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+
+
+def keep_no_freed_memory() -> None:
+    """Undo that in a process that was forked from one that keeps its memory.
+
+    What decodes videos takes blocks of many sizes, and may have many siblings: kept memory would cost it more than it
+    gains. The limits are those that glibc itself ends up with where large blocks come and go.
+    """
+    if _is_glibc() and not _is_set_up():
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_MAX, _MANY)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        library.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE_BYTES)
 
 
 def hand_back_freed_memory() -> None:
@@ -30,3 +43,8 @@ def hand_back_freed_memory() -> None:
 
 def _is_glibc() -> bool:
     return "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
+
+
+def _is_set_up() -> bool:
+    """Whether someone has set up malloc for this process."""
+    return any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from stadapter.allocator import keep_no_freed_memory
 from stadapter.errors import TrainingError
 
 _ADVICE: dict[int, str] = {
@@ -24,8 +25,9 @@ _ADVICE: dict[int, str] = {
 
 
 def quiet_worker(worker: int) -> None:
-    """Set up a decoding process: one thread; signals are left to the process it decodes for."""
+    """Set up a decoding process: one thread, no memory kept; signals are left to the process it decodes for."""
     torch.set_num_threads(1)
+    keep_no_freed_memory()
     for number in _stop_signals():
         signal.signal(number, signal.SIG_IGN)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from stadapter import __version__
+from stadapter.allocator import hand_back_freed_memory, keep_freed_memory, keep_no_freed_memory
 from stadapter.benchmark import adapter, clips, loop, model, scale, start
 from stadapter.benchmark.config import BenchmarkConfig, Part
 from stadapter.benchmark.floors import copy_rate, product_rate
@@ -69,11 +70,14 @@ def _measure_all(
     keep(result)
     with ExitStack() as folders:
         for part in config.parts:
+            # As decoding processes have it, and as those do that train.
+            (keep_no_freed_memory if part == "clips" else keep_freed_memory)()
             for case in _cases(part, config, released, device, folders):
                 progress(case.name)
                 with _threads(1 if case.clock == "processor" else torch.get_num_threads()):
                     result["cases"].append(measure(case, repeats=config.repeats, synchronise=synchronise))
                 keep(result)
+                hand_back_freed_memory()  # a case of large videos leaves gigabytes
     return result
 
 
