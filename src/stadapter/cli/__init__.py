@@ -8,9 +8,13 @@ from collections.abc import Sequence
 
 from stadapter.allocator import keep_freed_memory
 
+_COMPUTING = ("quickstart", "train", "evaluate", "predict")
+"""Verbs that run a model over and over in their own process; the others have no use for memory they have freed."""
+
 
 def run(verb: str, arguments: Sequence[str]) -> int:
     """Run one verb with its flags and return the exit code."""
-    keep_freed_memory()
+    if verb in _COMPUTING:
+        keep_freed_memory()
     code: int = importlib.import_module(f"stadapter.cli.{verb}").run(arguments)
     return code
