@@ -151,11 +151,11 @@ The same clips and the same trunk at 84 pixels, whole frames squeezed to a squar
 batch and augmentation, and a search of three learning rates: lower ones where weights of the trunk's width learn. The
 search holds out backgrounds, as the test does: training clips whose number leaves 1. Forty test clips cannot rank what
 lies close together: the verdicts say where. Some runs computed with two threads, others with one beside another run,
-and other work shared the two cores: times and clips/s are no measure of one strategy against another, GMACs are.{progress}
-
+and other work shared the two cores: times and clips/s are no measure of one strategy against another, GMACs are.
+{progress}
 The budget is small: 616 steps of 4 clips, in which most strategies stay near chance, 10 %. What holds here holds for so
-little training; with more data and steps full fine-tuning, above all, would go on learning. With 602 steps of 8 clips at
-112 pixels the default reaches 92.5 % on the same test clips (above).
+little training; with more data and steps full fine-tuning, above all, would go on learning. With 602 steps of 8 clips
+at 112 pixels the default reaches 92.5 % on the same test clips (above).
 
 ### What the paper claims, and what is seen here
 
@@ -223,7 +223,7 @@ def progress(strategies: Comparison, ablations: Comparison) -> str:
     num_wanted = 3 * len(TUNINGS) + sum(wanted.values())
     there = sum(len(row.runs) for row in strategies.rows)
     there += sum(len(row.runs) for row in ablations.rows if row.title in wanted)
-    return "" if there >= num_wanted else f"\n**Not finished: {there} of {num_wanted} runs have a result so far.**"
+    return "" if there >= num_wanted else f"**Not finished: {there} of {num_wanted} runs have a result so far.**\n"
 
 
 def public_command(stage: Stage) -> str:

@@ -294,7 +294,7 @@ def _load_model(family: Family, folder: Path, name: str | os.PathLike[str]) -> n
         raise BackboneError(f"{name} has a config.json but no weights; expected model.safetensors beside it")
     model_class = getattr(transformers, family.model_class)
     try:
-        with _quiet_loading():
+        with quiet_loading():
             config = model_class.config_class.from_pretrained(folder, **dict(family.config_options))
             model, report = model_class.from_pretrained(
                 folder,
@@ -319,8 +319,8 @@ def _load_model(family: Family, folder: Path, name: str | os.PathLike[str]) -> n
 
 
 @contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Hold back transformers' own bars and advice while it loads, and give the user's settings back after."""
+def quiet_loading() -> Iterator[None]:
+    """Hold back transformers' own bars and advice while it loads or saves, and give the user's settings back after."""
     from transformers.utils import logging as untyped_logging
 
     logging: Any = untyped_logging

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stadapter.backbones import CLIP_MEAN, CLIP_STD, view_model
+from stadapter.backbones import CLIP_MEAN, CLIP_STD, quiet_loading, view_model
 from stadapter.benchmark.config import BenchmarkConfig, Precision, Preset, TrunkName
 from stadapter.benchmark.floors import Sizes
 from stadapter.benchmark.released import Released, released_model
@@ -112,7 +112,8 @@ def make_vision(sizes: Sizes) -> Any:
 
 def save_vision(sizes: Sizes, folder: Path) -> Path:
     """The same as a folder that `load_backbone` takes."""
-    make_networks(sizes, torch.device("cpu")).vision.save_pretrained(folder)
+    with quiet_loading():
+        make_networks(sizes, torch.device("cpu")).vision.save_pretrained(folder)
     return folder
 
 
