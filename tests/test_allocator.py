@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from stadapter import processes
+from stadapter import allocator, processes
 
-IS_GLIBC = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {})
-pytestmark = pytest.mark.skipif(not IS_GLIBC, reason="this system's C library is not glibc, whose malloc is set up")
+IS_GLIBC = sys.platform == "linux" and (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+needs_glibc = pytest.mark.skipif(not IS_GLIBC, reason="this system's C library is not glibc, whose malloc is set up")
 MEBIBYTES, TURNS = 64, 8
 PAGES_OF_A_TURN = MEBIBYTES * 2**20 // os.sysconf("SC_PAGE_SIZE")
 PROGRAM = f"""
@@ -39,6 +39,7 @@ def faults_of_the_last_turn(what: str, **environment: str) -> int:
     return int(subprocess.run([sys.executable, "-c", PROGRAM, what], env=known, check=True, capture_output=True).stdout)
 
 
+@needs_glibc
 def test_memory_that_is_kept_is_not_asked_for_again() -> None:
     assert faults_of_the_last_turn("hand back") > PAGES_OF_A_TURN // 2  # what the system does otherwise
     assert faults_of_the_last_turn("keep") < PAGES_OF_A_TURN // 100
@@ -54,6 +55,7 @@ def test_decoding_processes_keep_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(called) == 2
 
 
+@needs_glibc
 @pytest.mark.parametrize("name", ["MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"])
 def test_who_has_set_up_malloc_has_the_last_word(name: str) -> None:
     value = {"MALLOC_MMAP_MAX_": "1000", "GLIBC_TUNABLES": "glibc.malloc.mmap_max=1000"}[name]
@@ -68,6 +70,7 @@ def test_commands_that_compute_keep_their_memory(verb: str, keeps: bool) -> None
     assert result.stdout.startswith("kept\n") == keeps
 
 
+@needs_glibc
 def test_memory_that_is_kept_can_be_handed_back() -> None:
     program = f"""
 import torch
@@ -84,3 +87,16 @@ print(high - peak_memory_bytes(cpu)[0])
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     result = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True)
     assert int(result.stdout) > 3 * MEBIBYTES * 2**20
+
+
+@pytest.mark.parametrize("answer", [None, "", "musl", OSError("no such name")], ids=str)
+def test_another_c_library_is_left_alone(answer: str | OSError | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def confstr(name: str) -> str | None:
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(allocator.os, "confstr", confstr)
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: pytest.fail("its malloc was set up"))
+    for change in (allocator.keep_freed_memory, allocator.keep_no_freed_memory, allocator.hand_back_freed_memory):
+        change()
