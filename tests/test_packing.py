@@ -1,5 +1,6 @@
 """Packed pieces give what the layer's own give, in every family and strategy, and hold nothing twice."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ from transformers.activations import QuickGELUActivation
 
 from stadapter.backbones import hash_weights
 from stadapter.model import VideoClassifier, build_model
-from stadapter.packing import PackedAttention, QuickGELU, is_packable, lay_side_by_side
+from stadapter.packing import (
+    PackedAttention,
+    PackedMLP,
+    QuickGELU,
+    is_packable,
+    is_packable_mlp,
+    lay_side_by_side,
+)
 from stadapter.tuning import STAdapter, Tuning
 from stadapter.vit import ImageViT
 from strategies import CASES, LABELS, disturb, relative_error
@@ -94,9 +102,67 @@ def test_quick_gelu_is_replaced_under_every_strategy(strategy: str) -> None:
     trunk = make_trunk("clip")
     model = build_model(backbone=trunk, tuning=CASES[strategy], labels=LABELS)
     names = [type(module).__name__ for module in model.trunk.modules()]
-    assert names.count("QuickGELU") == NUM_BLOCKS
+    learning = {"bitfit": NUM_BLOCKS, "full": NUM_BLOCKS, "full-temporal": NUM_BLOCKS, "partial": NUM_BLOCKS - 1}
+    assert names.count("QuickGELU") == learning.get(strategy, 0)
+    assert names.count("PackedMLP") == NUM_BLOCKS - learning.get(strategy, 0)
     assert "QuickGELUActivation" not in names
-    assert "QuickGELU" not in [type(module).__name__ for module in trunk.modules()]
+    assert not {"QuickGELU", "PackedMLP"} & {type(module).__name__ for module in trunk.modules()}
+
+
+def mlp_and_packed(dtype: torch.dtype = torch.float32) -> tuple[nn.Module, PackedMLP]:
+    mlp = make_trunk("clip").blocks[0].mlp.to(dtype)
+    return mlp, PackedMLP(mlp)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 5, WIDTH), (1, 1, WIDTH), (3, WIDTH)], ids=str)
+def test_a_packed_mlp_is_no_further_from_the_exact_values_than_the_layers_own(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    mlp, packed_mlp = mlp_and_packed(dtype)
+    exact = copy.deepcopy(mlp).double()
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    y = x.detach().double().requires_grad_()
+    expected = [(result := exact(y)).detach(), *torch.autograd.grad(result.square().sum(), y)]
+    for found, theirs, right in zip(*(forward_and_back(each, x) for each in (packed_mlp, mlp)), expected, strict=True):
+        assert (found.dtype, found.shape) == (dtype, x.shape)
+        assert relative_error(found.double(), right) < 1.3 * relative_error(theirs.double(), right) + 1e-7
+    with torch.no_grad():
+        assert torch.equal(packed_mlp(x), packed_mlp(x.clone()))
+        torch.testing.assert_close(packed_mlp(x), packed_mlp(x.requires_grad_()).detach())
+
+
+def forward_and_back(module: nn.Module, x: Tensor) -> list[Tensor]:
+    result = module(x)
+    return [result.detach(), *torch.autograd.grad(result.square().sum(), x)]
+
+
+def test_a_packed_mlp_keeps_its_widest_tensor_alone_and_without_gradients_nothing() -> None:
+    _, packed_mlp = mlp_and_packed()
+    x = torch.randn(2, 5, WIDTH, requires_grad=True)
+    weights = {parameter.data_ptr() for parameter in packed_mlp.parameters()}
+    assert [t.shape for t in saved_by(packed_mlp, x) if t.data_ptr() not in weights] == [(10, 48)]
+    assert saved_by(packed_mlp, x.detach()) == []
+
+
+def test_an_mlp_that_does_more_or_learns_is_left_alone() -> None:
+    assert is_packable_mlp(make_trunk("clip").blocks[0].mlp)
+    assert not is_packable_mlp(make_trunk("siglip").blocks[0].mlp)  # another activation
+    assert not is_packable_mlp(make_trunk("dinov2").blocks[0].mlp)
+    learning, wrapped = make_trunk("clip").blocks[0].mlp, make_trunk("clip").blocks[0].mlp
+    learning.fc2.bias.requires_grad_(True)
+    wrapped.fc1 = nn.Sequential(wrapped.fc1)
+    assert not is_packable_mlp(learning)
+    assert not is_packable_mlp(wrapped)
+
+
+def test_gradients_of_packed_pieces_are_derivatives() -> None:
+    x = torch.randn(2, 3, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    _, packed_mlp = mlp_and_packed(torch.float64)
+    attention = PackedAttention(make_trunk("clip").blocks[0].attention.double())
+    attention.config._attn_implementation = "eager"
+    for module in (packed_mlp, attention):
+        assert torch.autograd.gradcheck(module, x)
 
 
 @every_packed_family

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stadapter import products
-from stadapter.products import Linear, has_fast_kernel, linear, replace_linear
+from stadapter.products import Linear, has_fast_kernel, linear, replace_linear, scaled_product
 
 needs_the_kernel = pytest.mark.skipif(
-    not has_fast_kernel(torch.ones(1)), reason="this processor or build of torch has no product by oneDNN"
+    not has_fast_kernel(torch.ones(1, dtype=torch.bfloat16)),
+    reason="this processor or build of torch has no product by oneDNN",
 )
 LIMITS = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
 both_dtypes = pytest.mark.parametrize("dtype", LIMITS)
@@ -28,6 +29,11 @@ def results(compute: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
     return [result.detach(), *torch.autograd.grad(result.square().sum(), leaves)]
 
 
+@pytest.fixture(autouse=True, params=["fp32 by oneDNN", "fp32 by MKL"])
+def whose_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_is_of_intel", lambda: request.param == "fp32 by MKL")
+
+
 @both_dtypes
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("shape", [(5, 24), (3, 1, 24), (2, 3, 7, 24)], ids=str)
@@ -37,6 +43,16 @@ def test_results_and_gradients_are_those_of_torch(shape: tuple[int, ...], has_bi
     for ours, theirs in zip(results(linear, *inputs), results(F.linear, *inputs), strict=True):
         assert ours.dtype == theirs.dtype
         assert (ours - theirs).float().norm() <= LIMITS[dtype] * theirs.float().norm()
+
+
+@both_dtypes
+@pytest.mark.parametrize("outer", [16, 48])
+def test_a_scaled_product_is_that_of_scaled_operands(outer: int, dtype: torch.dtype) -> None:
+    x, weight, bias = random(5, 24, dtype=dtype), random(outer, 24, dtype=dtype, seed=1), random(outer, dtype=dtype)
+    found = scaled_product(x, weight, bias, scale=1.7, bias_scale=0.3)
+    expected = 1.7 * F.linear(x.double(), weight.double()) + 0.3 * bias.double()
+    assert found.dtype == dtype
+    assert (found - expected).norm() <= LIMITS[dtype] * expected.norm()
 
 
 @both_dtypes
@@ -66,13 +82,17 @@ def test_the_input_of_a_frozen_weight_is_not_kept() -> None:
 
 
 @needs_the_kernel
-def test_fp32_products_are_by_onednn_and_those_of_other_kinds_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_of_intel", [True, False], ids=["intel", "another"])
+def test_fp32_products_are_by_onednn_where_mkl_is_slow_and_those_of_other_kinds_by_torch(
+    is_of_intel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_is_of_intel", lambda: is_of_intel)
     called: list[torch.dtype] = []
     right = products.product
     monkeypatch.setattr(products, "product", lambda x, *rest: (called.append(x.dtype), right(x, *rest))[1])
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         linear(random(5, 24, dtype=dtype), random(16, 24, dtype=dtype))
-    assert called == [torch.float32, torch.bfloat16]
+    assert called == ([] if is_of_intel else [torch.float32]) + [torch.bfloat16]
     assert linear(torch.ones(5, 24, device="meta"), torch.ones(16, 24, device="meta")).shape == (5, 16)
     assert linear(torch.ones(0, 24), torch.ones(16, 24)).shape == (0, 16)
 

@@ -1,10 +1,11 @@
 """Pieces of a pre-trained layer, repacked: the same values with less work and less memory.
 
-Query, key and value of a frozen attention become one product, and only the queries that are read are computed;
-QuickGELU keeps one tensor for the backward pass instead of two.
+Query, key and value of a frozen attention become one product, and only the queries that are read are computed. A frozen
+MLP with QuickGELU goes over its widest tensor once instead of three times; where it learns, QuickGELU keeps one tensor
+for the backward pass instead of two.
 """
 
-# S sequences (frames), N tokens, Q queries, D width, H heads, E width of a head
+# S sequences (frames), N tokens, R rows (S*N), Q queries, D width, M width of an MLP, H heads, E width of a head
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from stadapter.products import linear
+from stadapter.products import as_autocast, linear, product, scaled_product
 
 _PLAIN = frozenset(
     ("CLIPAttention", "SiglipAttention", "Dinov2Attention", "Dinov2WithRegistersAttention", "ViTAttention")
 )
 """Classes of transformers that compute softmax(queries · keys · scale) · values and nothing else: no rotation."""
+_MLPS = frozenset(("CLIPMLP", "SiglipMLP"))
+"""Classes of transformers that compute fc2(activation_fn(fc1(x))), with biases."""
+_QUICK_GELU = "QuickGELUActivation"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _OUTPUTS, _HEADS, _SCALES = ("out_proj", "o_proj"), ("num_heads", "num_attention_heads"), ("scale", "scaling")
 """What the families call the same."""
@@ -49,28 +53,115 @@ class PackedAttention(nn.Module):
 
     def forward(self, x: Tensor, *, num_queries: int | None = None) -> tuple[Tensor]:
         """Normed tokens (S, N, D) to a tuple of their attention, same shape, or of the first `num_queries`."""
-        queries, keys, values = self._project(x, num_queries)  # (S, H, Q or N, E)
-        if self.config._attn_implementation == "eager":
-            attended = _plain_attention(queries, keys, values, self.scale)
+        is_plain = self.config._attn_implementation == "eager"
+        if num_queries is None:
+            joint = self._by_head(linear(x, self.weight, self.bias), 3)  # (S, 3, H, N, E)
+            attended = _plain_attention(joint, self.scale) if is_plain else self._fused(*joint.unbind(1))
         else:
-            attended = F.scaled_dot_product_attention(queries, keys, values, scale=self.scale)
+            queries, keys, values = self._project_apart(x, num_queries)  # (S, H, Q or N, E)
+            attend = self._plain if is_plain else self._fused
+            attended = attend(queries, keys, values)
         output: Tensor = self.output(attended.transpose(1, 2).flatten(2))  # (S, Q, D)
         return (output,)
 
-    def _project(self, x: Tensor, num_queries: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        if num_queries is None:
-            joint = self._by_head(linear(x, self.weight, self.bias), 3)  # (S, N, 3, H, E)
-            queries, keys, values = joint.unbind(2)
-        else:
-            width = x.shape[-1]
-            query_bias, rest_bias = (self.bias[:width], self.bias[width:]) if self.bias is not None else (None, None)
-            (queries,) = self._by_head(linear(x[:, :num_queries], self.weight[:width], query_bias), 1).unbind(2)
-            keys, values = self._by_head(linear(x, self.weight[width:], rest_bias), 2).unbind(2)
-        return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+    def _project_apart(self, x: Tensor, num_queries: int) -> tuple[Tensor, Tensor, Tensor]:
+        width = x.shape[-1]
+        query_bias, rest_bias = (self.bias[:width], self.bias[width:]) if self.bias is not None else (None, None)
+        (queries,) = self._by_head(linear(x[:, :num_queries], self.weight[:width], query_bias), 1).unbind(1)
+        keys, values = self._by_head(linear(x, self.weight[width:], rest_bias), 2).unbind(1)
+        return queries, keys, values
 
     def _by_head(self, x: Tensor, count: int) -> Tensor:
-        """`count` projections side by side (S, N, count * D) as (S, N, count, H, E), a view."""
-        return x.view(*x.shape[:2], count, self.num_heads, -1)
+        """`count` projections side by side (S, N, count * D) as (S, count, H, N, E), a view."""
+        return x.view(*x.shape[:2], count, self.num_heads, -1).permute(0, 2, 3, 1, 4)
+
+    def _fused(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(queries, keys, values, scale=self.scale)
+
+    def _plain(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        scores = (queries * self.scale) @ keys.mT  # (S, H, Q, N)
+        return scores.softmax(-1) @ values
+
+
+def _plain_attention(joint: Tensor, scale: float) -> Tensor:
+    attended: Tensor = _PlainAttention.apply(joint, scale)  # type: ignore[no-untyped-call]
+    return attended
+
+
+class _PlainAttention(torch.autograd.Function):
+    """softmax(queries · keys · scale) · values by two products: on a CPU, in bf16, faster than the fused kernel.
+
+    Queries, keys and values (S, 3, H, N, E) come together, and so do their gradients: as separate tensors they would be
+    copied more often, and kept besides (docs/log.md).
+    """
+
+    @staticmethod
+    def forward(context: Any, joint: Tensor, scale: float) -> Tensor:
+        parts = joint.transpose(0, 1).contiguous().flatten(1, 2)  # (3, S*H, N, E)
+        queries, keys, values = parts
+        weights = _scaled_batch_product(queries, keys.mT, scale).softmax(-1)  # (S*H, N, N)
+        context.save_for_backward(parts, weights)
+        context.scale = scale
+        return torch.bmm(weights, values).view(len(joint), -1, *values.shape[1:])  # (S, H, N, E)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        parts, weights = context.saved_tensors
+        queries, keys, values = parts
+        gradients, by_head = torch.empty_like(parts), gradient.flatten(0, 1)  # (S*H, N, E)
+        of_weights = torch.bmm(by_head, values.mT)
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        _scaled_batch_product(of_scores, keys, context.scale, out=gradients[0])
+        _scaled_batch_product(of_scores.mT, queries, context.scale, out=gradients[1])
+        torch.bmm(weights.mT, by_head, out=gradients[2])
+        return gradients.view(3, *gradient.shape).transpose(0, 1), None  # (S, 3, H, N, E)
+
+
+def _scaled_batch_product(left: Tensor, right: Tensor, scale: float, *, out: Tensor | None = None) -> Tensor:
+    """scale · left · right, of matrices (S*H, ·, ·); the factor is not rounded on its own."""
+    nothing = left.new_empty(()).expand(1, 1, 1)
+    return torch.baddbmm(nothing, left, right, beta=0, alpha=scale, out=out)
+
+
+class PackedMLP(nn.Module):
+    """A frozen MLP of a pre-trained layer with QuickGELU, computed with one pass over its widest tensor, not three.
+
+        x (S, N, D) ─ up ─► (S, N, M) ─ QuickGELU ─► down ─► (S, N, D)
+
+    QuickGELU, x · sigmoid(1.702 x), is silu(z) / 1.702 with z = 1.702 x: the first product gives z and the second takes
+    the division, for nothing. The values are those of the layer it was made of, up to rounding; kept for the backward
+    pass is z alone.
+    """
+
+    def __init__(self, mlp: nn.Module) -> None:
+        """Take over an MLP for which `is_packable_mlp` holds."""
+        super().__init__()
+        self.up: Any = mlp.get_submodule("fc1")
+        self.down: Any = mlp.get_submodule("fc2")
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = [as_autocast(each) for layer in (self.up, self.down) for each in (layer.weight, layer.bias)]
+        result: Tensor = _QuickMLP.apply(as_autocast(x).flatten(0, -2), *weights)  # type: ignore[no-untyped-call]
+        return result.view(*x.shape[:-1], -1)
+
+
+class _QuickMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor) -> Tensor:
+        factor = _QUICK_GELU_FACTOR
+        z = scaled_product(x, up, up_bias, scale=factor, bias_scale=factor)  # (R, M)
+        if is_wanted := context.needs_input_grad[0]:
+            context.save_for_backward(z, up, down)
+        return scaled_product(F.silu(z, inplace=not is_wanted), down, down_bias, scale=1 / factor, bias_scale=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        z, up, down = context.saved_tensors
+        # The two factors cancel.
+        of_z = torch.ops.aten.silu_backward(product(gradient, down.mT), z)
+        return product(of_z, up.mT), None, None, None, None
 
 
 class QuickGELU(nn.Module):
@@ -104,8 +195,24 @@ def replace_quick_gelu(module: nn.Module) -> None:
     """Put `QuickGELU` in the place of that of transformers, wherever there is one."""
     for part in list(module.modules()):
         for name, child in part.named_children():
-            if type(child).__name__ == "QuickGELUActivation":
+            if type(child).__name__ == _QUICK_GELU:
                 setattr(part, name, QuickGELU())
+
+
+def pack_mlps(module: nn.Module) -> None:
+    """Put a `PackedMLP` in the place of every MLP inside for which `is_packable_mlp` holds."""
+    for part in list(module.modules()):
+        for name, child in part.named_children():
+            if is_packable_mlp(child):
+                setattr(part, name, PackedMLP(child))
+
+
+def is_packable_mlp(mlp: nn.Module) -> bool:
+    """Whether an MLP is one of a pre-trained layer with QuickGELU, wholly frozen, and nothing has been put into it."""
+    if type(mlp).__name__ not in _MLPS or any(parameter.requires_grad for parameter in mlp.parameters()):
+        return False
+    is_quick = type(mlp.get_submodule("activation_fn")).__name__ == _QUICK_GELU
+    return is_quick and all(type(mlp.get_submodule(name)) is nn.Linear for name in ("fc1", "fc2"))
 
 
 def is_packable(attention: nn.Module) -> bool:
@@ -148,13 +255,6 @@ def _lie_side_by_side(parts: Sequence[Tensor]) -> bool:
         and part.storage_offset() == first.storage_offset() + number * first.numel()
         for number, part in enumerate(parts)
     )
-
-
-def _plain_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """Two products and a softmax: on a CPU, in bf16, faster than the fused kernel (docs/log.md)."""
-    # Keys are copied before they are transposed: torch would copy them transposed, which takes several times as long.
-    scores = (queries * scale) @ keys.contiguous().mT  # (S, H, Q, N)
-    return scores.softmax(-1) @ values
 
 
 def _first(module: nn.Module, names: Sequence[str]) -> Any:

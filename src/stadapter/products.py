@@ -1,16 +1,19 @@
 """Matrix products by the faster of the kernels at hand.
 
-On a CPU torch leaves fp32 products to MKL, which on processors of AMD does not use their AVX-512; oneDNN, which torch
-also carries, does, and is twice as fast there (docs/log.md). In bf16 it adds the bias on the way.
+On a CPU torch leaves fp32 products to MKL, which uses AVX-512 on Intel's processors alone; oneDNN, which torch also
+carries, uses it on AMD's too, and is twice as fast there. On Intel's MKL is the faster (docs/log.md). In bf16, on both,
+oneDNN adds the bias on the way.
 """
 
 # R rows, I inner, O outer width
 
 import math
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,29 +46,52 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I) times a weight (O, I) plus a bias (O): `F.linear`, to rounding, under autocast too."""
     if not has_fast_kernel(x):
         return F.linear(x, weight, bias)
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype) if bias is not None else None
-    elif x.dtype != weight.dtype:
+    x, weight = as_autocast(x), as_autocast(weight)
+    if x.dtype != weight.dtype:
         return F.linear(x, weight, bias)  # which refuses them in words
+    bias = as_autocast(bias) if bias is not None else None
     result: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
     return result.view(*x.shape[:-1], -1)
 
 
+def as_autocast(x: Tensor) -> Tensor:
+    """A tensor in the precision that products of it are computed in: that of autocast, where that is on."""
+    kind = x.device.type
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.to(torch.get_autocast_dtype(kind)) if is_on else x
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same of x (R, I), without a gradient, where `has_fast_kernel`; both may be views."""
+    """`linear` of x (R, I) without a gradient, in the precision that x has; all may be views."""
+    if not has_fast_kernel(x):
+        return F.linear(x, weight, bias)
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 
 
+def scaled_product(x: Tensor, weight: Tensor, bias: Tensor, *, scale: float, bias_scale: float) -> Tensor:
+    """scale · x (R, I) times a weight (O, I), plus bias_scale · bias (O), without a gradient.
+
+    The factors cost nothing, or little, and are not rounded on their own.
+    """
+    if x.dtype != torch.float32 or not has_fast_kernel(x):
+        return torch.addmm(bias, x, weight.mT, alpha=scale, beta=bias_scale)
+    if weight.shape[0] > weight.shape[1]:  # oneDNN's has no factors: the narrower side takes them
+        return product(x * scale, weight, bias * bias_scale)
+    return product(x, weight, bias * (bias_scale / scale)).mul_(scale)
+
+
 def has_fast_kernel(x: Tensor) -> bool:
-    """Whether products with x are computed by oneDNN: on a CPU with AVX-512, in fp32 and bf16, outside of tracing."""
+    """Whether products with x are computed by oneDNN: on a CPU with AVX-512, outside of tracing.
+
+    In bf16, and in fp32 where MKL is the slower.
+    """
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if x.device.type != "cpu" or is_traced:
         return False
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    has_kernel = x.dtype.is_floating_point and dtype in (torch.float32, torch.bfloat16)
-    return has_kernel and _is_at_hand() and x.numel() > 0 and not _AS_ELSEWHERE.get()
+    is_faster = dtype == torch.bfloat16 or (dtype == torch.float32 and not _is_of_intel())
+    return x.dtype.is_floating_point and is_faster and _is_at_hand() and x.numel() > 0 and not _AS_ELSEWHERE.get()
 
 
 @contextmanager
@@ -92,6 +118,13 @@ def count_products() -> FlopCounterMode:
 def _is_at_hand() -> bool:
     """Whether this build and processor have the kernel; asked once, so that a process computes in one way."""
     return hasattr(torch.ops.mkldnn, "_linear_pointwise") and "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
+@cache
+def _is_of_intel() -> bool:
+    """Whether the processor is one that MKL uses the AVX-512 of."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return "GenuineIntel" in (cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else platform.processor())
 
 
 class _Linear(torch.autograd.Function):

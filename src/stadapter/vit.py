@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stadapter.errors import SettingsError
-from stadapter.packing import PackedAttention, is_packable, lay_side_by_side, replace_quick_gelu
+from stadapter.packing import PackedAttention, is_packable, lay_side_by_side, pack_mlps, replace_quick_gelu
 from stadapter.products import replace_linear
 
 Rotary = tuple[Tensor, Tensor]
@@ -244,13 +244,14 @@ class ImageViT(nn.Module):
             lay_side_by_side(block.attention)
 
     def pack(self) -> None:
-        """Repack the attention that is frozen and as it was loaded, and QuickGELU: the same values for less work.
+        """Repack attention and MLPs that are frozen and as they were loaded: the same values for less work.
 
-        The last thing done to a trunk: the names of that attention's weights change.
+        The last thing done to a trunk: the names of their weights change.
         """
         for block in self.block_list():
             if is_packable(block.attention):
                 block.attention = PackedAttention(block.attention)
+            pack_mlps(block)
             replace_quick_gelu(block)
             replace_linear(block)
 
