@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stadapter.errors import SettingsError
-from stadapter.tuning import STAdapter
+from stadapter.tuning import STAdapter, st_adapter
 from stadapter.tuning.st_adapter import SpaceTimeAdapter
 from stadapter.vit import InsertionPoint, TokenLayout
 from trunks import FAMILIES, NUM_BLOCKS, WIDTH, make_clips, make_trunk
@@ -46,7 +46,7 @@ def relative_error(ours: Tensor, expected: Tensor) -> float:
     return ((ours.detach() - expected.detach()).norm() / expected.detach().norm()).item()
 
 
-@pytest.mark.parametrize("activation", [None, "gelu"])
+@pytest.mark.parametrize("activation", [None, "gelu", "silu", "tanh"])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("kernel_size", KERNELS, ids=str)
 def test_output_and_gradients_are_those_of_the_equation(
@@ -73,8 +73,49 @@ def test_the_path_over_time_alone_equals_the_general_path(
     adapter = make_adapter(kernel_size)
     x = make_tokens(layout)
     fast = adapter(x, layout)
+    monkeypatch.setattr(st_adapter, "is_traced", lambda: True)
+    in_pieces = adapter(x, layout)
     monkeypatch.setattr(adapter, "convolve_time", lambda hidden: adapter._convolve_grid(hidden, layout))
-    assert relative_error(fast, adapter(x, layout)) < 1e-6
+    on_the_grid = adapter(x, layout)
+    assert relative_error(fast, on_the_grid) < 1e-6
+    assert relative_error(fast, in_pieces) < 1e-6
+
+
+@pytest.mark.parametrize("activation", [None, "gelu", "silu", "tanh"])
+def test_gradients_over_time_alone_are_derivatives(activation: str | None) -> None:
+    layout = LAYOUTS[0]
+    adapter = make_adapter(activation=activation).double()
+    x = make_tokens(layout, batch=1).double().requires_grad_()
+    names = [name for name, _ in adapter.named_parameters()]
+
+    def compute(x: Tensor, *weights: Tensor) -> Tensor:
+        for name, weight in zip(names, weights, strict=True):  # the function is asked with weights that are no leaves
+            module, kind = name.split(".")
+            adapter.get_submodule(module)._parameters[kind] = weight  # type: ignore[assignment]
+        return adapter(x, layout)[:, :3]  # type: ignore[no-any-return]
+
+    assert torch.autograd.gradcheck(compute, (x, *[p.detach().requires_grad_() for p in adapter.parameters()]))
+
+
+@pytest.mark.parametrize("trunk_dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_under_autocast_the_path_over_time_alone_is_as_close_as_its_pieces(
+    trunk_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bf16, on tokens of either precision; all gradients of what learns are fp32."""
+    layout, adapter = LAYOUTS[0], make_adapter(activation="gelu")
+    weights = make_tokens(layout).to(trunk_dtype)
+
+    def compute(is_traced: bool, autocast: bool) -> list[Tensor]:
+        monkeypatch.setattr(st_adapter, "is_traced", lambda: is_traced)
+        x = make_tokens(layout).to(trunk_dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = adapter(x, layout) if autocast else adapter(x.float(), layout)
+        return [output, *torch.autograd.grad((output * weights).sum(), [x, *adapter.parameters()])]
+
+    exact, in_pieces, at_once = compute(True, False), compute(True, True), compute(False, True)
+    for right, expected, found in zip(exact, in_pieces, at_once, strict=True):
+        assert found.dtype == expected.dtype
+        assert relative_error(found.float(), right) < 1.3 * relative_error(expected.float(), right) + 1e-3
 
 
 def test_the_path_over_time_alone_reads_a_view_and_gives_a_view() -> None:

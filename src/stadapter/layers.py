@@ -191,3 +191,20 @@ def make_activation(name: str | None) -> nn.Module:
     if name not in ACTIVATIONS:
         raise SettingsError(f"activation {name!r}: expected one of {', '.join(ACTIVATIONS)} or None")
     return ACTIVATIONS[name]()
+
+
+def activation_gradient(activation: nn.Module, gradient: Tensor, *, x: Tensor, y: Tensor) -> Tensor:
+    """The gradient of x, from that of y = activation(x), for what `make_activation` makes."""
+    result: Tensor
+    match activation:
+        case nn.Identity():
+            result = gradient
+        case nn.GELU():
+            result = torch.ops.aten.gelu_backward(gradient, x, approximate=activation.approximate)
+        case nn.SiLU():
+            result = torch.ops.aten.silu_backward(gradient, x)
+        case nn.Tanh():
+            result = torch.ops.aten.tanh_backward(gradient, y)
+        case _:
+            raise AssertionError(f"no gradient for {activation}")
+    return result

@@ -141,27 +141,45 @@ class PackedMLP(nn.Module):
         self.down: Any = mlp.get_submodule("fc2")
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = [as_autocast(each) for layer in (self.up, self.down) for each in (layer.weight, layer.bias)]
-        result: Tensor = _QuickMLP.apply(as_autocast(x).flatten(0, -2), *weights)  # type: ignore[no-untyped-call]
+        rows = as_autocast(x).flatten(0, -2)
+        active: Tensor = _ScaledUp.apply(rows, as_autocast(self.up.weight), as_autocast(self.up.bias))  # type: ignore[no-untyped-call]
+        result: Tensor = _ScaledDown.apply(active, as_autocast(self.down.weight), as_autocast(self.down.bias))  # type: ignore[no-untyped-call]
         return result.view(*x.shape[:-1], -1)
 
 
-class _QuickMLP(torch.autograd.Function):
+class _ScaledUp(torch.autograd.Function):
+    """silu(1.702 · up(x)), for `_ScaledDown`: their factors cancel in the backward pass, so neither applies its own.
+
+    The frozen weights of both are no saved tensors, which gradient checkpointing would compute the last product for.
+    """
+
     @staticmethod
-    def forward(context: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor) -> Tensor:
-        factor = _QUICK_GELU_FACTOR
-        z = scaled_product(x, up, up_bias, scale=factor, bias_scale=factor)  # (R, M)
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        z = scaled_product(x, weight, bias, scale=_QUICK_GELU_FACTOR, bias_scale=_QUICK_GELU_FACTOR)  # (R, M)
         if is_wanted := context.needs_input_grad[0]:
-            context.save_for_backward(z, up, down)
-        return scaled_product(F.silu(z, inplace=not is_wanted), down, down_bias, scale=1 / factor, bias_scale=1)
+            context.save_for_backward(z)
+            context.weight = weight
+        return F.silu(z, inplace=not is_wanted)
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        z, up, down = context.saved_tensors
-        # The two factors cancel.
-        of_z = torch.ops.aten.silu_backward(product(gradient, down.mT), z)
-        return product(of_z, up.mT), None, None, None, None
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (z,) = context.saved_tensors
+        return product(torch.ops.aten.silu_backward(gradient, z), context.weight.mT), None, None
+
+
+class _ScaledDown(torch.autograd.Function):
+    """down(x / 1.702) of what `_ScaledUp` gives."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        context.weight = weight
+        return scaled_product(x, weight, bias, scale=1 / _QUICK_GELU_FACTOR, bias_scale=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return product(gradient, context.weight.mT), None, None
 
 
 class QuickGELU(nn.Module):

@@ -86,12 +86,16 @@ def has_fast_kernel(x: Tensor) -> bool:
 
     In bf16, and in fp32 where MKL is the slower.
     """
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if x.device.type != "cpu" or is_traced:
+    if x.device.type != "cpu" or is_traced():
         return False
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     is_faster = dtype == torch.bfloat16 or (dtype == torch.float32 and not _is_of_intel())
     return x.dtype.is_floating_point and is_faster and _is_at_hand() and x.numel() > 0 and not _AS_ELSEWHERE.get()
+
+
+def is_traced() -> bool:
+    """Whether what is computed is being compiled, exported or traced: then torch's own operators are wanted."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 @contextmanager
@@ -128,7 +132,10 @@ def _is_of_intel() -> bool:
 
 
 class _Linear(torch.autograd.Function):
-    """Keeps its input only where the weight learns."""
+    """Keeps its input only where the weight learns.
+
+    A frozen weight is no saved tensor: gradient checkpointing would compute the last product of a block again for it.
+    """
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -137,19 +144,23 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def setup_context(context: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
         x, weight, _ = inputs
-        context.save_for_backward(x if context.needs_input_grad[1] else None, weight)
+        if context.needs_input_grad[1]:
+            context.save_for_backward(x, weight)
+        else:
+            context.frozen = weight
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = context.saved_tensors
         needs_x, needs_weight, needs_bias = context.needs_input_grad
+        x, weight = context.saved_tensors if needs_weight else (None, context.frozen)
         of_x = product(gradient, weight.mT) if needs_x else None
-        return of_x, _of_weight(gradient, x) if needs_weight else None, gradient.sum(0) if needs_bias else None
+        of_weight = weight_gradient(gradient, x) if x is not None else None
+        return of_x, of_weight, gradient.sum(0) if needs_bias else None
 
 
-def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
+def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """The gradient (O, I) of a weight, from those of the results (R, O) and the inputs (R, I)."""
-    if x.dtype == torch.bfloat16:
-        return gradient.mT @ x  # in bf16 torch asks oneDNN itself
-    return product(gradient.mT, x.mT)
+    if x.dtype == torch.float32 and has_fast_kernel(x):
+        return product(gradient.mT, x.mT)
+    return gradient.mT @ x  # in bf16 torch asks oneDNN itself

@@ -3,14 +3,16 @@
 # B batch, T frames, N tokens (prefix + patches), P patches, D width, A bottleneck, h w patch grid
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from stadapter.errors import SettingsError
-from stadapter.layers import Activation, insert_adapters, make_activation
-from stadapter.products import linear
+from stadapter.layers import Activation, activation_gradient, insert_adapters, make_activation
+from stadapter.products import as_autocast, is_traced, linear, product, weight_gradient
 from stadapter.vit import ImageViT, TokenLayout
 
 
@@ -50,24 +52,25 @@ class SpaceTimeAdapter(nn.Module):
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         # The prefix goes along, and its update is set to zero: taking it out and putting it back would copy all tokens.
+        over_time_alone = self.conv.kernel_size[1:] == (1, 1)
+        if over_time_alone and not is_traced():
+            return self._in_one_piece(x, layout)
         hidden = linear(x, self.down.weight, self.down.bias)  # (B*T, N, A)
         hidden = hidden.view(-1, layout.num_frames, *hidden.shape[1:])  # (B, T, N, A)
-        over_time_alone = self.conv.kernel_size[1:] == (1, 1)
         hidden = self.convolve_time(hidden) if over_time_alone else self._convolve_grid(hidden, layout)
         update = linear(self.activation(hidden), self.up.weight, self.up.bias).flatten(0, 1)  # (B*T, N, D)
         update[:, : layout.num_prefix] = 0
         return x + update.to(x.dtype)
 
+    def _in_one_piece(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        layers = (self.down, self.conv, self.up)
+        weights = [as_autocast(each) for layer in layers for each in (layer.weight, layer.bias) if each is not None]
+        y: Tensor = _OverTime.apply(x, layout, self.activation, *weights)  # type: ignore[no-untyped-call]
+        return y
+
     def convolve_time(self, x: Tensor) -> Tensor:
         """A kernel (t, 1, 1) on x (B, T, N, A): the same as on the grid, as a 2-D convolution that copies nothing."""
-        y = F.conv2d(
-            x.permute(0, 3, 1, 2),  # (B, A, T, N), a view
-            self.conv.weight[..., 0],
-            self.conv.bias,
-            padding=(int(self.conv.padding[0]), 0),
-            groups=self.conv.groups,
-        )
-        return y.permute(0, 2, 3, 1)  # (B, T, N, A)
+        return _convolve_time(x, self.conv.weight, self.conv.bias)
 
     def _convolve_grid(self, x: Tensor, layout: TokenLayout) -> Tensor:
         """Any kernel over time and the patch grid of x (B, T, N, A); the prefix stays as it is."""
@@ -75,6 +78,90 @@ class SpaceTimeAdapter(nn.Module):
         grid = patches.view(*x.shape[:2], layout.grid_height, layout.grid_width, -1)  # (B, T, h, w, A)
         y: Tensor = self.conv(grid.permute(0, 4, 1, 2, 3))  # (B, A, T, h, w)
         return torch.cat([prefix, y.permute(0, 2, 3, 4, 1).flatten(2, 3)], dim=2)  # (B, T, N, A)
+
+
+class _OverTime(torch.autograd.Function):
+    """The adapter with a kernel over time alone: the values of its pieces, with fewer passes over its tokens.
+
+    Piece by piece torch would copy all gradients to set those of the prefix to zero, and add the residual's in a pass
+    of its own. Here the prefix has no hidden values behind f, so that its gradients have no effect (docs/log.md).
+    """
+
+    @staticmethod
+    def forward(
+        context: Any,
+        x: Tensor,
+        layout: TokenLayout,
+        activation: nn.Module,
+        down: Tensor,
+        down_bias: Tensor,
+        conv: Tensor,
+        conv_bias: Tensor,
+        up: Tensor,
+        up_bias: Tensor,
+    ) -> Tensor:
+        tokens = as_autocast(x).flatten(0, 1)  # (B*T*N, D)
+        hidden = product(tokens, down, down_bias).view(-1, layout.num_frames, x.shape[1], len(down))  # (B, T, N, A)
+        mixed = _convolve_time(hidden, conv, conv_bias)
+        active = activation(mixed)
+        active[:, :, : layout.num_prefix] = 0
+        update = product(active.flatten(0, 2), up, up_bias).view(x.shape)
+        update[:, : layout.num_prefix] = 0
+        context.save_for_backward(tokens, hidden, mixed, active, down, conv, up)
+        context.layout, context.activation = layout, activation
+        return update.add_(x) if update.dtype == x.dtype else x + update.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Any, ...]:
+        tokens, hidden, mixed, active, down, conv, up = context.saved_tensors
+        num_prefix = context.layout.num_prefix
+        of_update = gradient.to(up.dtype).flatten(0, 1)  # (B*T*N, D)
+        of_active = product(of_update, up.mT).view(active.shape)
+        of_active[:, :, :num_prefix] = 0
+        of_mixed = activation_gradient(context.activation, of_active, x=mixed, y=active)
+        of_hidden, of_conv, of_conv_bias = _convolve_time_backward(of_mixed, hidden, conv)
+        of_hidden = of_hidden.flatten(0, 2)  # (B*T*N, A)
+        of_x = None
+        if context.needs_input_grad[0]:
+            of_x = product(of_hidden, down.mT).view(gradient.shape)
+            of_x = of_x.add_(gradient) if of_x.dtype == gradient.dtype else gradient + of_x.to(gradient.dtype)
+        return (
+            of_x,
+            None,
+            None,
+            weight_gradient(of_hidden, tokens),
+            of_hidden.sum(0),
+            of_conv,
+            of_conv_bias,
+            weight_gradient(of_update, active.flatten(0, 2)),
+            of_update.view(gradient.shape).sum(0)[num_prefix:].sum(0),
+        )
+
+
+def _convolve_time(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Depth-wise over the T of (B, T, N, A), with the weight (A, 1, t, 1, 1) of a `Conv3d`."""
+    as_images = x.permute(0, 3, 1, 2)  # (B, A, T, N), a view
+    y = F.conv2d(as_images, weight[..., 0], bias, padding=(weight.shape[2] // 2, 0), groups=len(weight))
+    return y.permute(0, 2, 3, 1)  # (B, T, N, A)
+
+
+def _convolve_time_backward(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, the weight and the bias of `_convolve_time`."""
+    of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+        gradient.permute(0, 3, 1, 2),
+        x.permute(0, 3, 1, 2),
+        weight[..., 0],
+        bias_sizes=[len(weight)],
+        stride=[1, 1],
+        padding=[weight.shape[2] // 2, 0],
+        dilation=[1, 1],
+        transposed=False,
+        output_padding=[0, 0],
+        groups=len(weight),
+        output_mask=[True, True, True],
+    )
+    return of_x.permute(0, 2, 3, 1), of_weight[..., None], of_bias
 
 
 @dataclass(frozen=True)
