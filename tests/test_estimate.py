@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from stadapter import estimate as module
+from stadapter import machine
 from stadapter.checkpoint import Checkpoints, Progress
 from stadapter.estimate import Estimate, estimate, tables
 from stadapter.model import ParameterCount
@@ -117,7 +118,7 @@ def test_a_training_learns_the_same_with_an_estimate_before_it(config: TrainConf
 def test_time_is_that_of_the_slower_where_decoding_has_cores_of_its_own(
     run: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "count_cores", lambda: torch.get_num_threads() + 1)
+    monkeypatch.setattr(machine, "count_cores", lambda: torch.get_num_threads() + 1)
     assert known(run).seconds_per_step == 1.0
     assert known(run, reading_seconds=0.5).seconds_per_step == 2.0
     assert known(run, num_workers=2, reading_seconds=0.5).seconds_per_step > 1.0
@@ -126,10 +127,18 @@ def test_time_is_that_of_the_slower_where_decoding_has_cores_of_its_own(
 
 
 def test_decoding_takes_its_share_of_the_cores_it_has_to_share(run: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "count_cores", lambda: 2)
+    monkeypatch.setattr(machine, "count_cores", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert known(run, num_workers=2).seconds_per_step == pytest.approx(1 + 0.2 / 4)
+    assert known(run, num_workers=2, reading_seconds=1.2).seconds_per_step == pytest.approx(2.4)  # as fast as two read
+
+
+def test_decoding_takes_turns_where_it_has_no_core_of_its_own(run: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "count_cores", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert known(run).seconds_per_step == pytest.approx(1 + 0.2 / 2)
-    assert known(run, reading_seconds=0.6).seconds_per_step == pytest.approx(2.4)  # one process cannot read faster
+    assert known(run).seconds_per_step == pytest.approx(1 + 0.2)
+    assert known(run, num_workers=2, reading_seconds=0.6).seconds_per_step == pytest.approx(1 + 2.4 / 2)
+    assert known(run, num_workers=8, reading_seconds=0.6).seconds_per_step == pytest.approx(1 + 2.4 / 2)
 
 
 def test_a_step_of_several_batches_takes_as_often_as_long(config: TrainConfig) -> None:

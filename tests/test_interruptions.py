@@ -24,6 +24,7 @@ from stadapter.__main__ import BROKEN_PIPE
 from stadapter.artefact import WEIGHTS_NAME, load_artefact, save_artefact
 from stadapter.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
+from stadapter.machine import count_cores
 from stadapter.progress import Meter
 from stadapter.run_folder import occupied
 from stadapter.synthetic import write_clips
@@ -222,8 +223,13 @@ def test_a_run_killed_again_and_again_resumes_to_the_same_bytes(run: Run, tmp_pa
     assert weights(run.out) == weights(tmp_path / "whole")
 
 
-def test_the_workers_of_a_killed_run_go_by_themselves(run: Run) -> None:
-    process = run.start(num_workers=2, epochs=10_000)
+both_thread_counts = pytest.mark.parametrize("threads", ["1", str(count_cores())], ids=["side by side", "in turns"])
+
+
+@both_thread_counts
+def test_the_workers_of_a_killed_run_go_by_themselves(run: Run, threads: str) -> None:
+    run.environment["OMP_NUM_THREADS"] = threads
+    process = run.start(num_workers=2, epochs=10_000, view_store_megabytes=0)
     wait_for(lambda: run.steps() > 0)
     workers = children(process.pid)
     process.kill()
@@ -232,7 +238,9 @@ def test_the_workers_of_a_killed_run_go_by_themselves(run: Run) -> None:
     wait_for(lambda: not any(map(is_alive, workers)), seconds=30)
 
 
-def test_a_killed_worker_ends_the_run_with_a_sentence_and_it_resumes(run: Run) -> None:
+@both_thread_counts
+def test_a_killed_worker_ends_the_run_with_a_sentence_and_it_resumes(run: Run, threads: str) -> None:
+    run.environment["OMP_NUM_THREADS"] = threads
     process = run.start(num_workers=2, epochs=10_000)
     wait_for(lambda: run.steps() > 3)
     os.kill(children(process.pid)[-1], signal.SIGKILL)

@@ -14,6 +14,7 @@ from stadapter.machine import (
     default_workers,
     describe_device,
     readable_memory_errors,
+    takes_turns,
 )
 
 
@@ -48,27 +49,40 @@ def test_there_is_at_least_one_worker_however_many_processes_share_the_machine()
 
 
 @pytest.mark.parametrize(
-    ("cores", "num_processes", "here", "on_cpu", "on_gpu"),
+    ("cores", "threads", "num_processes", "here", "on_cpu", "on_gpu"),
     [
-        (1, 1, None, 1, 1),
-        (2, 1, None, 1, 1),
-        (4, 1, None, 2, 3),
-        (16, 1, None, 8, 15),
-        (64, 1, None, 8, 16),
-        (64, 8, None, 4, 7),
-        (64, 64, "8", 4, 7),  # eight machines
-        (64, 1, "", 8, 16),
+        (1, 1, 1, None, 1, 1),
+        (2, 1, 1, None, 1, 1),
+        (2, 2, 1, None, 2, 1),  # turns are taken
+        (4, 2, 1, None, 2, 3),
+        (4, 4, 1, None, 4, 3),
+        (16, 8, 1, None, 8, 15),
+        (64, 64, 1, None, 8, 16),
+        (64, 4, 8, None, 4, 7),
+        (64, 8, 8, None, 8, 7),
+        (64, 4, 64, "8", 4, 7),  # eight machines
+        (64, 32, 1, "", 8, 16),
     ],
 )
 def test_decoding_processes_follow_the_cores_of_this_machine(
-    cores: int, num_processes: int, here: str | None, on_cpu: int, on_gpu: int, monkeypatch: pytest.MonkeyPatch
+    cores: int,
+    threads: int,
+    num_processes: int,
+    here: str | None,
+    on_cpu: int,
+    on_gpu: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(machine, "count_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     if here is not None:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
     assert default_workers(num_processes) == on_cpu
     assert default_workers(num_processes, device_type="cuda") == on_gpu
+    has_all_cores = threads * (8 if here == "8" else num_processes) >= cores
+    assert takes_turns(num_processes) == has_all_cores
+    assert not takes_turns(num_processes, device_type="cuda")
 
 
 def test_copies_go_on_beside_work_on_cuda_alone() -> None:

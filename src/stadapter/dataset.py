@@ -22,6 +22,7 @@ from stadapter.errors import DataError, SettingsError, VideoError
 from stadapter.labels import Labels, LabelSpace
 from stadapter.layouts import LABEL_KINDS
 from stadapter.manifest import Entry, Manifest
+from stadapter.processes import Turns
 from stadapter.token_cache import TokenCache
 from stadapter.transforms import Augmentation
 
@@ -208,6 +209,7 @@ class VideoDataset(Dataset[Sample]):
         num_epochs: int | None = None,
         views_per_clip: int | None = None,
         tokens: TokenCache | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """Prepare to read; opens nothing.
 
@@ -222,6 +224,7 @@ class VideoDataset(Dataset[Sample]):
             num_epochs: how many epochs there will be, if that is known: no view is drawn for a later one.
             views_per_clip: after so many epochs the same views come again, in training; None draws fresh ones always.
             tokens: where what the model makes of a view may be found, which then takes the place of the view.
+            turns: asked before a video is decoded; what is kept of one is read at any time.
 
         Raises:
             SettingsError: `max_bad_tries` below 1.
@@ -238,6 +241,7 @@ class VideoDataset(Dataset[Sample]):
         self.num_epochs = num_epochs
         self.views_per_clip = views_per_clip
         self.tokens = tokens
+        self.turns = turns
         self.targets = _targets(manifest, LabelSpace.of(labels))
         # In shared memory, so that workers kept alive between epochs see a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64)
@@ -321,6 +325,7 @@ class VideoDataset(Dataset[Sample]):
         numbers = range(view_number, min(end for end in ends if end is not None))
         entry, augmentation = self.entries[index], self.augmentation
         assert augmentation is not None
+        self._wait_for_turn()
         views = load_random_views(
             entry.path,
             self.clip_config,
@@ -334,6 +339,7 @@ class VideoDataset(Dataset[Sample]):
         return views[0].clone()
 
     def _load(self, entry: Entry, generator: np.random.Generator | None = None) -> Tensor:
+        self._wait_for_turn()
         return load_clip(
             entry.path,
             self.clip_config,
@@ -343,6 +349,10 @@ class VideoDataset(Dataset[Sample]):
             augmentation=self.augmentation,
             generator=generator,
         )
+
+    def _wait_for_turn(self) -> None:
+        if self.turns is not None:
+            self.turns.wait()
 
 
 def epoch_order(num_clips: int, seed: int, epoch: int) -> list[int]:

@@ -12,7 +12,7 @@ from stadapter.checkpoint import read_checkpoint
 from stadapter.costs import CheckpointingCost, bytes_text, gmacs_per_view, gmacs_text
 from stadapter.dataset import Failure, VideoDataset
 from stadapter.errors import counted, duration, listed
-from stadapter.machine import count_cores, processes_here, random_devices
+from stadapter.machine import random_devices, share_of_cores, takes_turns
 from stadapter.model import ParameterCount
 from stadapter.timecheck import CHANGED_ORDERS
 from stadapter.train import TIME_CHECK_CLIPS, Prepared
@@ -163,7 +163,8 @@ class Estimate:
     def _together(self, reading: float, arithmetic: float) -> float:
         """The time that takes both, given the seconds of one decoding process and those of the model.
 
-        On a GPU, and on cores of their own, decoding processes work beside the model; else they share its cores.
+        On a GPU, and on cores of their own, decoding processes work beside the model; else they take turns with it, or
+        share some of its cores.
         """
         if self.num_workers == 0:
             return reading + arithmetic
@@ -171,7 +172,9 @@ class Estimate:
         if self.run.accelerator.device.type != "cpu":
             return longest
         num_processes: int = self.run.accelerator.num_processes
-        cores = max(1, count_cores() // processes_here(num_processes))
+        cores = share_of_cores(num_processes)
+        if takes_turns(num_processes):
+            return arithmetic + reading / min(cores, self.num_workers)
         if cores - torch.get_num_threads() >= self.num_workers:
             return longest
         return max(reading / self.num_workers, arithmetic + reading / cores)

@@ -20,10 +20,10 @@ from stadapter.clips import ClipConfig
 from stadapter.dataset import Failure, VideoDataset, collate
 from stadapter.errors import DataError, SettingsError
 from stadapter.labels import ACTION, LabelSpace
-from stadapter.machine import copies_beside_work
+from stadapter.machine import copies_beside_work, takes_turns
 from stadapter.manifest import Entry, Manifest
 from stadapter.model import ClipClassifier, check_finite_scores, label_space_of, scores_in_orders
-from stadapter.processes import quiet_worker, workers_of
+from stadapter.processes import Turns, quiet_worker, workers_of
 from stadapter.timecheck import CHANGED_ORDERS, ORDER_NAMES, Order, TimeCheck, frame_places, make_time_check
 from stadapter.uncertainty import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_interval
 
@@ -176,12 +176,14 @@ def evaluate(
         if value < least:
             raise SettingsError(f"{name} {value}: expected at least {least}")
     space = label_space_of(model)
-    dataset = VideoDataset(manifest, clip_config, labels=space)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    turns = Turns(are_taken=takes_turns(world, device_type=next(model.parameters()).device.type))
+    dataset = VideoDataset(manifest, clip_config, labels=space, turns=turns)
     with _eval_mode(model):
         rows, failures = _classify(
             model,
             dataset,
+            turns,
             range(rank, len(dataset), world),
             batch_size=batch_size,
             num_workers=num_workers,
@@ -336,6 +338,7 @@ def _eval_mode(model: ClipClassifier) -> Iterator[None]:
 def _classify(
     model: ClipClassifier,
     dataset: VideoDataset,
+    turns: Turns,
     share: range,
     *,
     batch_size: int,
@@ -359,8 +362,8 @@ def _classify(
     )
     rows: list[Row] = []
     failures: list[Failure] = []
-    with workers_of(loader):
-        for batch in loader:
+    with workers_of(loader, turns):
+        for batch in turns.over(loader):
             failures += batch["failures"]
             if len(batch["indices"]):
                 indices = batch["indices"].tolist()

@@ -59,12 +59,23 @@ def count_cores() -> int:
 def default_workers(num_processes: int = 1, *, device_type: str = "cpu") -> int:
     """Decoding processes for each of `num_processes` that train together; at least 1, at most 8, for a GPU 16.
 
-    The cores of this machine are shared by those of them that run here. Where the model computes on cores too, half of
-    a share decodes; where it computes on a GPU, all of it but the core that feeds the GPU.
+    The cores of this machine are shared by those of them that run here. Where the model computes on cores too, all of a
+    share decodes if both take turns, half of it if not; where it computes on a GPU, all but the core that feeds it.
     """
-    cores = count_cores() // processes_here(num_processes)
-    on_cpu = device_type == "cpu"
-    return max(1, min(MAX_WORKERS if on_cpu else MAX_WORKERS_FOR_GPU, cores // 2 if on_cpu else cores - 1))
+    cores = share_of_cores(num_processes)
+    if device_type != "cpu":
+        return max(1, min(MAX_WORKERS_FOR_GPU, cores - 1))
+    return max(1, min(MAX_WORKERS, cores if takes_turns(num_processes, device_type=device_type) else cores // 2))
+
+
+def takes_turns(num_processes: int = 1, *, device_type: str = "cpu") -> bool:
+    """Whether the model computes on all cores of its share, so that decoding has none of its own."""
+    return device_type == "cpu" and torch.get_num_threads() >= share_of_cores(num_processes)
+
+
+def share_of_cores(num_processes: int) -> int:
+    """The cores for each of `num_processes` that train together."""
+    return max(1, count_cores() // processes_here(num_processes))
 
 
 def processes_here(num_processes: int) -> int:

@@ -1,12 +1,14 @@
 """Signals to a run, and the processes that decode for it."""
 
+import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,6 +24,43 @@ _ADVICE: dict[int, str] = {
     "what went before",
 }
 """The signal that ended a decoding process, and what to do."""
+
+
+_POLL_SECONDS = 0.002
+Item = TypeVar("Item")
+
+
+class Turns:
+    """Lets a process that computes on all cores and the processes that decode for it take turns.
+
+    Side by side they would hold each other up: whenever one of the threads that compute together waits for a core, the
+    others wait for it. On two cores a training step took three times as long beside one decoding process (docs/log.md).
+    A decoding process asks before each video.
+    """
+
+    def __init__(self, *, are_taken: bool) -> None:
+        """Where turns are not taken, as decoding has cores of its own, nobody waits."""
+        self._are_taken = are_taken
+        self._decodes = torch.ones((), dtype=torch.int64)
+        self._decodes.share_memory_()  # type: ignore[no-untyped-call]
+
+    def over(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """The batches; there is decoding while the next one is waited for, and computing while it is used."""
+        for batch in batches:
+            self._decodes.fill_(not self._are_taken)
+            yield batch
+            self._decodes.fill_(1)
+
+    def end(self) -> None:
+        """Keep decoding processes waiting no longer, also where the batches were left before their end."""
+        self._decodes.fill_(1)
+
+    def wait(self) -> None:
+        """In a decoding process: wait until it may decode, or until the one that it decodes for has ended."""
+        parent = multiprocessing.parent_process()
+        while not self._decodes and parent is not None and parent.is_alive():
+            # Looked at now and then: a batch that lies ready shall not wake all who wait for the moment it takes.
+            time.sleep(_POLL_SECONDS)
 
 
 def quiet_worker(worker: int) -> None:
@@ -56,11 +95,12 @@ def stop_with_parent() -> None:
 
 
 @contextmanager
-def workers_of(loader: Any) -> Iterator[None]:
+def workers_of(loader: Any, turns: Turns) -> Iterator[None]:
     """Turn the death of a decoding process in the block into a sentence, and end them all after it.
 
     Args:
         loader: a DataLoader whose workers are persistent, where it has any.
+        turns: what they may be waiting for.
 
     Raises:
         TrainingError: a decoding process ended by itself.
@@ -74,6 +114,7 @@ def workers_of(loader: Any) -> Iterator[None]:
             raise
         raise TrainingError(_describe_death(loader)) from error
     finally:
+        turns.end()
         stop_workers(loader)
 
 

@@ -38,10 +38,11 @@ from stadapter.machine import (
     describe_device,
     random_devices,
     readable_memory_errors,
+    takes_turns,
 )
 from stadapter.manifest import Manifest, read_splits
 from stadapter.model import Finisher, VideoClassifier, build_model, prepare_trunk
-from stadapter.processes import interruption, stopped_by_signals, workers_of, yielding_worker
+from stadapter.processes import Turns, interruption, stopped_by_signals, workers_of, yielding_worker
 from stadapter.progress import METRICS_NAME, Curves, LastingConsole, Meter, RunDisplay, rewind
 from stadapter.report import REPORT_NAME, write_report
 from stadapter.run_folder import occupied, refuse_folder
@@ -138,7 +139,9 @@ class Prepared:
             "num_processes": self.accelerator.num_processes,
         }
 
-    def training_clips(self, store: ViewStore | None, tokens: TokenCache | None = None) -> VideoDataset:
+    def training_clips(
+        self, store: ViewStore | None, tokens: TokenCache | None = None, turns: Turns | None = None
+    ) -> VideoDataset:
         """The clips to train on, as they are read and varied."""
         return VideoDataset(
             self.train_set,
@@ -150,6 +153,7 @@ class Prepared:
             num_epochs=self.plan.epochs,
             views_per_clip=self.config.views_per_clip,
             tokens=tokens,
+            turns=turns,
         )
 
     def view_store(self) -> ViewStore | None:
@@ -267,9 +271,10 @@ class Loop:
         self.config = run.config
         self.accelerator: Any = run.accelerator  # its methods are not typed
         self.console = console if self.accelerator.is_main_process else None
-        given = self.config.num_workers
-        chosen = default_workers(self.accelerator.num_processes, device_type=self.accelerator.device.type)
+        processes, device = self.accelerator.num_processes, self.accelerator.device
+        given, chosen = self.config.num_workers, default_workers(processes, device_type=device.type)
         self.num_workers = given if given is not None else chosen
+        self.turns = Turns(are_taken=takes_turns(processes, device_type=device.type))
         self.step = 0
         self.failures: dict[str, str] = {}
         self.changes: tuple[str, ...] = ()
@@ -292,7 +297,7 @@ class Loop:
             self.store, self.cache = self.run.view_store(), self.run.frozen_part.cache()
             loader, batches = self._loader()
             try:
-                with workers_of(loader):
+                with workers_of(loader, self.turns):
                     self._fit(loader, batches, display, interrupted)
             except STAdapterError:
                 self._say_where_it_stands(display)
@@ -323,7 +328,7 @@ class Loop:
             done = self.step % plan.steps_per_epoch * config.accumulation_steps
             batches.start(epoch, done * self.accelerator.num_processes)
             loader.set_epoch(epoch)  # reaches the dataset: accelerate would count epochs from 0 after resuming
-            for number, batch in enumerate(loader, start=done):
+            for number, batch in enumerate(self.turns.over(loader), start=done):
                 self._note_failures(batch, display)
                 self._note_lost_room(display)
                 seed_dropout(config.seed, epoch, number, self.accelerator.process_index)
@@ -469,7 +474,7 @@ class Loop:
 
     def _loader(self) -> tuple[Any, EpochBatches]:
         """This process's share of the batches, and the object that chooses the epoch."""
-        dataset = self.run.training_clips(self.store, self.cache)
+        dataset = self.run.training_clips(self.store, self.cache, self.turns)
         batches = EpochBatches(
             len(dataset),
             batch_size=self.config.batch_size,

@@ -1,0 +1,93 @@
+"""Decoding and computing in turns, in real decoding processes."""
+
+import time
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from stadapter.processes import Turns, quiet_worker, workers_of
+
+NUM_WORKERS, NUM_ITEMS = 2, 240
+
+
+class Counting(Dataset[int]):
+    """Counts what was read, in memory that all processes share."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.num_read: Tensor = torch.zeros(NUM_WORKERS + 1, dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return NUM_ITEMS
+
+    def __getitem__(self, index: int) -> int:
+        self.turns.wait()
+        time.sleep(0.002)
+        info = torch.utils.data.get_worker_info()
+        self.num_read[info.id if info is not None else NUM_WORKERS] += 1
+        return index
+
+
+def make_loader(turns: Turns, *, num_workers: int = NUM_WORKERS) -> "DataLoader[Tensor]":
+    return DataLoader(
+        Counting(turns),
+        batch_size=4,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=20 if num_workers else None,
+        worker_init_fn=quiet_worker,
+    )
+
+
+def num_read(loader: "DataLoader[Tensor]") -> int:
+    dataset = loader.dataset
+    assert isinstance(dataset, Counting)
+    return int(dataset.num_read.sum())
+
+
+@pytest.fixture(params=[True, False], ids=["in turns", "side by side"])
+def turns(request: pytest.FixtureRequest) -> Turns:
+    return Turns(are_taken=request.param)
+
+
+def test_decoding_rests_while_a_batch_is_used_where_turns_are_taken(turns: Turns) -> None:
+    loader, seen = make_loader(turns), []
+    with workers_of(loader, turns):
+        for number, batch in enumerate(turns.over(loader)):
+            seen += batch.tolist()
+            if number == 2:
+                time.sleep(0.3)  # who had begun is done
+                before = num_read(loader)
+                time.sleep(0.3)
+                after = num_read(loader)
+    assert seen == list(range(NUM_ITEMS))
+    assert num_read(loader) == NUM_ITEMS
+    # Side by side they have read ahead as far as they may by now: 2 processes, 20 batches each.
+    assert before == after
+    assert before < 60 if turns._are_taken else before >= 160
+
+
+def leave_early(loader: "DataLoader[Tensor]", turns: Turns) -> None:
+    with workers_of(loader, turns):
+        for _ in turns.over(loader):
+            raise KeyError
+
+
+def test_batches_that_are_left_early_leave_nobody_waiting(turns: Turns) -> None:
+    loader = make_loader(turns)
+    started = time.monotonic()
+    with pytest.raises(KeyError):
+        leave_early(loader, turns)
+    assert time.monotonic() - started < 4  # torch waits five seconds for a process that does not end
+    iterator = loader._iterator
+    assert iterator is not None
+    assert not any(worker.is_alive() for worker in iterator._workers)  # type: ignore[attr-defined]
+
+
+def test_a_process_that_decodes_for_itself_never_waits() -> None:
+    turns = Turns(are_taken=True)
+    assert len(list(turns.over(make_loader(turns, num_workers=0)))) == NUM_ITEMS // 4
+    turns._decodes.fill_(0)
+    turns.wait()
