@@ -16,6 +16,7 @@ from stadapter.dataset import Batch
 from stadapter.errors import SettingsError, counted
 from stadapter.machine import describe_device
 from stadapter.model import VideoClassifier, fastest_attention
+from stadapter.products import has_fast_kernel
 from stadapter.settings import TrainConfig
 from stadapter.token_cache import TokenCache, default_folder
 
@@ -94,6 +95,7 @@ class FrozenPart:
             "attention": fastest_attention(self.device, self.autocast_dtype),
             "is_compiled": self.config.compile,
             "device": torch.backends.cpu.get_cpu_capability() if on_cpu else describe_device(self.device),
+            "fp32_by_onednn": on_cpu and has_fast_kernel(torch.ones(1)),
             "clip": {name: value for name, value in clip.items() if name not in of_tests},
             "augmentation": dataclasses.asdict(self.config.augmentation),
             "versions": [__version__, *(module.__version__ for module in (torch, transformers, av, numpy))],

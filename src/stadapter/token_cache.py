@@ -1,6 +1,6 @@
 """What the frozen blocks make of a view of a clip, kept on disk: computed once, also for later runs.
 
-    folder/tokens-1/<hash of what all views share>/<hash of the view>.safetensors
+    folder/tokens-2/<hash of what all views share>/<hash of the view>.safetensors
 
 A file is the sha256 of the rest, then one tensor under its own name. It is written under another name first, so that
 several processes may keep the same view. Files are read only if they are whole; what cannot be kept is computed again.
@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-_FORMAT = "tokens-1"
+_FORMAT = "tokens-2"
 _SUFFIX = ".safetensors"
 _DIGEST_BYTES = 32
 _SHARE_BETWEEN_SCANS = 1 / 16

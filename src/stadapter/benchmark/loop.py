@@ -25,7 +25,7 @@ from stadapter.benchmark.networks import (
 )
 from stadapter.benchmark.released import Released
 from stadapter.benchmark.timing import Call, Case
-from stadapter.machine import default_workers
+from stadapter.machine import count_cores, default_workers
 from stadapter.settings import TrainConfig
 from stadapter.train import Loop, prepare
 from stadapter.tuning import STAdapter
@@ -104,6 +104,11 @@ def _our_loop(
     return train
 
 
+def _beside(device: torch.device) -> int:
+    """Decoding processes for the released loop, which takes no turns: half of the cores where it computes on them."""
+    return max(1, count_cores() // 2) if device.type == "cpu" else default_workers(device_type=device.type)
+
+
 def _their_loop(
     config: BenchmarkConfig, networks: Networks, released: Released, videos: list[Path], *, half: bool
 ) -> Callable[[], None]:
@@ -122,7 +127,7 @@ def _their_loop(
             dataset,
             batch_size=batch_size,
             sampler=RandomSampler(dataset),
-            num_workers=default_workers(device_type=networks.device.type),
+            num_workers=_beside(networks.device),
             pin_memory=networks.device.type == "cuda",
         )
         for _ in range(EPOCHS):
