@@ -82,9 +82,10 @@ def test_the_path_over_time_alone_equals_the_general_path(
 
 
 @pytest.mark.parametrize("activation", [None, "gelu", "silu", "tanh"])
-def test_gradients_over_time_alone_are_derivatives(activation: str | None) -> None:
-    layout = LAYOUTS[0]
-    adapter = make_adapter(activation=activation).double()
+@pytest.mark.parametrize("kernel_size", [(3, 1, 1), (3, 3, 3)], ids=str)
+def test_gradients_are_derivatives(kernel_size: tuple[int, int, int], activation: str | None) -> None:
+    layout = TokenLayout(2, 1, 2, 3)
+    adapter = make_adapter(kernel_size, activation).double()
     x = make_tokens(layout, batch=1).double().requires_grad_()
     names = [name for name, _ in adapter.named_parameters()]
 
@@ -97,12 +98,13 @@ def test_gradients_over_time_alone_are_derivatives(activation: str | None) -> No
     assert torch.autograd.gradcheck(compute, (x, *[p.detach().requires_grad_() for p in adapter.parameters()]))
 
 
+@pytest.mark.parametrize("kernel_size", KERNELS, ids=str)
 @pytest.mark.parametrize("trunk_dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_under_autocast_the_path_over_time_alone_is_as_close_as_its_pieces(
-    trunk_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+def test_under_autocast_an_adapter_in_one_piece_is_as_close_as_its_pieces(
+    trunk_dtype: torch.dtype, kernel_size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In bf16, on tokens of either precision; all gradients of what learns are fp32."""
-    layout, adapter = LAYOUTS[0], make_adapter(activation="gelu")
+    layout, adapter = LAYOUTS[0], make_adapter(kernel_size, activation="gelu")
     weights = make_tokens(layout).to(trunk_dtype)
 
     def compute(is_traced: bool, autocast: bool) -> list[Tensor]:
@@ -115,7 +117,7 @@ def test_under_autocast_the_path_over_time_alone_is_as_close_as_its_pieces(
     exact, in_pieces, at_once = compute(True, False), compute(True, True), compute(False, True)
     for right, expected, found in zip(exact, in_pieces, at_once, strict=True):
         assert found.dtype == expected.dtype
-        assert relative_error(found.float(), right) < 1.3 * relative_error(expected.float(), right) + 1e-3
+        assert relative_error(found.float(), right) < 1.3 * relative_error(expected.float(), right) + 4e-3
 
 
 def test_the_path_over_time_alone_reads_a_view_and_gives_a_view() -> None:

@@ -51,12 +51,12 @@ class SpaceTimeAdapter(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        # The prefix goes along, and its update is set to zero: taking it out and putting it back would copy all tokens.
-        over_time_alone = self.conv.kernel_size[1:] == (1, 1)
-        if over_time_alone and not is_traced():
+        if not is_traced():
             return self._in_one_piece(x, layout)
+        # The prefix goes along, and its update is set to zero: taking it out and putting it back would copy all tokens.
         hidden = linear(x, self.down.weight, self.down.bias)  # (B*T, N, A)
         hidden = hidden.view(-1, layout.num_frames, *hidden.shape[1:])  # (B, T, N, A)
+        over_time_alone = self.conv.kernel_size[1:] == (1, 1)
         hidden = self.convolve_time(hidden) if over_time_alone else self._convolve_grid(hidden, layout)
         update = linear(self.activation(hidden), self.up.weight, self.up.bias).flatten(0, 1)  # (B*T, N, D)
         update[:, : layout.num_prefix] = 0
@@ -65,7 +65,7 @@ class SpaceTimeAdapter(nn.Module):
     def _in_one_piece(self, x: Tensor, layout: TokenLayout) -> Tensor:
         layers = (self.down, self.conv, self.up)
         weights = [as_autocast(each) for layer in layers for each in (layer.weight, layer.bias) if each is not None]
-        y: Tensor = _OverTime.apply(x, layout, self.activation, *weights)  # type: ignore[no-untyped-call]
+        y: Tensor = _InOnePiece.apply(x, layout, self.activation, *weights)  # type: ignore[no-untyped-call]
         return y
 
     def convolve_time(self, x: Tensor) -> Tensor:
@@ -74,14 +74,13 @@ class SpaceTimeAdapter(nn.Module):
 
     def _convolve_grid(self, x: Tensor, layout: TokenLayout) -> Tensor:
         """Any kernel over time and the patch grid of x (B, T, N, A); the prefix stays as it is."""
-        prefix, patches = x[:, :, : layout.num_prefix], x[:, :, layout.num_prefix :]
-        grid = patches.view(*x.shape[:2], layout.grid_height, layout.grid_width, -1)  # (B, T, h, w, A)
-        y: Tensor = self.conv(grid.permute(0, 4, 1, 2, 3))  # (B, A, T, h, w)
+        prefix = x[:, :, : layout.num_prefix]
+        y: Tensor = self.conv(_grid(x, layout).permute(0, 4, 1, 2, 3))  # (B, A, T, h, w)
         return torch.cat([prefix, y.permute(0, 2, 3, 4, 1).flatten(2, 3)], dim=2)  # (B, T, N, A)
 
 
-class _OverTime(torch.autograd.Function):
-    """The adapter with a kernel over time alone: the values of its pieces, with fewer passes over its tokens.
+class _InOnePiece(torch.autograd.Function):
+    """The adapter: the values of its pieces, with fewer passes over its tokens.
 
     Piece by piece torch would copy all gradients to set those of the prefix to zero, and add the residual's in a pass
     of its own. Here the prefix has no hidden values behind f, so that its gradients have no effect (docs/log.md).
@@ -102,7 +101,7 @@ class _OverTime(torch.autograd.Function):
     ) -> Tensor:
         tokens = as_autocast(x).flatten(0, 1)  # (B*T*N, D)
         hidden = product(tokens, down, down_bias).view(-1, layout.num_frames, x.shape[1], len(down))  # (B, T, N, A)
-        mixed = _convolve_time(hidden, conv, conv_bias)
+        mixed = _convolve(hidden, layout, conv, conv_bias)
         active = activation(mixed)
         active[:, :, : layout.num_prefix] = 0
         update = product(active.flatten(0, 2), up, up_bias).view(x.shape)
@@ -115,12 +114,12 @@ class _OverTime(torch.autograd.Function):
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Any, ...]:
         tokens, hidden, mixed, active, down, conv, up = context.saved_tensors
-        num_prefix = context.layout.num_prefix
+        layout, num_prefix = context.layout, context.layout.num_prefix
         of_update = gradient.to(up.dtype).flatten(0, 1)  # (B*T*N, D)
         of_active = product(of_update, up.mT).view(active.shape)
         of_active[:, :, :num_prefix] = 0
         of_mixed = activation_gradient(context.activation, of_active, x=mixed, y=active)
-        of_hidden, of_conv, of_conv_bias = _convolve_time_backward(of_mixed, hidden, conv)
+        of_hidden, of_conv, of_conv_bias = _convolve_backward(of_mixed, hidden, layout, conv)
         of_hidden = of_hidden.flatten(0, 2)  # (B*T*N, A)
         of_x = None
         if context.needs_input_grad[0]:
@@ -139,6 +138,58 @@ class _OverTime(torch.autograd.Function):
         )
 
 
+def _convolve(x: Tensor, layout: TokenLayout, weight: Tensor, bias: Tensor) -> Tensor:
+    """Depth-wise over time and the patch grid of x (B, T, N, A), with the weight (A, 1, t, i, j) of a `Conv3d`.
+
+    What becomes of the prefix has no meaning.
+    """
+    if weight.shape[3:] == (1, 1):
+        return _convolve_time(x, weight, bias)
+    y, padding = torch.zeros_like(x), [side // 2 for side in weight.shape[2:]]
+    grid = F.conv3d(_grid(x, layout).permute(0, 4, 1, 2, 3), weight, bias, padding=padding, groups=len(weight))
+    _grid(y, layout).copy_(grid.permute(0, 2, 3, 4, 1))
+    return y
+
+
+def _convolve_backward(
+    gradient: Tensor, x: Tensor, layout: TokenLayout, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, the weight and the bias of `_convolve`."""
+    if weight.shape[3:] == (1, 1):
+        of_images, of_taps, of_bias = _gradients(
+            gradient.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight[..., 0], has_bias=True
+        )
+        return of_images.permute(0, 2, 3, 1), of_taps[..., None], of_bias
+    of_grid, of_weight, of_bias = _grid_gradients(_grid(gradient, layout), _grid(x, layout), weight)
+    of_x = torch.zeros_like(x)
+    _grid(of_x, layout).copy_(of_grid)
+    return of_x, of_weight, of_bias
+
+
+def _grid_gradients(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a convolution over the grid of x (B, T, h, w, A).
+
+    On a CPU frame by frame, with a 2-D convolution for each step in time: torch's backward pass of a depth-wise 3-D one
+    takes two to ten times as long (docs/log.md).
+    """
+    if x.device.type != "cpu":
+        volumes = (gradient.permute(0, 4, 1, 2, 3), x.permute(0, 4, 1, 2, 3))
+        of_volumes, of_weight, of_bias = _gradients(*volumes, weight, has_bias=True)
+        return of_volumes.permute(0, 2, 3, 4, 1), of_weight, of_bias
+    of_x, of_weight, num_frames = torch.zeros_like(x), torch.zeros_like(weight), x.shape[1]
+    for place in range(weight.shape[2]):
+        # Frame t of the result is made of frame t + distance.
+        distance = place - weight.shape[2] // 2
+        if abs(distance) >= num_frames:
+            continue
+        results = slice(max(0, -distance), num_frames - max(0, distance))
+        sources = slice(max(0, distance), num_frames + min(0, distance))
+        images, of_results = (each.flatten(0, 1).permute(0, 3, 1, 2) for each in (x[:, sources], gradient[:, results]))
+        of_images, of_weight[:, :, place], _ = _gradients(of_results, images, weight[:, :, place], has_bias=False)
+        of_x[:, sources] += of_images.permute(0, 2, 3, 1).view(len(x), -1, *x.shape[2:])
+    return of_x, of_weight, gradient.flatten(0, 3).sum(0)
+
+
 def _convolve_time(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Depth-wise over the T of (B, T, N, A), with the weight (A, 1, t, 1, 1) of a `Conv3d`."""
     as_images = x.permute(0, 3, 1, 2)  # (B, A, T, N), a view
@@ -146,22 +197,28 @@ def _convolve_time(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y.permute(0, 2, 3, 1)  # (B, T, N, A)
 
 
-def _convolve_time_backward(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, the weight and the bias of `_convolve_time`."""
-    of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
-        gradient.permute(0, 3, 1, 2),
-        x.permute(0, 3, 1, 2),
-        weight[..., 0],
+def _gradients(gradient: Tensor, x: Tensor, weight: Tensor, *, has_bias: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a depth-wise convolution of x (B, A, …) by a weight (A, 1, …) that leaves the size as it is."""
+    num_dimensions = weight.ndim - 2
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+        gradient,
+        x,
+        weight,
         bias_sizes=[len(weight)],
-        stride=[1, 1],
-        padding=[weight.shape[2] // 2, 0],
-        dilation=[1, 1],
+        stride=[1] * num_dimensions,
+        padding=[side // 2 for side in weight.shape[2:]],
+        dilation=[1] * num_dimensions,
         transposed=False,
-        output_padding=[0, 0],
+        output_padding=[0] * num_dimensions,
         groups=len(weight),
-        output_mask=[True, True, True],
+        output_mask=[True, True, has_bias],
     )
-    return of_x.permute(0, 2, 3, 1), of_weight[..., None], of_bias
+    return gradients
+
+
+def _grid(x: Tensor, layout: TokenLayout) -> Tensor:
+    """The patches of (B, T, N, A) as (B, T, h, w, A), a view."""
+    return x[:, :, layout.num_prefix :].view(*x.shape[:2], layout.grid_height, layout.grid_width, -1)
 
 
 @dataclass(frozen=True)
