@@ -40,7 +40,7 @@ class CheckFlags:
     max_bad_fraction: float = 0.1
     """Share of unreadable clips above which a training run stops, 0 to 1."""
     num_workers: int | None = None
-    """Threads that read videos; default half the cores, at most 8."""
+    """Threads that read videos; default chosen from the machine, at most 8."""
 
 
 def run(arguments: Sequence[str]) -> int:
