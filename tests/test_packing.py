@@ -127,9 +127,19 @@ def test_a_packed_mlp_is_no_further_from_the_exact_values_than_the_layers_own(
     for found, theirs, right in zip(*(forward_and_back(each, x) for each in (packed_mlp, mlp)), expected, strict=True):
         assert (found.dtype, found.shape) == (dtype, x.shape)
         assert relative_error(found.double(), right) < 1.3 * relative_error(theirs.double(), right) + 1e-7
-    with torch.no_grad():
-        assert torch.equal(packed_mlp(x), packed_mlp(x.clone()))
-        torch.testing.assert_close(packed_mlp(x), packed_mlp(x.requires_grad_()).detach())
+    kept = packed_mlp(x).detach()
+    assert torch.equal(packed_mlp(x.detach()), kept)  # where nothing is kept, in place
+
+
+def test_a_packed_mlp_that_is_unfrozen_learns() -> None:
+    mlp, packed_mlp = mlp_and_packed()
+    packed_mlp.requires_grad_(True)  # the very parameters of the other
+    x = torch.randn(2, 5, WIDTH)
+    found, expected = (
+        torch.autograd.grad(each(x).square().sum(), list(mlp.parameters())) for each in (packed_mlp, mlp)
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def forward_and_back(module: nn.Module, x: Tensor) -> list[Tensor]:

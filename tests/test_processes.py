@@ -58,15 +58,19 @@ def test_decoding_rests_while_a_batch_is_used_where_turns_are_taken(turns: Turns
         for number, batch in enumerate(turns.over(loader)):
             seen += batch.tolist()
             if number == 2:
-                time.sleep(0.3)  # who had begun is done
-                before = num_read(loader)
-                time.sleep(0.3)
-                after = num_read(loader)
+                before = standing_still(loader)
     assert seen == list(range(NUM_ITEMS))
     assert num_read(loader) == NUM_ITEMS
-    # Side by side they have read ahead as far as they may by now: 2 processes, 20 batches each.
-    assert before == after
-    assert before < 60 if turns._are_taken else before >= 160
+    # Side by side they read ahead as far as they may: 2 processes, 20 batches of 4 each.
+    assert before < 160 if turns._are_taken else before >= 160
+
+
+def standing_still(loader: "DataLoader[Tensor]") -> int:
+    """How much was read when no more is."""
+    before = -1
+    while before < (before := num_read(loader)):
+        time.sleep(0.5)
+    return before
 
 
 def leave_early(loader: "DataLoader[Tensor]", turns: Turns) -> None:

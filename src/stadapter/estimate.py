@@ -101,7 +101,7 @@ class Estimate:
 
     @property
     def seconds_per_step(self) -> float:
-        """An optimizer step, decoding beside it."""
+        """An optimizer step, with decoding beside it or by turns."""
         seconds = self._together(self.clips_per_batch * (self.reading_seconds or 0.0), self.batch_seconds)
         return seconds * self.run.config.accumulation_steps
 

@@ -99,7 +99,8 @@ class _PlainAttention(torch.autograd.Function):
     def forward(context: Any, joint: Tensor, scale: float) -> Tensor:
         parts = joint.transpose(0, 1).contiguous().flatten(1, 2)  # (3, S*H, N, E)
         queries, keys, values = parts
-        weights = _scaled_batch_product(queries, keys.mT, scale).softmax(-1)  # (S*H, N, N)
+        # Autocast of a GPU computes a softmax in fp32; the backward pass, where autocast is off, wants one precision.
+        weights = _scaled_batch_product(queries, keys.mT, scale).softmax(-1).to(parts.dtype)  # (S*H, N, N)
         context.save_for_backward(parts, weights)
         context.scale = scale
         return torch.bmm(weights, values).view(len(joint), -1, *values.shape[1:])  # (S, H, N, E)
@@ -141,6 +142,9 @@ class PackedMLP(nn.Module):
         self.down: Any = mlp.get_submodule("fc2")
 
     def forward(self, x: Tensor) -> Tensor:
+        if any(parameter.requires_grad for parameter in self.parameters()):  # somebody lets it learn after all
+            learned: Tensor = self.down(QuickGELU()(self.up(x)))
+            return learned
         rows = as_autocast(x).flatten(0, -2)
         active: Tensor = _ScaledUp.apply(rows, as_autocast(self.up.weight), as_autocast(self.up.bias))  # type: ignore[no-untyped-call]
         result: Tensor = _ScaledDown.apply(active, as_autocast(self.down.weight), as_autocast(self.down.bias))  # type: ignore[no-untyped-call]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -58,9 +59,17 @@ class Turns:
     def wait(self) -> None:
         """In a decoding process: wait until it may decode, or until the one that it decodes for has ended."""
         parent = multiprocessing.parent_process()
-        while not self._decodes and parent is not None and parent.is_alive():
+        while not self._decodes and parent is not None and _is_alive(parent):
             # Looked at now and then: a batch that lies ready shall not wake all who wait for the moment it takes.
             time.sleep(_POLL_SECONDS)
+
+
+def _is_alive(parent: BaseProcess) -> bool:
+    """Whether the process that started this one is there, as `multiprocessing.parent_process()` tells it."""
+    if multiprocessing.get_start_method(allow_none=True) == "forkserver":
+        return parent.is_alive()
+    # What `is_alive` looks at stays open in other forked processes, which would end one after another.
+    return os.getppid() == parent.pid
 
 
 def quiet_worker(worker: int) -> None:

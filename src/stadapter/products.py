@@ -63,8 +63,8 @@ def as_autocast(x: Tensor) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`linear` of x (R, I) without a gradient, in the precision that x has; all may be views."""
-    if not has_fast_kernel(x):
-        return F.linear(x, weight, bias)
+    if not has_fast_kernel(x) or x.dtype != weight.dtype:
+        return F.linear(x, weight, bias)  # which refuses mixed precisions in words
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 
@@ -163,4 +163,4 @@ def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """The gradient (O, I) of a weight, from those of the results (R, O) and the inputs (R, I)."""
     if x.dtype == torch.float32 and has_fast_kernel(x):
         return product(gradient.mT, x.mT)
-    return gradient.mT @ x  # in bf16 torch asks oneDNN itself
+    return gradient.mT @ x  # torch asks the faster library itself, in bf16 oneDNN

@@ -64,7 +64,7 @@ class SpaceTimeAdapter(nn.Module):
 
     def _in_one_piece(self, x: Tensor, layout: TokenLayout) -> Tensor:
         layers = (self.down, self.conv, self.up)
-        weights = [as_autocast(each) for layer in layers for each in (layer.weight, layer.bias) if each is not None]
+        weights = [as_autocast(each) for layer in layers for each in layer.parameters()]  # weight, bias
         y: Tensor = _InOnePiece.apply(x, layout, self.activation, *weights)  # type: ignore[no-untyped-call]
         return y
 
@@ -159,7 +159,7 @@ def _convolve_backward(
         of_images, of_taps, of_bias = _gradients(
             gradient.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight[..., 0], has_bias=True
         )
-        return of_images.permute(0, 2, 3, 1), of_taps[..., None], of_bias
+        return of_images.permute(0, 2, 3, 1), of_taps.reshape(weight.shape), of_bias
     of_grid, of_weight, of_bias = _grid_gradients(_grid(gradient, layout), _grid(x, layout), weight)
     of_x = torch.zeros_like(x)
     _grid(of_x, layout).copy_(of_grid)
