@@ -11,10 +11,11 @@ from typing import Any
 import av
 import pytest
 import torch
+from torch import Tensor
 
 from stadapter import benchmark as module
 from stadapter.__main__ import main
-from stadapter.benchmark import BenchmarkConfig, all_equal, benchmark, clips, start
+from stadapter.benchmark import BenchmarkConfig, adapter, all_equal, benchmark, clips, start
 from stadapter.benchmark.floors import (
     Product,
     Sizes,
@@ -153,7 +154,7 @@ def test_all_of_the_network_is_verified_and_measured(tmp_path: Path) -> None:
     names: list[str] = []
     result = benchmark(small(parts=("adapter", "model")), progress=names.append)
     assert [case["name"] for case in result["cases"]] == names
-    assert len(names) == 2 * 2 * 2 + 2 * 2 * 2
+    assert len(names) == 2 * (2 * 2 + 1) + 2 * 2 * 2
     assert all_equal(result)
     assert all(case["checks"] for case in result["cases"])
     for case in result["cases"]:
@@ -165,8 +166,13 @@ def test_all_of_the_network_is_verified_and_measured(tmp_path: Path) -> None:
 
 
 def test_a_wrong_adapter_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = st_adapter._convolve_time
-    monkeypatch.setattr(st_adapter, "_convolve_time", lambda x, *weights: right(x.flip(1), *weights))
+    right = st_adapter._convolve
+
+    def wrong(x: Tensor, *rest: Any) -> Tensor:
+        return right(x.flip(1), *rest)
+
+    monkeypatch.setattr(st_adapter, "_convolve", wrong)
+    monkeypatch.setattr(adapter, "convolve_time", lambda x, *weights: st_adapter.convolve_time(x.flip(1), *weights))
     result = benchmark(small(parts=("adapter",), precisions=("fp32",)))
     assert not all_equal(result)
     assert all("seconds" not in case for case in result["cases"])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from stadapter.errors import SettingsError
 from stadapter.tuning import STAdapter, st_adapter
@@ -75,10 +76,8 @@ def test_the_path_over_time_alone_equals_the_general_path(
     fast = adapter(x, layout)
     monkeypatch.setattr(st_adapter, "is_traced", lambda: True)
     in_pieces = adapter(x, layout)
-    monkeypatch.setattr(adapter, "convolve_time", lambda hidden: adapter._convolve_grid(hidden, layout))
-    on_the_grid = adapter(x, layout)
-    assert relative_error(fast, on_the_grid) < 1e-6
     assert relative_error(fast, in_pieces) < 1e-6
+    assert relative_error(fast, reference(adapter, x, layout)) < 1e-6
 
 
 @pytest.mark.parametrize("activation", [None, "gelu", "silu", "tanh"])
@@ -90,10 +89,8 @@ def test_gradients_are_derivatives(kernel_size: tuple[int, int, int], activation
     names = [name for name, _ in adapter.named_parameters()]
 
     def compute(x: Tensor, *weights: Tensor) -> Tensor:
-        for name, weight in zip(names, weights, strict=True):  # the function is asked with weights that are no leaves
-            module, kind = name.split(".")
-            adapter.get_submodule(module)._parameters[kind] = weight  # type: ignore[assignment]
-        return adapter(x, layout)[:, :3]  # type: ignore[no-any-return]
+        result: Tensor = functional_call(adapter, dict(zip(names, weights, strict=True)), (x, layout))
+        return result
 
     assert torch.autograd.gradcheck(compute, (x, *[p.detach().requires_grad_() for p in adapter.parameters()]))
 
@@ -117,13 +114,13 @@ def test_under_autocast_an_adapter_in_one_piece_is_as_close_as_its_pieces(
     exact, in_pieces, at_once = compute(True, False), compute(True, True), compute(False, True)
     for right, expected, found in zip(exact, in_pieces, at_once, strict=True):
         assert found.dtype == expected.dtype
-        assert relative_error(found.float(), right) < 1.3 * relative_error(expected.float(), right) + 4e-3
+        assert relative_error(found.float(), right) < 1.3 * relative_error(expected.float(), right) + 1e-3
 
 
 def test_the_path_over_time_alone_reads_a_view_and_gives_a_view() -> None:
     adapter = make_adapter()
     hidden = torch.randn(2, 4, 15, 8)
-    output = adapter.convolve_time(hidden)
+    output = st_adapter.convolve_time(hidden, adapter.conv.weight, adapter.conv.bias)
     assert output.shape == hidden.shape
     assert output.is_contiguous()  # channels-last all the way: nothing was rearranged
 

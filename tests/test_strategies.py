@@ -61,7 +61,7 @@ TARGETS = torch.tensor([0, 2])
 def test_a_fresh_model_computes_what_its_trunk_computes(
     family: str, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bit for bit; repacked, up to rounding."""
+    """Bit for bit; where the MLPs of CLIP are repacked, up to rounding."""
     probe, model = build(family, "linear-probe").eval(), build(family, strategy).eval()
     model.head.classifier.load_state_dict(probe.head.classifier.state_dict())
     monkeypatch.setattr(ImageViT, "pack", lambda vit: None)
@@ -70,7 +70,10 @@ def test_a_fresh_model_computes_what_its_trunk_computes(
         clips = make_clips(num_frames=num_frames, height=8, width=20)
         expected = shared_trunk(family)(clips)
         assert torch.equal(unpacked.trunk(clips), expected)
-        assert relative_error(model.trunk(clips), expected) < 1e-6
+        if family == "clip":
+            assert relative_error(model.trunk(clips), expected) < 1e-6
+        else:
+            assert torch.equal(model.trunk(clips), expected)
         torch.testing.assert_close(model(clips), probe(clips), rtol=0, atol=1e-6)
 
 

@@ -146,8 +146,8 @@ class PackedMLP(nn.Module):
             learned: Tensor = self.down(QuickGELU()(self.up(x)))
             return learned
         rows = as_autocast(x).flatten(0, -2)
-        active: Tensor = _ScaledUp.apply(rows, as_autocast(self.up.weight), as_autocast(self.up.bias))  # type: ignore[no-untyped-call]
-        result: Tensor = _ScaledDown.apply(active, as_autocast(self.down.weight), as_autocast(self.down.bias))  # type: ignore[no-untyped-call]
+        active: Tensor = _ScaledUp.apply(rows, self.up.weight, self.up.bias)  # type: ignore[no-untyped-call]
+        result: Tensor = _ScaledDown.apply(active, self.down.weight, self.down.bias)  # type: ignore[no-untyped-call]
         return result.view(*x.shape[:-1], -1)
 
 
@@ -159,7 +159,8 @@ class _ScaledUp(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        z = scaled_product(x, weight, bias, scale=_QUICK_GELU_FACTOR, bias_scale=_QUICK_GELU_FACTOR)  # (R, M)
+        factor = _QUICK_GELU_FACTOR
+        z = scaled_product(x, as_autocast(weight), as_autocast(bias), scale=factor, bias_scale=factor)  # (R, M)
         if is_wanted := context.needs_input_grad[0]:
             context.save_for_backward(z)
             context.weight = weight
@@ -169,7 +170,8 @@ class _ScaledUp(torch.autograd.Function):
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (z,) = context.saved_tensors
-        return product(torch.ops.aten.silu_backward(gradient, z), context.weight.mT), None, None
+        of_z = torch.ops.aten.silu_backward(gradient, z)
+        return product(of_z, context.weight.to(z.dtype).mT), None, None
 
 
 class _ScaledDown(torch.autograd.Function):
@@ -178,12 +180,13 @@ class _ScaledDown(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         context.weight = weight
-        return scaled_product(x, weight, bias, scale=1 / _QUICK_GELU_FACTOR, bias_scale=1)
+        scale = 1 / _QUICK_GELU_FACTOR
+        return scaled_product(x, as_autocast(weight), as_autocast(bias), scale=scale, bias_scale=1)
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return product(gradient, context.weight.mT), None, None
+        return product(gradient, context.weight.to(gradient.dtype).mT), None, None
 
 
 class QuickGELU(nn.Module):

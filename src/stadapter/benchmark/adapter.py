@@ -12,18 +12,19 @@ from stadapter.benchmark.floors import Sizes, adapter_products, flops, replay
 from stadapter.benchmark.networks import DTYPES, autocast, disturb, sizes_of
 from stadapter.benchmark.released import Released, released_adapter
 from stadapter.benchmark.timing import Case, Check, relative_error
-from stadapter.tuning.st_adapter import SpaceTimeAdapter
+from stadapter.tuning.st_adapter import SpaceTimeAdapter, convolve_time
 from stadapter.vit import TokenLayout
 
 _LIMITS: dict[Precision, float] = {"fp32": 1e-5, "bf16": 2e-2}
-_COPY_NOTE = "released adapter: it writes into its input, so it is timed with a copy of it"
+_COPY_NOTE = "the released adapter writes into its input, so it is timed with a copy of it; ours is with and without"
 Side = Callable[[Tensor], Tensor]
 
 
 def cases(config: BenchmarkConfig, released: Released | None, device: torch.device) -> Iterator[Case]:
-    """The convolution and the adapter, forward alone and with the backward pass, in every precision."""
+    """The convolution and the adapter, forward alone and with the backward pass, in every precision; and the adapter
+    with a kernel over time and space."""
     sizes = sizes_of(config, "12x384", device)  # its adapter is that of every preset
-    adapter = _adapter(sizes, device)
+    adapter, in_space = _adapter(sizes, device), _adapter(sizes, device, kernel_size=(3, 3, 3))
     side = sizes.image_size // sizes.patch_size
     layout = TokenLayout(config.num_frames, 1, side, side)
     generator = torch.Generator().manual_seed(3)
@@ -35,13 +36,11 @@ def cases(config: BenchmarkConfig, released: Released | None, device: torch.devi
         sizes.bottleneck,
         generator=generator,
     ).to(device)
-    theirs = None
-    if released is not None:
-        theirs = released_adapter(released, adapter, width=sizes.width, bottleneck=sizes.bottleneck)
     for precision in config.precisions:
         for backward in (False, True):
             yield _convolution_case(adapter, hidden, layout, precision, device, backward=backward)
-            yield _adapter_case(adapter, theirs, tokens, layout, sizes, precision, device, backward=backward)
+            yield _adapter_case(adapter, released, tokens, layout, sizes, precision, device, backward=backward)
+        yield _adapter_case(in_space, released, tokens, layout, sizes, precision, device, backward=True)
 
 
 def plain_convolution(conv: nn.Module, x: Tensor, layout: TokenLayout) -> Tensor:
@@ -51,10 +50,10 @@ def plain_convolution(conv: nn.Module, x: Tensor, layout: TokenLayout) -> Tensor
     return y.permute(0, 2, 3, 4, 1).contiguous().flatten(2, 3)  # (B, T, P, A)
 
 
-def _adapter(sizes: Sizes, device: torch.device) -> SpaceTimeAdapter:
+def _adapter(sizes: Sizes, device: torch.device, *, kernel_size: tuple[int, int, int] = (3, 1, 1)) -> SpaceTimeAdapter:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        adapter = SpaceTimeAdapter(width=sizes.width, bottleneck=sizes.bottleneck)
+        adapter = SpaceTimeAdapter(width=sizes.width, bottleneck=sizes.bottleneck, kernel_size=kernel_size)
     disturb(adapter)
     return adapter.to(device)
 
@@ -70,7 +69,7 @@ def _convolution_case(
 ) -> Case:
     hidden = hidden.to(DTYPES[precision])
     sides: dict[str, Side] = {
-        "ours": adapter.convolve_time,
+        "ours": lambda x: convolve_time(x, adapter.conv.weight, adapter.conv.bias),
         "as released": lambda x: plain_convolution(adapter.conv, x, layout),
     }
     weights = list(adapter.conv.parameters())
@@ -88,7 +87,7 @@ def _convolution_case(
 
 def _adapter_case(
     adapter: SpaceTimeAdapter,
-    theirs: nn.Module | None,
+    released: Released | None,
     tokens: Tensor,
     layout: TokenLayout,
     sizes: Sizes,
@@ -105,17 +104,23 @@ def _adapter_case(
         update = adapter.up(plain_convolution(adapter.conv, hidden, layout)).flatten(0, 1)
         return torch.cat([x[:, :1], x[:, 1:] + update.to(x.dtype)], dim=1)
 
-    ours = _run(lambda x: adapter(x, layout), tokens, list(adapter.parameters()), precision, backward=backward)
-    plain = _run(textbook, tokens, list(adapter.parameters()), precision, backward=backward)
+    weights = list(adapter.parameters())
+    ours = _run(lambda x: adapter(x, layout), tokens, weights, precision, backward=backward)
+    plain = _run(textbook, tokens, weights, precision, backward=backward)
     others = {}
-    if theirs is not None:
+    if released is not None:
+        theirs = released_adapter(released, adapter, width=sizes.width, bottleneck=sizes.bottleneck)
         others["released"] = _run(
             lambda x: theirs(x.clone(), layout.num_frames), tokens, _in_our_order(theirs), precision, backward=backward
         )
+        others["ours, with a copy too"] = _run(
+            lambda x: adapter(x.clone(), layout), tokens, weights, precision, backward=backward
+        )
+    kernel = "" if adapter.conv.kernel_size == (3, 1, 1) else f", kernel {adapter.conv.kernel_size}"
     against = {"the equation": plain, **others}
     return Case(
         "adapter",
-        f"adapter, {_extent(backward)}, {precision}",
+        f"adapter{kernel}, {_extent(backward)}, {precision}",
         ours=ours,
         others=others,
         floors={"matrix products": replay(products, DTYPES[precision], device)},
@@ -123,7 +128,7 @@ def _adapter_case(
             check for name, side in against.items() for check in _compare(side(), ours(), name, _LIMITS[precision])
         ],
         flops=flops(products),
-        notes=(_COPY_NOTE,) if theirs is not None else (),
+        notes=(_COPY_NOTE,) if released is not None else (),
     )
 
 

@@ -48,7 +48,7 @@ class EvaluateFlags:
     batch_size: int = 8
     """Clips read at once, and views put through the network at once."""
     num_workers: int | None = None
-    """Processes that decode videos; default chosen from the machine, at most 8; 0 decodes in this process."""
+    """Processes that decode videos; default chosen from the machine; 0 decodes in this process."""
     precision: Precision = "fp32"
     """Precision of the arithmetic."""
     device: str = "auto"

@@ -56,8 +56,7 @@ class SpaceTimeAdapter(nn.Module):
         # The prefix goes along, and its update is set to zero: taking it out and putting it back would copy all tokens.
         hidden = linear(x, self.down.weight, self.down.bias)  # (B*T, N, A)
         hidden = hidden.view(-1, layout.num_frames, *hidden.shape[1:])  # (B, T, N, A)
-        over_time_alone = self.conv.kernel_size[1:] == (1, 1)
-        hidden = self.convolve_time(hidden) if over_time_alone else self._convolve_grid(hidden, layout)
+        hidden = _convolve(hidden, layout, self.conv.weight, self.conv.bias)
         update = linear(self.activation(hidden), self.up.weight, self.up.bias).flatten(0, 1)  # (B*T, N, D)
         update[:, : layout.num_prefix] = 0
         return x + update.to(x.dtype)
@@ -67,16 +66,6 @@ class SpaceTimeAdapter(nn.Module):
         weights = [as_autocast(each) for layer in layers for each in layer.parameters()]  # weight, bias
         y: Tensor = _InOnePiece.apply(x, layout, self.activation, *weights)  # type: ignore[no-untyped-call]
         return y
-
-    def convolve_time(self, x: Tensor) -> Tensor:
-        """A kernel (t, 1, 1) on x (B, T, N, A): the same as on the grid, as a 2-D convolution that copies nothing."""
-        return _convolve_time(x, self.conv.weight, self.conv.bias)
-
-    def _convolve_grid(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        """Any kernel over time and the patch grid of x (B, T, N, A); the prefix stays as it is."""
-        prefix = x[:, :, : layout.num_prefix]
-        y: Tensor = self.conv(_grid(x, layout).permute(0, 4, 1, 2, 3))  # (B, A, T, h, w)
-        return torch.cat([prefix, y.permute(0, 2, 3, 4, 1).flatten(2, 3)], dim=2)  # (B, T, N, A)
 
 
 class _InOnePiece(torch.autograd.Function):
@@ -138,16 +127,15 @@ class _InOnePiece(torch.autograd.Function):
         )
 
 
-def _convolve(x: Tensor, layout: TokenLayout, weight: Tensor, bias: Tensor) -> Tensor:
+def _convolve(x: Tensor, layout: TokenLayout, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Depth-wise over time and the patch grid of x (B, T, N, A), with the weight (A, 1, t, i, j) of a `Conv3d`.
 
     What becomes of the prefix has no meaning.
     """
     if weight.shape[3:] == (1, 1):
-        return _convolve_time(x, weight, bias)
-    y, padding = torch.zeros_like(x), [side // 2 for side in weight.shape[2:]]
-    grid = F.conv3d(_grid(x, layout).permute(0, 4, 1, 2, 3), weight, bias, padding=padding, groups=len(weight))
-    _grid(y, layout).copy_(grid.permute(0, 2, 3, 4, 1))
+        return convolve_time(x, weight, bias)
+    y = torch.zeros_like(x)
+    _grid(y, layout).copy_(_convolve_grid(_grid(x, layout), weight, bias))
     return y
 
 
@@ -156,49 +144,61 @@ def _convolve_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, the weight and the bias of `_convolve`."""
     if weight.shape[3:] == (1, 1):
-        of_images, of_taps, of_bias = _gradients(
-            gradient.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight[..., 0], has_bias=True
-        )
+        of_images, of_taps, of_bias = _gradients(gradient.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight[..., 0])
         return of_images.permute(0, 2, 3, 1), of_taps.reshape(weight.shape), of_bias
-    of_grid, of_weight, of_bias = _grid_gradients(_grid(gradient, layout), _grid(x, layout), weight)
+    find = _grid_gradients_by_steps if x.device.type == "cpu" else _grid_gradients
+    of_grid, of_weight, of_bias = find(_grid(gradient, layout), _grid(x, layout), weight)
     of_x = torch.zeros_like(x)
     _grid(of_x, layout).copy_(of_grid)
     return of_x, of_weight, of_bias
 
 
-def _grid_gradients(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a convolution over the grid of x (B, T, h, w, A).
+def _convolve_grid(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Depth-wise over time and space of (B, T, h, w, A)."""
+    volumes, padding = x.permute(0, 4, 1, 2, 3), [side // 2 for side in weight.shape[2:]]
+    return F.conv3d(volumes, weight, bias, padding=padding, groups=len(weight)).permute(0, 2, 3, 4, 1)
 
-    On a CPU frame by frame, with a 2-D convolution for each step in time: torch's backward pass of a depth-wise 3-D one
-    takes two to ten times as long (docs/log.md).
+
+def _grid_gradients(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of `_convolve_grid`, as torch has them."""
+    volumes = (gradient.permute(0, 4, 1, 2, 3), x.permute(0, 4, 1, 2, 3))
+    of_volumes, of_weight, of_bias = _gradients(*volumes, weight)
+    return of_volumes.permute(0, 2, 3, 4, 1), of_weight, of_bias
+
+
+def _grid_gradients_by_steps(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same: of x by a convolution with the mirrored weight, of the weight by a 2-D convolution a step in time.
+
+    On a CPU torch's backward pass of a depth-wise 3-D convolution takes several times as long (docs/log.md).
     """
-    if x.device.type != "cpu":
-        volumes = (gradient.permute(0, 4, 1, 2, 3), x.permute(0, 4, 1, 2, 3))
-        of_volumes, of_weight, of_bias = _gradients(*volumes, weight, has_bias=True)
-        return of_volumes.permute(0, 2, 3, 4, 1), of_weight, of_bias
-    of_x, of_weight, num_frames = torch.zeros_like(x), torch.zeros_like(weight), x.shape[1]
+    of_weight, of_bias, num_frames = torch.zeros_like(weight), gradient.new_empty(0), x.shape[1]
     for place in range(weight.shape[2]):
         # Frame t of the result is made of frame t + distance.
         distance = place - weight.shape[2] // 2
         if abs(distance) >= num_frames:
             continue
-        results = slice(max(0, -distance), num_frames - max(0, distance))
-        sources = slice(max(0, distance), num_frames + min(0, distance))
-        images, of_results = (each.flatten(0, 1).permute(0, 3, 1, 2) for each in (x[:, sources], gradient[:, results]))
-        of_images, of_weight[:, :, place], _ = _gradients(of_results, images, weight[:, :, place], has_bias=False)
-        of_x[:, sources] += of_images.permute(0, 2, 3, 1).view(len(x), -1, *x.shape[2:])
-    return of_x, of_weight, gradient.flatten(0, 3).sum(0)
+        results = gradient[:, max(0, -distance) : num_frames - max(0, distance)].flatten(0, 1)  # (B*T', h, w, A)
+        sources = x[:, max(0, distance) : num_frames + min(0, distance)].flatten(0, 1)
+        images, sees_all = (results.permute(0, 3, 1, 2), sources.permute(0, 3, 1, 2)), distance == 0
+        _, of_weight[:, :, place], of_step = _gradients(*images, weight[:, :, place], (False, True, sees_all))
+        of_bias = of_step if sees_all else of_bias
+    return _convolve_grid(gradient, weight.flip(2, 3, 4), None), of_weight, of_bias
 
 
-def _convolve_time(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Depth-wise over the T of (B, T, N, A), with the weight (A, 1, t, 1, 1) of a `Conv3d`."""
+def convolve_time(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Depth-wise over the T of (B, T, N, A), with the weight (A, 1, t, 1, 1) of a `Conv3d`.
+
+    The same as on the grid, as a 2-D convolution that copies nothing.
+    """
     as_images = x.permute(0, 3, 1, 2)  # (B, A, T, N), a view
     y = F.conv2d(as_images, weight[..., 0], bias, padding=(weight.shape[2] // 2, 0), groups=len(weight))
     return y.permute(0, 2, 3, 1)  # (B, T, N, A)
 
 
-def _gradients(gradient: Tensor, x: Tensor, weight: Tensor, *, has_bias: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a depth-wise convolution of x (B, A, …) by a weight (A, 1, …) that leaves the size as it is."""
+def _gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool] = (True, True, True)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of x (B, A, …), the weight (A, 1, …) and the bias of a depth-wise convolution that leaves the size as it is."""
     num_dimensions = weight.ndim - 2
     gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         gradient,
@@ -211,7 +211,7 @@ def _gradients(gradient: Tensor, x: Tensor, weight: Tensor, *, has_bias: bool) -
         transposed=False,
         output_padding=[0] * num_dimensions,
         groups=len(weight),
-        output_mask=[True, True, has_bias],
+        output_mask=wanted,
     )
     return gradients
 
