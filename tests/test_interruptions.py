@@ -142,6 +142,7 @@ def kill_while_it_writes(process: "subprocess.Popen[str]", out: Path) -> None:
     for _ in range(100_000):
         wait_for(part.exists)
         process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # it may run on for a while
         if part.exists():
             break
         process.send_signal(signal.SIGCONT)
