@@ -1,5 +1,8 @@
 """Decoding and computing in turns, in real decoding processes."""
 
+import multiprocessing
+import os
+import signal
 import time
 
 import pytest
@@ -7,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from stadapter.errors import TrainingError
 from stadapter.processes import Turns, quiet_worker, workers_of
 
 NUM_WORKERS, NUM_ITEMS = 2, 240
@@ -73,21 +77,49 @@ def standing_still(loader: "DataLoader[Tensor]") -> int:
     return before
 
 
-def leave_early(loader: "DataLoader[Tensor]", turns: Turns) -> None:
+def leave_early(loader: "DataLoader[Tensor]", turns: Turns, error: Exception) -> None:
     with workers_of(loader, turns):
         for _ in turns.over(loader):
-            raise KeyError
+            raise error
 
 
 def test_batches_that_are_left_early_leave_nobody_waiting(turns: Turns) -> None:
     loader = make_loader(turns)
     started = time.monotonic()
     with pytest.raises(KeyError):
-        leave_early(loader, turns)
+        leave_early(loader, turns, KeyError())
     assert time.monotonic() - started < 4  # torch waits five seconds for a process that does not end
     iterator = loader._iterator
     assert iterator is not None
     assert not any(worker.is_alive() for worker in iterator._workers)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("milliseconds", [0, 0.1, 0.3, 1, 5])
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError], ids=["reset", "eof"])
+def test_a_death_is_told_however_it_shows_first(error: type[Exception], milliseconds: float) -> None:
+    turns = Turns(are_taken=True)
+    loader = make_loader(turns)
+
+    def break_in_the_middle() -> None:
+        with workers_of(loader, turns):
+            for _ in turns.over(loader):
+                os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+                until = time.perf_counter() + milliseconds / 1000
+                while time.perf_counter() < until:
+                    pass
+                raise error  # as where a batch is being fetched from the one that died
+
+    with pytest.raises(TrainingError, match=r"was ended by a signal \(Killed\)"):
+        break_in_the_middle()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("error", [OSError, EOFError, RuntimeError])
+def test_other_errors_stay_what_they_are(error: type[Exception]) -> None:
+    turns = Turns(are_taken=True)
+    loader = make_loader(turns)
+    with pytest.raises(error, match="as it was"):
+        leave_early(loader, turns, error("as it was"))
 
 
 def test_a_process_that_decodes_for_itself_never_waits() -> None:

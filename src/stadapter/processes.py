@@ -28,6 +28,8 @@ _ADVICE: dict[int, str] = {
 
 
 _POLL_SECONDS = 0.002
+_STOP_SECONDS = 5.0
+"""How long a decoding process may take to end when it is told to; as long as torch gives it."""
 Item = TypeVar("Item")
 
 
@@ -114,35 +116,51 @@ def workers_of(loader: Any, turns: Turns) -> Iterator[None]:
     Raises:
         TrainingError: a decoding process ended by itself.
     """
+    codes: list[int] = []
     try:
-        yield
-    except RuntimeError as error:
-        if "shared memory" in str(error):
+        try:
+            yield
+        finally:
+            turns.end()
+            codes = stop_workers(loader)
+    except (RuntimeError, OSError, EOFError) as error:
+        # torch tells of a death by a RuntimeError wherever this process happens to be, be it on the way here; what is
+        # just being fetched from the dead one ends in another error.
+        codes = codes or stop_workers(loader)
+        said = str(error)
+        if isinstance(error, RuntimeError) and "shared memory" in said:
             raise TrainingError(f"a process that decodes videos failed; {_ADVICE[signal.SIGBUS]}") from error
-        if "DataLoader worker (" not in str(error):  # not an error of our code in there
-            raise
-        raise TrainingError(_describe_death(loader)) from error
-    finally:
-        turns.end()
-        stop_workers(loader)
+        if "DataLoader worker (" in said or (not isinstance(error, RuntimeError) and any(codes)):
+            raise TrainingError(_describe_death(codes)) from error
+        raise
 
 
-def stop_workers(loader: Any) -> None:
-    """End the decoding processes of a loader now: as they ignore SIGTERM, Python would wait for them at its exit."""
+def stop_workers(loader: Any) -> list[int]:
+    """End the decoding processes of a loader now: as they ignore SIGTERM, Python would wait for them at its exit.
+
+    Returns:
+        The exit codes of those that ended without being killed here; below zero the signal that ended one.
+    """
     iterator = getattr(loader, "_iterator", None)
-    if iterator is None:
-        return
-    iterator._shutdown_workers()
-    for worker in getattr(iterator, "_workers", ()):
+    workers = getattr(iterator, "_workers", ())
+    try:
+        if iterator is not None:
+            iterator._shutdown_workers()
+    except RuntimeError:  # that one is dead; the others have been told to end
+        for worker in workers:
+            worker.join(_STOP_SECONDS)
+    codes = []
+    for worker in workers:
         if worker.is_alive():  # it waits for something that a dead one held
             worker.kill()
+        else:
+            codes.append(worker.exitcode)
+    return codes
 
 
-def _describe_death(loader: Any) -> str:
+def _describe_death(codes: Iterable[int]) -> str:
     """What to tell when a decoding process has ended: how, most likely why, and what to do."""
-    workers = getattr(getattr(loader, "_iterator", None), "_workers", ())
-    codes = [worker.exitcode for worker in workers]
-    number = next((-code for code in codes if code is not None and code < 0), None)
+    number = next((-code for code in codes if code < 0), None)
     how = f"was ended by a signal ({signal.strsignal(number)})" if number is not None else "ended by itself"
     return f"a process that decodes videos {how}; {_ADVICE.get(number or signal.SIGKILL, _ADVICE[signal.SIGKILL])}"
 
