@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,6 +77,19 @@ def standing_still(loader: "DataLoader[Tensor]") -> int:
     while before < (before := num_read(loader)):
         time.sleep(0.5)
     return before
+
+
+def test_batches_arrive_where_the_path_of_the_temporary_folder_is_too_long_for_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    turns = Turns(are_taken=False)
+    loader = make_loader(turns)
+    loader.timeout = 20
+    with workers_of(loader, turns):
+        assert sum(len(batch) for batch in turns.over(loader)) == NUM_ITEMS
 
 
 def leave_early(loader: "DataLoader[Tensor]", turns: Turns, error: Exception) -> None:

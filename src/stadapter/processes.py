@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,9 @@ _ADVICE: dict[int, str] = {
 _POLL_SECONDS = 0.002
 _STOP_SECONDS = 5.0
 """How long a decoding process may take to end when it is told to; as long as torch gives it."""
+_MAX_SOCKET_PATH_BYTES = 103
+"""On macOS; 107 on Linux."""
+_SOCKET_NAME_BYTES = len("/pymp-01234567/listener-01234567")
 Item = TypeVar("Item")
 
 
@@ -78,8 +82,19 @@ def quiet_worker(worker: int) -> None:
     """Set up a decoding process: one thread, no memory kept; signals are left to the process it decodes for."""
     torch.set_num_threads(1)
     keep_no_freed_memory()
+    _keep_socket_paths_short()
     for number in _stop_signals():
         signal.signal(number, signal.SIG_IGN)
+
+
+def _keep_socket_paths_short() -> None:
+    """Hand batches on through sockets in another temporary folder where the paths of this one are too long for them.
+
+    Python would lose each batch, and the process that waits for them would wait for ever.
+    """
+    folders = [folder for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK | os.X_OK)]
+    if folders and len(os.fsencode(tempfile.gettempdir())) + _SOCKET_NAME_BYTES > _MAX_SOCKET_PATH_BYTES:
+        tempfile.tempdir = folders[0]
 
 
 def yielding_worker(worker: int) -> None:
