@@ -364,7 +364,7 @@ def test_a_preprocessor_that_makes_no_sense_is_refused(settings: dict[str, Any],
 def test_without_a_network_a_hub_id_fails_at_once() -> None:
     started = time.monotonic()
     message = error_of("facebook/some-trunk-nobody-has")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
     assert "facebook/some-trunk-nobody-has is not a local folder, is not in the local cache" in message
 
 

@@ -493,7 +493,7 @@ def test_data_that_vanishes_ends_the_run_and_it_goes_on_when_the_data_are_back(
 
 
 def test_ctrl_c_in_validation_leaves_a_good_artefact_and_resume_only_validates(run: Run, data: Path) -> None:
-    flags: dict[str, Any] = {"val_data": data, "num_temporal_views": 60, "epochs": 1}
+    flags: dict[str, Any] = {"val_data": data, "num_temporal_views": 20, "epochs": 1}
     process = run.start(**flags)
     wait_for((run.out / "report.html").exists)  # what is written last before validation
     time.sleep(0.2)
