@@ -128,6 +128,12 @@ def is_gpu(benchmark: Mapping[str, Any]) -> bool:
     return not str(benchmark["machine"]["device"]).startswith("cpu")
 
 
+def device_text(benchmark: Mapping[str, Any]) -> str:
+    """What it was measured on, a CPU with the name of the processor."""
+    machine = benchmark["machine"]
+    return str(machine["device"]) if is_gpu(benchmark) else f"{machine['processor']}, {machine['device']}"
+
+
 def _measured_lines(name: str, benchmark: Mapping[str, Any]) -> Iterable[list[str]]:
     preset = benchmark["settings"]["presets"][0]
     for precision in benchmark["settings"]["precisions"]:
@@ -136,7 +142,7 @@ def _measured_lines(name: str, benchmark: Mapping[str, Any]) -> Iterable[list[st
         if step is None and inference is None:
             continue
         yield [
-            str(benchmark["machine"]["device"]),
+            device_text(benchmark),
             precision,
             _number(_rate(step)),
             _number(_rate(step, "gradient checkpointing")),

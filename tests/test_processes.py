@@ -137,6 +137,31 @@ def test_other_errors_stay_what_they_are(error: type[Exception]) -> None:
         leave_early(loader, turns, error("as it was"))
 
 
+class Unsendable:
+    def __reduce__(self) -> str:
+        raise ValueError("this cannot be sent")
+
+
+def test_a_batch_that_cannot_be_sent_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    turns = Turns(are_taken=False)
+    loader = make_loader(turns)
+    loader.collate_fn, loader.timeout = lambda _: Unsendable(), 20
+    with pytest.raises(TrainingError, match="ended by itself with exit code 1; what it said"):
+        leave_early(loader, turns, KeyError())
+    assert "ValueError: this cannot be sent" in capfd.readouterr().err
+
+
+def test_processes_of_a_loader_that_does_not_come_into_being_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object) -> None:
+        raise OSError("no more threads")
+
+    monkeypatch.setattr(torch.utils.data.dataloader._MultiProcessingDataLoaderIter, "_try_put_index", fail)
+    turns = Turns(are_taken=True)
+    with pytest.raises(OSError, match="no more threads"):
+        leave_early(make_loader(turns), turns, KeyError())
+    assert not multiprocessing.active_children()
+
+
 def test_a_process_that_decodes_for_itself_never_waits() -> None:
     turns = Turns(are_taken=True)
     assert len(list(turns.over(make_loader(turns, num_workers=0)))) == NUM_ITEMS // 4

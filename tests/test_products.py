@@ -36,10 +36,13 @@ def whose_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @both_dtypes
 @pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("outer", [16, 48])
 @pytest.mark.parametrize("shape", [(5, 24), (3, 1, 24), (2, 3, 7, 24)], ids=str)
-def test_results_and_gradients_are_those_of_torch(shape: tuple[int, ...], has_bias: bool, dtype: torch.dtype) -> None:
-    inputs = [random(*shape, dtype=dtype), random(16, 24, dtype=dtype, seed=1)]
-    inputs += [random(16, dtype=dtype, seed=2)] if has_bias else []
+def test_results_and_gradients_are_those_of_torch(
+    shape: tuple[int, ...], outer: int, has_bias: bool, dtype: torch.dtype
+) -> None:
+    inputs = [random(*shape, dtype=dtype), random(outer, 24, dtype=dtype, seed=1)]
+    inputs += [random(outer, dtype=dtype, seed=2)] if has_bias else []
     for ours, theirs in zip(results(linear, *inputs), results(F.linear, *inputs), strict=True):
         assert ours.dtype == theirs.dtype
         assert (ours - theirs).float().norm() <= LIMITS[dtype] * theirs.float().norm()
@@ -70,6 +73,20 @@ def test_what_learns_keeps_fp32_gradients_under_autocast() -> None:
     assert [tensor.dtype for tensor in ours] == [torch.bfloat16] + [torch.float32] * 3
     for found, expected in zip(ours, theirs, strict=True):
         assert (found - expected).float().norm() <= 1e-2 * expected.float().norm()
+
+
+@pytest.mark.parametrize("outer", [16, 48])
+def test_a_gradient_that_is_one_number_repeated_is_one_too(outer: int) -> None:
+    x, weight = random(5, 24), random(outer, 24, seed=1).requires_grad_()
+    linear(x, weight).sum().backward()
+    torch.testing.assert_close(weight.grad, x.sum(0).expand(outer, -1))
+
+
+def test_doubles_stay_doubles_under_autocast_as_torch_has_it() -> None:
+    x, weight = random(5, 24, dtype=torch.float64), random(16, 24, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(linear(x, weight), F.linear(x, weight))
+        assert products.product(x, weight).dtype == torch.float64
 
 
 def test_the_input_of_a_frozen_weight_is_not_kept() -> None:

@@ -11,6 +11,7 @@ import pytest
 import comparison
 import gestures
 import speed
+from scaling import is_gpu, read_benchmarks
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("results", "benchmarks")
@@ -59,3 +60,31 @@ def test_the_command_of_a_benchmark_has_every_setting_that_is_not_the_default() 
     assert told == "stadapter benchmark --parts model --batch-size 4 --repeats 9"
     told = speed.command({"reference": {"notes": []}, "settings": {"clip_heights": [240, 480]}})
     assert told == "stadapter benchmark --reference st-adapter --clip-heights 240 480"
+
+
+def test_the_table_of_aims_tells_how_many_fall_short() -> None:
+    def case(name: str, **ratios: dict[str, float]) -> dict[str, object]:
+        return {"name": name, "equal": True, **ratios}
+
+    cases = [
+        case("step, fp32", times_as_fast_as={"released, fp32": 2.996, "ours, otherwise": 1.0}),
+        case("step, bf16", times_as_fast_as={"released, fp32": 12.34}, times_the_floor={"products": 1.2}),
+        case("another step, bf16", times_as_fast_as={"released, fp32": 0.1}),
+    ]
+    at_least = speed.Aim("a", "step, .*", speed.FASTER, "released", 3)
+    at_most = speed.Aim("b", "step, .*", speed.OVER, "prod", 1.1)
+    table = speed.aims_table([at_least, at_most], {"one": {"cases": cases}, "two": {"cases": []}})
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert lines[0] == ["", "aim", "`one.json`", "`two.json`"]
+    assert lines[2] == ["a", "at least 3", "3.00 to 12.34", "—"]
+    assert lines[3] == ["b", "at most 1.1", "1.20; **1 of 1 short**", "—"]
+    assert speed.aims_table([at_least], {}).splitlines()[-1] == "| a | at least 3 | — |"
+    wrong = {"name": "step, fp16", "equal": False}
+    assert at_least.cell({"cases": [wrong]}).endswith("**1 of 1 short**")
+
+
+@pytest.mark.parametrize("aim", speed.CPU_AIMS, ids=lambda aim: aim.work)
+def test_every_aim_of_a_cpu_is_found_in_every_file_of_one(aim: speed.Aim) -> None:
+    results = [result for result in read_benchmarks(ROOT / "benchmarks").values() if not is_gpu(result)]
+    assert len(results) >= 2
+    assert all(aim.ratios(result) for result in results)

@@ -108,7 +108,7 @@ def test_one_device_is_verified_and_measured(monkeypatch: pytest.MonkeyPatch) ->
     assert len(step["checks"]) == 3
     saved = step["facts"]["saved_bytes"]
     assert saved["gradient checkpointing"] < saved["ours"]
-    row = cells(scaling.measured_table({"cpu": result}), "cpu")
+    row = cells(scaling.measured_table({"cpu": result}), scaling.device_text(result))
     assert float(row[2].replace(",", "")) == pytest.approx(2 / step["seconds"]["ours"]["median"], rel=0.01)
 
 

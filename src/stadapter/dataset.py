@@ -394,19 +394,19 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Stack the clips that could be read, and gather the failures of all.
 
     In a decoding process the tensors are put into shared memory here: where that is full, the error reaches the
-    training process. Later, in the thread that sends them, torch would lose the batch, and the run would wait for ever.
+    training process. In the thread that sends them it would end this one.
     """
     kept = [sample for sample in samples if sample["clip"] is not None]
     fresh = [sample for sample in kept if not sample.get("is_found")]
     batch = Batch(
         clips=_stack(fresh),
-        labels=torch.tensor([sample["label"] for sample in kept], dtype=torch.int64),  # (B, K)
-        indices=torch.tensor([sample["index"] for sample in kept], dtype=torch.int64),
+        labels=_shared(torch.tensor([sample["label"] for sample in kept], dtype=torch.int64)),  # (B, K)
+        indices=_shared(torch.tensor([sample["index"] for sample in kept], dtype=torch.int64)),
         failures=[failure for sample in samples for failure in sample["failures"]],
     )
     if any("key" in sample for sample in kept):
         batch["tokens"] = _stack([sample for sample in kept if sample["is_found"]])
-        batch["is_found"] = torch.tensor([sample["is_found"] for sample in kept])
+        batch["is_found"] = _shared(torch.tensor([sample["is_found"] for sample in kept]))
         batch["keys"] = [sample["key"] for sample in fresh]
     return batch
 
@@ -414,10 +414,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def _stack(samples: Sequence[Sample]) -> Tensor:
     """What the samples hold, one below the other; of shape (0,) where there are none."""
     clips = [sample["clip"] for sample in samples if sample["clip"] is not None]
-    stacked = torch.stack(clips) if clips else torch.empty(0)
+    return _shared(torch.stack(clips) if clips else torch.empty(0))
+
+
+def _shared(x: Tensor) -> Tensor:
     if get_worker_info() is not None:
-        stacked.share_memory_()  # type: ignore[no-untyped-call]
-    return stacked
+        x.share_memory_()  # type: ignore[no-untyped-call]
+    return x
 
 
 def _free_bytes() -> int:

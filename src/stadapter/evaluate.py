@@ -170,6 +170,7 @@ def evaluate(
     Raises:
         SettingsError: a batch size below 1, or fewer than 0 workers.
         DataError: a clip without a label or with one the model does not know; not one clip could be read.
+        TrainingError: a process that reads clips ended by itself.
         STAdapterError: the model's scores are not finite.
     """
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from stadapter.products import as_autocast, linear, product, scaled_product
+from stadapter.products import Linear, as_autocast, linear, product, scaled_product
 
 _PLAIN = frozenset(
     ("CLIPAttention", "SiglipAttention", "Dinov2Attention", "Dinov2WithRegistersAttention", "ViTAttention")
@@ -92,7 +92,7 @@ class _PlainAttention(torch.autograd.Function):
     """softmax(queries · keys · scale) · values by two products: on a CPU, in bf16, faster than the fused kernel.
 
     Queries, keys and values (S, 3, H, N, E) come together, and so do their gradients: as separate tensors they would be
-    copied more often, and kept besides (docs/log.md).
+    copied more often, and kept in addition (docs/log.md).
     """
 
     @staticmethod
@@ -131,7 +131,7 @@ class PackedMLP(nn.Module):
         x (S, N, D) ─ up ─► (S, N, M) ─ QuickGELU ─► down ─► (S, N, D)
 
     QuickGELU, x · sigmoid(1.702 x), is silu(z) / 1.702 with z = 1.702 x: the first product gives z and the second takes
-    the division, for nothing. The values are those of the layer it was made of, up to rounding; kept for the backward
+    the division at no cost. The values are those of the layer it was made of, up to rounding; kept for the backward
     pass is z alone.
     """
 
@@ -142,19 +142,25 @@ class PackedMLP(nn.Module):
         self.down: Any = mlp.get_submodule("fc2")
 
     def forward(self, x: Tensor) -> Tensor:
-        if any(parameter.requires_grad for parameter in self.parameters()):  # somebody lets it learn after all
-            learned: Tensor = self.down(QuickGELU()(self.up(x)))
-            return learned
+        if not self._is_as_taken_over():
+            changed: Tensor = self.down(QuickGELU()(self.up(x)))
+            return changed
         rows = as_autocast(x).flatten(0, -2)
         active: Tensor = _ScaledUp.apply(rows, self.up.weight, self.up.bias)  # type: ignore[no-untyped-call]
         result: Tensor = _ScaledDown.apply(active, self.down.weight, self.down.bias)  # type: ignore[no-untyped-call]
         return result.view(*x.shape[:-1], -1)
 
+    def _is_as_taken_over(self) -> bool:
+        """Whether nobody lets it learn after all, or has put something else in the place of a layer."""
+        are_plain = all(type(layer) in (nn.Linear, Linear) for layer in (self.up, self.down))
+        return are_plain and not any(parameter.requires_grad for parameter in self.parameters())
+
 
 class _ScaledUp(torch.autograd.Function):
     """silu(1.702 · up(x)), for `_ScaledDown`: their factors cancel in the backward pass, so neither applies its own.
 
-    The frozen weights of both are no saved tensors, which gradient checkpointing would compute the last product for.
+    The frozen weights of both are no saved tensors: for those gradient checkpointing would compute the last product
+    again.
     """
 
     @staticmethod

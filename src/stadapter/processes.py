@@ -1,12 +1,14 @@
 """Signals to a run, and the processes that decode for it."""
 
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -28,6 +30,8 @@ _ADVICE: dict[int, str] = {
 """The signal that ended a decoding process, and what to do."""
 
 
+_CHILD_SIGNALS = [signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []
+"""What tells that a process that this one started has ended."""
 _POLL_SECONDS = 0.002
 _STOP_SECONDS = 5.0
 """How long a decoding process may take to end when it is told to; as long as torch gives it."""
@@ -83,15 +87,19 @@ def quiet_worker(worker: int) -> None:
     torch.set_num_threads(1)
     keep_no_freed_memory()
     _keep_socket_paths_short()
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_at_a_lost_batch)  # type: ignore[attr-defined]
     for number in _stop_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
-def _keep_socket_paths_short() -> None:
-    """Hand batches on through sockets in another temporary folder where the paths of this one are too long for them.
+def _end_at_a_lost_batch(error: Exception, batch: object) -> None:
+    """End this process, as a batch cannot be sent: Python would drop it, and who waits for it would wait for ever."""
+    traceback.print_exception(error)
+    os._exit(1)
 
-    Python would lose each batch, and the process that waits for them would wait for ever.
-    """
+
+def _keep_socket_paths_short() -> None:
+    """Hand batches on through sockets in another temporary folder where the paths of this one are too long for them."""
     folders = [folder for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK | os.X_OK)]
     if folders and len(os.fsencode(tempfile.gettempdir())) + _SOCKET_NAME_BYTES > _MAX_SOCKET_PATH_BYTES:
         tempfile.tempdir = folders[0]
@@ -122,7 +130,7 @@ def stop_with_parent() -> None:
 
 @contextmanager
 def workers_of(loader: Any, turns: Turns) -> Iterator[None]:
-    """Turn the death of a decoding process in the block into a sentence, and end them all after it.
+    """Turn the death of a decoding process in the block into a sentence, and end them all after the block.
 
     Args:
         loader: a DataLoader whose workers are persistent, where it has any.
@@ -131,53 +139,73 @@ def workers_of(loader: Any, turns: Turns) -> Iterator[None]:
     Raises:
         TrainingError: a decoding process ended by itself.
     """
-    codes: list[int] = []
+    others, codes = multiprocessing.active_children(), None
     try:
         try:
             yield
         finally:
             turns.end()
-            codes = stop_workers(loader)
+            codes = _stop_workers(loader, others)
     except (RuntimeError, OSError, EOFError) as error:
         # torch tells of a death by a RuntimeError wherever this process happens to be, be it on the way here; what is
         # just being fetched from the dead one ends in another error.
-        codes = codes or stop_workers(loader)
+        if codes is None:
+            turns.end()
+            codes = _stop_workers(loader, others)
         said = str(error)
-        if isinstance(error, RuntimeError) and "shared memory" in said:
+        if "DataLoader worker" in said and "shared memory" in said:
             raise TrainingError(f"a process that decodes videos failed; {_ADVICE[signal.SIGBUS]}") from error
-        if "DataLoader worker (" in said or (not isinstance(error, RuntimeError) and any(codes)):
+        if "DataLoader worker (" in said or (any(codes) and _may_be_of_a_death(error)):
             raise TrainingError(_describe_death(codes)) from error
         raise
 
 
-def stop_workers(loader: Any) -> list[int]:
+def _may_be_of_a_death(error: Exception) -> bool:
+    """Whether an error is one that fetching from a dead process may end in."""
+    return not isinstance(error, RuntimeError) or "Pin memory thread" in str(error)
+
+
+def _stop_workers(loader: Any, others: Sequence[BaseProcess]) -> list[int]:
     """End the decoding processes of a loader now: as they ignore SIGTERM, Python would wait for them at its exit.
 
+    Args:
+        loader: a DataLoader.
+        others: child processes that are not its own.
+
     Returns:
-        The exit codes of those that ended without being killed here; below zero the signal that ended one.
+        The exit codes of those that had ended by themselves; below zero the signal that ended one.
     """
     iterator = getattr(loader, "_iterator", None)
     workers = getattr(iterator, "_workers", ())
     try:
         if iterator is not None:
             iterator._shutdown_workers()
-    except RuntimeError:  # that one is dead; the others have been told to end
+    except RuntimeError:  # torch's, that one is dead
+        until = time.monotonic() + _STOP_SECONDS
         for worker in workers:
-            worker.join(_STOP_SECONDS)
-    codes = []
-    for worker in workers:
-        if worker.is_alive():  # it waits for something that a dead one held
-            worker.kill()
-        else:
-            codes.append(worker.exitcode)
+            worker.join(max(0.0, until - time.monotonic()))
+    codes = [worker.exitcode for worker in workers if not worker.is_alive()]
+    # What is left waits for something that a dead one held, or belongs to an iterator that did not come into being.
+    left = [process for process in multiprocessing.active_children() if process not in others]
+    with _handled_by(signal.SIG_DFL, _CHILD_SIGNALS):  # torch would tell of these deaths too
+        for process in left:
+            process.kill()
+        for process in left:
+            process.join()
     return codes
 
 
 def _describe_death(codes: Iterable[int]) -> str:
     """What to tell when a decoding process has ended: how, most likely why, and what to do."""
-    number = next((-code for code in codes if code < 0), None)
-    how = f"was ended by a signal ({signal.strsignal(number)})" if number is not None else "ended by itself"
-    return f"a process that decodes videos {how}; {_ADVICE.get(number or signal.SIGKILL, _ADVICE[signal.SIGKILL])}"
+    died = [code for code in codes if code]
+    if number := next((-code for code in died if code < 0), None):
+        how = f"was ended by a signal ({signal.strsignal(number)})"
+        return f"a process that decodes videos {how}; {_ADVICE.get(number, _ADVICE[signal.SIGKILL])}"
+    how = f" with exit code {died[0]}" if died else ""
+    return (
+        f"a process that decodes videos ended by itself{how}; what it said, if anything, stands above: "
+        "--num-workers 0 decodes in the training process"
+    )
 
 
 @contextmanager
@@ -187,7 +215,7 @@ def stopped_by_signals() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    with _handled_by(stop):
+    with _handled_by(stop, _stop_signals()):
         yield
 
 
@@ -201,16 +229,18 @@ def interruption() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    with _handled_by(note):
+    with _handled_by(note, _stop_signals()):
         yield lambda: bool(received)
 
 
 @contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _handled_by(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers, numbers: Iterable[int]
+) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in _stop_signals()}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:

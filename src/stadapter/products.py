@@ -1,8 +1,8 @@
 """Matrix products by the faster of the kernels at hand.
 
 On a CPU torch leaves fp32 products to MKL, which uses AVX-512 on Intel's processors alone; oneDNN, which torch also
-carries, uses it on AMD's too, and is twice as fast there. On Intel's MKL is the faster (docs/log.md). In bf16, on both,
-oneDNN adds the bias on the way.
+carries, uses it on AMD's too, and is the faster there, on some twice as fast. On Intel's, MKL is (docs/log.md). In
+bf16, on both, oneDNN adds the bias on the way.
 """
 
 # R rows, I inner, O outer width
@@ -55,10 +55,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def as_autocast(x: Tensor) -> Tensor:
-    """A tensor in the precision that products of it are computed in: that of autocast, where that is on."""
+    """A tensor in the precision that products of it are computed in: that of autocast, where that is on.
+
+    Doubles stay what they are, as torch's autocast has it.
+    """
+    return x.to(_product_dtype(x))
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
-    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return x.to(torch.get_autocast_dtype(kind)) if is_on else x
+    is_on = x.dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_on else x.dtype
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -82,13 +89,12 @@ def scaled_product(x: Tensor, weight: Tensor, bias: Tensor, *, scale: float, bia
 
 
 def has_fast_kernel(x: Tensor) -> bool:
-    """Whether products with x are computed by oneDNN: on a CPU with AVX-512, outside of tracing.
-
-    In bf16, and in fp32 where MKL is the slower.
+    """Whether products with x are computed by oneDNN: on a CPU with AVX-512, outside of tracing, in bf16, and in fp32
+    where MKL is the slower.
     """
     if x.device.type != "cpu" or is_traced():
         return False
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    dtype = _product_dtype(x)
     is_faster = dtype == torch.bfloat16 or (dtype == torch.float32 and not _is_of_intel())
     return x.dtype.is_floating_point and is_faster and _is_at_hand() and x.numel() > 0 and not _AS_ELSEWHERE.get()
 
@@ -163,11 +169,11 @@ def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """The gradient (O, I) of a weight, from those of the results (R, O) and the inputs (R, I)."""
     if x.dtype == torch.float32 and has_fast_kernel(x):
         if gradient.shape[1] > x.shape[1]:  # the narrower one costs less to transpose
-            return product(_transposed(x), gradient.mT).mT
+            return product(_transposed(x), gradient.contiguous().mT).mT
         return product(_transposed(gradient), x.mT)
     return gradient.mT @ x  # torch asks the faster library itself, in bf16 oneDNN
 
 
 def _transposed(x: Tensor) -> Tensor:
-    """The transpose of a matrix, laid out anew. torch copies one on one thread, a stack of one on all."""
+    """The transpose, laid out anew. torch transposes a matrix on one thread, but a stack of one matrix on all."""
     return x.mT[None].contiguous()[0]
