@@ -185,8 +185,10 @@ def _stop_workers(loader: Any, others: Sequence[BaseProcess]) -> list[int]:
         for worker in workers:
             worker.join(max(0.0, until - time.monotonic()))
     codes = [worker.exitcode for worker in workers if not worker.is_alive()]
-    # What is left waits for something that a dead one held, or belongs to an iterator that did not come into being.
-    left = [process for process in multiprocessing.active_children() if process not in others]
+    # What is left waits for something that a dead one held …
+    left = [worker for worker in workers if worker.is_alive()]
+    if iterator is None and loader.num_workers:  # … or was started for an iterator that did not come into being.
+        left = [process for process in multiprocessing.active_children() if process not in others]
     with _handled_by(signal.SIG_DFL, _CHILD_SIGNALS):  # torch would tell of these deaths too
         for process in left:
             process.kill()
