@@ -1,5 +1,6 @@
 """Decoding and computing in turns, in real decoding processes."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -135,6 +136,17 @@ def test_other_errors_stay_what_they_are(error: type[Exception]) -> None:
     loader = make_loader(turns)
     with pytest.raises(error, match="as it was"):
         leave_early(loader, turns, error("as it was"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EMFILE, "Too many open files"), RuntimeError("Too many open files. Communication with the …")],
+    ids=["system", "torch"],
+)
+def test_too_many_open_files_are_told_with_what_to_do(error: Exception) -> None:
+    turns = Turns(are_taken=True)
+    with pytest.raises(TrainingError, match="ulimit -n"):
+        leave_early(make_loader(turns), turns, error)
 
 
 class Unsendable:

@@ -1,5 +1,6 @@
 """Signals to a run, and the processes that decode for it."""
 
+import errno
 import multiprocessing
 import multiprocessing.queues
 import os
@@ -30,6 +31,7 @@ _ADVICE: dict[int, str] = {
 """The signal that ended a decoding process, and what to do."""
 
 
+_TOO_MANY_FILES = os.strerror(errno.EMFILE)
 _CHILD_SIGNALS = [signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []
 """What tells that a process that this one started has ended."""
 _POLL_SECONDS = 0.002
@@ -155,6 +157,11 @@ def workers_of(loader: Any, turns: Turns) -> Iterator[None]:
         said = str(error)
         if "DataLoader worker" in said and "shared memory" in said:
             raise TrainingError(f"a process that decodes videos failed; {_ADVICE[signal.SIGBUS]}") from error
+        if loader.num_workers and _TOO_MANY_FILES in said:
+            raise TrainingError(
+                "too many open files to get batches from the processes that decode videos: raise the limit "
+                "(ulimit -n 4096), or use fewer --num-workers"
+            ) from error
         if "DataLoader worker (" in said or (any(codes) and _may_be_of_a_death(error)):
             raise TrainingError(_describe_death(codes)) from error
         raise
