@@ -21,6 +21,9 @@ from stadapter.compare.tables import markdown_table
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "benchmarks"
 HEADERS = ("", "ours", "times as fast as", "times its floor", "of the product rate")
+Kind = Literal["times_as_fast_as", "times_the_floor"]
+FASTER: Kind = "times_as_fast_as"
+OVER: Kind = "times_the_floor"
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,14 @@ class Aim:
     work: str
     cases: str
     """The cases' names, a regular expression."""
-    kind: Literal["times_as_fast_as", "times_the_floor"]
-    """A ratio that is to be at least the limit, or at most."""
+    kind: Kind
+    """Which ratio: FASTER is to be at least the limit, OVER at most."""
     beside: str
     """How the name of the side begins that ours is compared with."""
     limit: float
 
     def __str__(self) -> str:
-        return f"at {'least' if self.kind == 'times_as_fast_as' else 'most'} {self.limit:g}"
+        return f"at {'least' if self.kind == FASTER else 'most'} {self.limit:g}"
 
     def ratios(self, result: Mapping[str, Any]) -> list[float]:
         """Those of a file, to two digits behind the point; not a number for a case that was not equal, so not timed."""
@@ -60,11 +63,9 @@ class Aim:
         return f"{span}; **{num_short} of {len(ratios)} short**" if num_short else span
 
     def _is_reached(self, ratio: float) -> bool:
-        return ratio >= self.limit if self.kind == "times_as_fast_as" else ratio <= self.limit
+        return ratio >= self.limit if self.kind == FASTER else ratio <= self.limit
 
 
-FASTER: Literal["times_as_fast_as"] = "times_as_fast_as"
-OVER: Literal["times_the_floor"] = "times_the_floor"
 CPU_AIMS = (
     Aim("convolution with its changes of layout, both passes", "convolution .*backward, .*", FASTER, "as released", 5),
     Aim("adapter alone, both passes, over its products", "adapter, forward and backward, .*", OVER, "matrix", 1.12),
@@ -146,8 +147,7 @@ def table(part: str, result: Mapping[str, Any]) -> str:
     for case in (case for case in result["cases"] if case["part"] == part):
         ours = seconds_text(case["seconds"]["ours"]["median"]) if case["equal"] else "not equal: not timed"
         ratios = [
-            "; ".join(f"{ratio:.2f} {name}" for name, ratio in case.get(kind, {}).items())
-            for kind in (FASTER, "times_the_floor")
+            "; ".join(f"{ratio:.2f} {name}" for name, ratio in case.get(kind, {}).items()) for kind in (FASTER, OVER)
         ]
         lines.append([case["name"], ours, *ratios, share_of_rate(case, result) if case["equal"] else ""])
     return markdown_table(HEADERS, lines)

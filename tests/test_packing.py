@@ -142,6 +142,13 @@ def test_a_packed_mlp_that_is_unfrozen_learns() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_a_packed_mlp_asks_a_layer_that_somebody_put_into_it() -> None:
+    mlp, packed_mlp = mlp_and_packed()
+    packed_mlp.down = nn.Sequential(packed_mlp.down, nn.Tanh()).requires_grad_(False)  # as LoRA wraps a layer
+    x = torch.randn(2, 5, WIDTH)
+    torch.testing.assert_close(packed_mlp(x), mlp(x).tanh())
+
+
 def forward_and_back(module: nn.Module, x: Tensor) -> list[Tensor]:
     result = module(x)
     return [result.detach(), *torch.autograd.grad(result.square().sum(), x)]

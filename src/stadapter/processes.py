@@ -89,6 +89,7 @@ def quiet_worker(worker: int) -> None:
     torch.set_num_threads(1)
     keep_no_freed_memory()
     _keep_socket_paths_short()
+    # Python's hook for a batch that cannot be sent; the class is torch's queues' too, and this process has no other.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_at_a_lost_batch)  # type: ignore[attr-defined]
     for number in _stop_signals():
         signal.signal(number, signal.SIG_IGN)
