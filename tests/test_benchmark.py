@@ -63,7 +63,7 @@ def write_stand_in(folder: Path, models: str = "import configs\n", clips: str = 
     return folder
 
 
-def test_the_sides_take_turns() -> None:
+def test_the_sides_take_turns_in_an_order_that_changes() -> None:
     called: list[str] = []
 
     def side(name: str) -> Callable[[], None]:
@@ -73,9 +73,12 @@ def test_the_sides_take_turns() -> None:
 
         return call
 
-    samples = take_turns({"a": side("a"), "b": side("b")}, repeats=3, synchronise=no_wait)
-    assert called == ["a", "b", *["a", "b"] * 3]
-    assert {name: len(values) for name, values in samples.items()} == {"a": 3, "b": 3}
+    samples = take_turns({"a": side("a"), "b": side("b")}, repeats=8, synchronise=no_wait)
+    rounds = [tuple(called[start : start + 2]) for start in range(2, len(called), 2)]
+    assert called[:2] == ["a", "b"]
+    assert len(rounds) == 8
+    assert set(rounds) == {("a", "b"), ("b", "a")}
+    assert {name: len(values) for name, values in samples.items()} == {"a": 8, "b": 8}
     assert all(0.03 <= seconds < 1 for values in samples.values() for seconds in values)
 
 
@@ -98,15 +101,20 @@ def test_what_is_not_equal_is_not_timed() -> None:
 
 
 def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter([0.03, 0.03, 0.03, 0.06, 0.06, 0.12, 0.02, 0.04])  # the second round is a slow one
     now = 0.0
     monkeypatch.setitem(timing._CLOCKS, "wall", lambda: now)
 
-    def call() -> None:
-        nonlocal now
-        now += next(seconds)
+    def side(*seconds: float) -> Callable[[], None]:
+        left = iter(seconds)
 
-    result = measure(Case("part", "case", ours=call, others={"other": call}), repeats=3, synchronise=no_wait)
+        def call() -> None:
+            nonlocal now
+            now += next(left)
+
+        return call
+
+    ours, other = side(0.03, 0.03, 0.06, 0.02), side(0.03, 0.06, 0.12, 0.04)  # the second round is a slow one
+    result = measure(Case("part", "case", ours=ours, others={"other": other}), repeats=3, synchronise=no_wait)
     assert result["times_as_fast_as"]["other"] == pytest.approx(2)
     assert len(result["seconds"]["ours"]["samples"]) == 3
 

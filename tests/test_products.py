@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stadapter import products
-from stadapter.products import Linear, has_fast_kernel, linear, replace_linear, scaled_product
+from stadapter.products import Linear, added_product, has_fast_kernel, linear, replace_linear, scaled_product
 
 needs_the_kernel = pytest.mark.skipif(
     not has_fast_kernel(torch.ones(1, dtype=torch.bfloat16)),
@@ -56,6 +56,23 @@ def test_a_scaled_product_is_that_of_scaled_operands(outer: int, dtype: torch.dt
     expected = 1.7 * F.linear(x.double(), weight.double()) + 0.3 * bias.double()
     assert found.dtype == dtype
     assert (found - expected).norm() <= LIMITS[dtype] * expected.norm()
+
+
+@both_dtypes
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_an_added_product_is_the_sum_and_what_it_is_added_to_stays(has_bias: bool, dtype: torch.dtype) -> None:
+    y, x, weight = random(5, 16, dtype=dtype, seed=3), random(5, 24, dtype=dtype), random(24, 16, dtype=dtype).mT
+    bias, before = random(16, dtype=dtype, seed=2) if has_bias else None, y.clone()
+    found = added_product(y, x, weight, bias)
+    expected = y.double() + F.linear(x.double(), weight.double(), bias.double() if bias is not None else None)
+    assert found.dtype == dtype
+    assert (found - expected).norm() <= LIMITS[dtype] * expected.norm()
+    assert torch.equal(y, before)
+
+
+def test_a_product_in_bf16_is_added_to_fp32_in_fp32() -> None:
+    y, x, weight = random(5, 16), random(5, 24, dtype=torch.bfloat16), random(16, 24, dtype=torch.bfloat16)
+    assert torch.equal(added_product(y, x, weight), y + F.linear(x, weight).float())
 
 
 @both_dtypes

@@ -12,6 +12,17 @@ def test_only_matrices_are_decayed() -> None:
     assert [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups] == [(0.5, 1), (0.0, 1)]
 
 
+def test_the_optimizer_steps_as_adamw_is_defined() -> None:
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4)) for _ in range(2))
+    optimizers = [make_optimizer({"a": ours}, lr=0.1, weight_decay=0.5)]
+    optimizers.append(torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.5, foreach=False, fused=False))
+    for step in range(3):
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = torch.full_like(parameter, 0.3 - step)
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_what_is_added_to_tokens_is_not_decayed() -> None:
     shapes = {"trunk.blocks.0.before_attention.time_embedding.weight": (8, 4), "trunk.embeddings.cls_token": (1, 1, 4)}
     trained = {name: torch.nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}

@@ -218,10 +218,8 @@ def put_back(
         with torch.no_grad():
             parameter.copy_(tensors[f"parameter/{name}"])
         if f"step/{name}" in tensors:
-            # AdamW keeps its step count on the CPU and its moments beside the parameter.
             optimizer.state[parameter] = {
-                moment: tensors[f"{moment}/{name}"].to("cpu" if moment == "step" else parameter.device, copy=True)
-                for moment in _MOMENTS
+                moment: tensors[f"{moment}/{name}"].to(parameter.device, copy=True) for moment in _MOMENTS
             }
 
 

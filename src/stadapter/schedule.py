@@ -88,11 +88,14 @@ TimeSformer and AIM leave theirs out too."""
 
 
 def make_optimizer(trained: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over the trained parameters, by name; vectors (biases, norms) and embeddings are not decayed."""
+    """AdamW over the trained parameters, by name; vectors (biases, norms) and embeddings are not decayed.
+
+    Fused: one pass over what it reads and writes, not one for each of its operations (docs/log.md).
+    """
     decayed = [p for name, p in trained.items() if p.ndim > 1 and not any(part in name for part in _NOT_DECAYED)]
     kept = [p for name, p in trained.items() if p.ndim <= 1 or any(part in name for part in _NOT_DECAYED)]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
 def learning_rate_share(step: int, total: int, warmup_fraction: float) -> float:

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from stadapter.errors import SettingsError
 from stadapter.layers import Activation, activation_gradient, insert_adapters, make_activation
-from stadapter.products import as_autocast, is_traced, linear, product, weight_gradient
+from stadapter.products import added_product, as_autocast, is_traced, linear, product, weight_gradient
 from stadapter.vit import ImageViT, TokenLayout
 
 
@@ -93,11 +93,11 @@ class _InOnePiece(torch.autograd.Function):
         mixed = _convolve(hidden, layout, conv, conv_bias)
         active = activation(mixed)
         active[:, :, : layout.num_prefix] = 0
-        update = product(active.flatten(0, 2), up, up_bias).view(x.shape)
-        update[:, : layout.num_prefix] = 0
+        y = added_product(x.flatten(0, 1), active.flatten(0, 2), up, up_bias).view(x.shape)
+        y[:, : layout.num_prefix] = x[:, : layout.num_prefix]
         context.save_for_backward(tokens, hidden, mixed, active, down, conv, up)
         context.layout, context.activation = layout, activation
-        return update.add_(x) if update.dtype == x.dtype else x + update.to(x.dtype)
+        return y
 
     @staticmethod
     @once_differentiable
@@ -112,8 +112,7 @@ class _InOnePiece(torch.autograd.Function):
         of_hidden = of_hidden.flatten(0, 2)  # (B*T*N, A)
         of_x = None
         if context.needs_input_grad[0]:
-            of_x = product(of_hidden, down.mT).view(gradient.shape)
-            of_x = of_x.add_(gradient) if of_x.dtype == gradient.dtype else gradient + of_x.to(gradient.dtype)
+            of_x = added_product(gradient.flatten(0, 1), of_hidden, down.mT).view(gradient.shape)
         return (
             of_x,
             None,
