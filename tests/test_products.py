@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stadapter import products
-from stadapter.products import Linear, added_product, has_fast_kernel, linear, replace_linear, scaled_product
+from stadapter.products import (
+    Linear,
+    added_product,
+    count_products,
+    has_fast_kernel,
+    linear,
+    replace_linear,
+    scaled_product,
+)
 
 needs_the_kernel = pytest.mark.skipif(
     not has_fast_kernel(torch.ones(1, dtype=torch.bfloat16)),
@@ -63,7 +71,9 @@ def test_a_scaled_product_is_that_of_scaled_operands(outer: int, dtype: torch.dt
 def test_an_added_product_is_the_sum_and_what_it_is_added_to_stays(has_bias: bool, dtype: torch.dtype) -> None:
     y, x, weight = random(5, 16, dtype=dtype, seed=3), random(5, 24, dtype=dtype), random(24, 16, dtype=dtype).mT
     bias, before = random(16, dtype=dtype, seed=2) if has_bias else None, y.clone()
-    found = added_product(y, x, weight, bias)
+    with count_products() as counter:
+        found = added_product(y, x, weight, bias)
+    assert counter.get_total_flops() == 2 * 5 * 24 * 16
     expected = y.double() + F.linear(x.double(), weight.double(), bias.double() if bias is not None else None)
     assert found.dtype == dtype
     assert (found - expected).norm() <= LIMITS[dtype] * expected.norm()
