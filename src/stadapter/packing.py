@@ -176,8 +176,7 @@ class _ScaledUp(torch.autograd.Function):
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (z,) = context.saved_tensors
-        # In the place of the gradient, which `_ScaledDown` made for this alone: the widest tensor is not written twice.
-        of_z = torch.ops.aten.silu_backward.grad_input(gradient, z, grad_input=gradient)
+        of_z = torch.ops.aten.silu_backward(gradient, z)
         return product(of_z, context.weight.to(z.dtype).mT), None, None
 
 
