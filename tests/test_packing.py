@@ -356,7 +356,7 @@ def test_a_bf16_trunk_is_not_cast_in_a_step(family: str) -> None:
     model = build_model(backbone=make_trunk(family), tuning=CASES["linear-probe"], labels=LABELS)
     model.cast_trunk(torch.bfloat16)
     model.trunk.use_attention("eager")
-    with torch.profiler.profile(record_shapes=True) as profile, torch.autocast("cpu", torch.bfloat16):
+    with torch.profiler.profile(record_shapes=True, acc_events=True) as profile, torch.autocast("cpu", torch.bfloat16):
         model.trunk(make_clips())
     weights = {tuple(p.shape) for p in model.trunk.parameters() if p.ndim == 2}
     cast = [tuple(event.input_shapes[0]) for event in profile.events() if event.name == "aten::_to_copy"]

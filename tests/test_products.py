@@ -172,7 +172,7 @@ def test_other_precisions_are_left_to_torch() -> None:
         assert linear(x, weight.bfloat16()).dtype == torch.bfloat16
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace", "ignore::torch.jit.TracerWarning")
 def test_a_layer_can_be_traced_and_transformed_in_the_other_ways_too() -> None:
     layer, x = Linear(24, 16), random(5, 24)
     torch.testing.assert_close(torch.jit.trace(layer, (x,))(x), layer(x))  # type: ignore[no-untyped-call]
