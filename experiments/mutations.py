@@ -31,10 +31,10 @@ import numpy as np
 import torch
 
 import damage
-from stadapter import VideoError, __version__, boxes, sampling, synthetic, video
+from stadapter import VideoError, __version__, sampling, synthetic
 from stadapter.clips import ClipConfig, load_clip
 from stadapter.transforms import Augmentation
-from stadapter.video import VideoReader, probe, read_frames
+from stadapter.video import VideoReader, boxes, is_video, limits, probe, read_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "mutations" / "campaign.json"
@@ -72,7 +72,7 @@ def main() -> None:
         write_page()
         return
     flags.work.mkdir(parents=True)
-    given = [path for folder in flags.sources for path in sorted(folder.rglob("*")) if video.is_video(path)]
+    given = [path for folder in flags.sources for path in sorted(folder.rglob("*")) if is_video(path)]
     made = write_sources(flags.work / "sources")
     variants = write_variants(flags.work / "variants", made, given, count=flags.count, seed=flags.seed)
     result = {"command": command(flags), "num_given": len(given), "num_made": len(made), **setting()}
@@ -97,12 +97,12 @@ def setting() -> dict[str, Any]:
         "versions": {"stadapter": __version__, "PyAV": av.__version__, "torch": torch.__version__},
         "cores": os.cpu_count(),
         "limits": {
-            "frame_pixels": video.MAX_FRAME_PIXELS,
-            "frames": video.MAX_FRAMES,
+            "frame_pixels": limits.MAX_FRAME_PIXELS,
+            "frames": limits.MAX_FRAMES,
             "samples": boxes.MAX_SAMPLES,
             "edited_samples": boxes.MAX_EDITED_SAMPLES,
-            "seconds": video.MAX_SECONDS,
-            "seconds_per_mebibyte": video.MAX_SECONDS_PER_MEBIBYTE,
+            "seconds": limits.MAX_SECONDS,
+            "seconds_per_mebibyte": limits.MAX_SECONDS_PER_MEBIBYTE,
         },
     }
 
@@ -429,7 +429,7 @@ All of this together took {median:.2f} s of the processor for a video in the med
 
 ## The limits
 
-Of one video, as `stadapter.video` and `stadapter.boxes` state them:
+Of one video, as `limits` and `boxes` of `stadapter.video` state them:
 
 | what | limit |
 |---|---|

@@ -11,10 +11,10 @@ import pytest
 
 import damage
 from damage import Node
-from stadapter.boxes import MAX_EDITED_SAMPLES, MAX_SAMPLES, check_tables
 from stadapter.errors import VideoError
 from stadapter.synthetic import write_clips
 from stadapter.video import read_frames
+from stadapter.video.boxes import MAX_EDITED_SAMPLES, MAX_SAMPLES, check_tables
 
 
 def changed(path: Path, change: Callable[[list[Node]], None]) -> Path:

@@ -18,6 +18,7 @@ from stadapter.errors import SettingsError, VideoError
 from stadapter.sampling import random_uniform_indices
 from stadapter.transforms import Augmentation
 from stadapter.video import VideoReader, read_frames
+from stadapter.video.packets import Packets
 
 SMALL = ClipConfig(num_frames=4, size=32)
 EVERYTHING = Augmentation(flip=True, colour_jitter=0.4)
@@ -210,14 +211,12 @@ def test_a_truncated_video_gives_a_clip_of_the_frames_that_came(
 def test_frames_are_chosen_again_when_fewer_came_than_promised(
     clip_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stadapter.video import _VideoFile
+    decode = Packets.decode
 
-    decode = _VideoFile._decode
+    def decode_half(self: Packets, *arguments: Any, **named: Any) -> Any:
+        return (frame for frame in decode(self, *arguments, **named) if frame.pts < 10 * 512)
 
-    def decode_half(self: _VideoFile, packets: object, wanted: object) -> object:
-        return (frame for frame in decode(self, packets, wanted) if frame.pts < 10 * 512)
-
-    monkeypatch.setattr(_VideoFile, "_decode", decode_half)
+    monkeypatch.setattr(Packets, "decode", decode_half)
     clip = load_clip(clip_path, SMALL)
     monkeypatch.undo()
     assert torch.equal(clip, clip_from_array(decoded(clip_path)[:10], SMALL))

@@ -13,7 +13,7 @@ import pytest
 
 import damage
 import mutations
-from stadapter import video
+from stadapter.video import limits
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_OF_EACH = len(damage.MUTATIONS) + 1
@@ -34,7 +34,7 @@ def test_good_videos_are_read_exactly_in_a_process_of_their_own(sources: list[Pa
 def test_a_small_campaign_ends_with_every_video_read_or_refused_by_name(
     sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video, "MAX_SECONDS", 0.5)  # for those that would take all the time they are given
+    monkeypatch.setattr(limits, "MAX_SECONDS", 0.5)  # for those that would take all the time they are given
     monkeypatch.setattr(mutations, "CLOCK_SECONDS", 120.0)
     variants = mutations.write_variants(tmp_path / "variants", sources, [], count=ONE_OF_EACH, seed=1)
     rows = mutations.read_all(variants)
@@ -97,7 +97,7 @@ def test_the_published_campaign_is_as_large_as_promised_and_without_a_crash() ->
     assert result["train"]["exit_code"] == 0
     assert result["train_default"]["exit_code"] == 1
     assert "could not be read" in result["train_default"]["last_words"]
-    assert result["limits"]["frame_pixels"] == video.MAX_FRAME_PIXELS
+    assert result["limits"]["frame_pixels"] == limits.MAX_FRAME_PIXELS
 
 
 @pytest.mark.slow

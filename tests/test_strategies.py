@@ -205,7 +205,9 @@ def test_a_strategy_goes_through_json_and_back(strategy: str) -> None:
     assert tuning_from_json(json.loads(json.dumps(values))) == tuning
 
 
-EXPORTS_TIME = pytest.mark.skipif(torch.__version__ < "2.13", reason="torch before 2.13 exports it for one length alone")
+EXPORTS_TIME = pytest.mark.skipif(
+    torch.__version__ < "2.13", reason="torch before 2.13 exports it for one length alone"
+)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,13 @@ import torch
 from PIL import Image
 
 import damage
-from stadapter import video
 from stadapter.errors import VideoError
-from stadapter.video import VideoReader, is_video, probe, read_frames
+from stadapter.video import VideoInfo, VideoReader, is_video, probe, read_frames
+from stadapter.video import packets as video_packets
+from stadapter.video.file import VideoFile
+from stadapter.video.limits import MAX_SECONDS
+from stadapter.video.packets import Packets
+from stadapter.video.segment import Segment
 
 Frames = npt.NDArray[np.uint8]
 
@@ -96,7 +100,7 @@ def assert_exact(path: Path) -> None:
 def packets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test as for small files and as for large ones."""
     if request.param == "read again from the file":
-        monkeypatch.setattr(video, "_MAX_HELD_BYTES", 100)
+        monkeypatch.setattr("stadapter.video.packets._MAX_HELD_BYTES", 100)
 
 
 @pytest.mark.usefixtures("packets")
@@ -150,14 +154,14 @@ def test_segments_of_uneven_frame_times_are_cut_by_time(shared: Path) -> None:
 def count_fed_packets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list that grows by the skip setting of each packet given to a decoder."""
     fed: list[str] = []
-    feed = video._frames
+    feed = video_packets._decoded
 
     def spy(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
         if packet is not None:
             fed.append(context.skip_frame)
         return feed(context, packet)
 
-    monkeypatch.setattr(video, "_frames", spy)
+    monkeypatch.setattr(video_packets, "_decoded", spy)
     return fed
 
 
@@ -177,14 +181,14 @@ def test_frames_that_nobody_needs_are_not_decoded(
 ) -> None:
     path = write_video(tmp_path / "clip.mp4", 60, codec=codec, options=options)
     fed = count_fed_packets(monkeypatch)
-    feed, came = video._frames, []
+    feed, came = video_packets._decoded, []
 
     def spy(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame]:
         frames = feed(context, packet)
         came.extend(frames)
         return frames
 
-    monkeypatch.setattr(video, "_frames", spy)
+    monkeypatch.setattr(video_packets, "_decoded", spy)
     read_frames(path, [10, 22, 34, 46])
     assert len(came) <= 0.7 * len(fed)
 
@@ -200,7 +204,7 @@ def test_a_segment_of_a_long_video_is_found_without_reading_all_of_it(tmp_path: 
     path = write_video(tmp_path / "clip.mp4", 500)
     with VideoReader(path, 10, 11) as reader:
         assert reader.num_frames == 25
-        assert len(reader._source._entries) < 50
+        assert len(reader._source._packets.entries) < 50
 
 
 @pytest.mark.parametrize(
@@ -398,7 +402,7 @@ def test_a_video_of_too_many_frames_is_refused_and_its_segments_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "clip.mp4", 50)
-    monkeypatch.setattr(video, "MAX_FRAMES", 49)
+    monkeypatch.setattr("stadapter.video.packets.MAX_FRAMES", 49)
     with pytest.raises(VideoError, match=r"clip\.mp4: more than 49 frames"):
         VideoReader(path)
     with VideoReader(path, 0, 1) as reader:
@@ -425,7 +429,7 @@ def test_a_video_that_takes_too_long_is_given_up_by_name(
 ) -> None:
     path = write_video(tmp_path / name, 50)
     with VideoReader(path) as reader:
-        monkeypatch.setattr(video, "time", Clock(step_seconds=1000))
+        monkeypatch.setattr("stadapter.video.limits.time", Clock(step_seconds=1000))
         for read in (lambda: reader.read([40]), reader.info, reader.decode_all):
             with pytest.raises(VideoError, match=f"^{name}: given up after 20 s of processor time"):
                 read()
@@ -438,10 +442,10 @@ def test_every_reading_has_the_whole_time_and_larger_files_have_more(
 ) -> None:
     path = write_video(tmp_path / "clip.mp4", 20)
     clock = Clock(step_seconds=0)
-    monkeypatch.setattr(video, "time", clock)
+    monkeypatch.setattr("stadapter.video.limits.time", clock)
     with VideoReader(path) as reader:
         for _ in range(3):
-            clock.now += video.MAX_SECONDS
+            clock.now += MAX_SECONDS
             assert len(reader.read([0, 19])) == 2
     with path.open("ab") as file:
         file.truncate(path.stat().st_size + 2**20)
@@ -454,7 +458,7 @@ def test_time_in_which_the_processor_does_something_else_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "clip.mp4", 20)
-    monkeypatch.setattr(video, "time", Clock(step_seconds=15, share=0.01))
+    monkeypatch.setattr("stadapter.video.limits.time", Clock(step_seconds=15, share=0.01))
     assert len(read_frames(path, [0, 19])) == 2
 
 
@@ -471,7 +475,7 @@ def test_repeated_and_unsorted_numbers_give_their_frames(tmp_path: Path) -> None
     assert np.array_equal(frames, expected[[7, 0, 7, 3, 0]])
 
 
-@pytest.mark.parametrize("step", ["_open", "_entry", "_pixels"])
+@pytest.mark.parametrize("step", ["packets.open_container", "packets._entry", "file._pixels"])
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("internal\nmore"), av.error.PatchWelcomeError(1, "odd")])
 def test_whatever_a_decoder_raises_names_the_file(
     step: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -481,7 +485,7 @@ def test_whatever_a_decoder_raises_names_the_file(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(video, step, fail)
+    monkeypatch.setattr(f"stadapter.video.{step}", fail)
     with pytest.raises(
         VideoError, match=r"^clip\.mp4: cannot be decoded \([^\n]+\); the file is damaged, or too large$"
     ):
@@ -509,7 +513,7 @@ def test_an_empty_path_is_not_the_working_directory() -> None:
 
 def test_probe_tells_size_rate_and_length(tmp_path: Path) -> None:
     info = probe(write_video(tmp_path / "clip.mp4", 50))
-    assert info == video.VideoInfo(50, 2.0, 64, 48, "h264", 25.0, announced_frames=50)
+    assert info == VideoInfo(50, 2.0, 64, 48, "h264", 25.0, announced_frames=50)
 
 
 CUT_SHORT = {
@@ -589,7 +593,7 @@ def test_frames_keep_the_memory_layout_that_the_fast_resize_needs(tmp_path: Path
 
 
 def forbid_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "_may_open_at_a_glance", lambda path: False)
+    monkeypatch.setattr("stadapter.video.file.may_open_at_a_glance", lambda path: False)
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -598,12 +602,12 @@ def test_a_glance_at_a_file_tells_what_a_closer_look_tells(
 ) -> None:
     codec, options = CLIPS[name]
     path = write_video(tmp_path / name, codec=codec, options=options)
-    at_a_glance, segment = video._VideoFile(path, None, None), video._VideoFile(path, 0.5, 1.5)
-    assert at_a_glance._at_a_glance == (Path(name).suffix in (".mp4", ".webm"))
+    at_a_glance, segment = VideoFile(path, Segment()), VideoFile(path, Segment(0.5, 1.5))
+    assert at_a_glance._packets.opened.at_a_glance == (Path(name).suffix in (".mp4", ".webm"))
     forbid_a_glance(monkeypatch)
-    closer, closer_segment = video._VideoFile(path, None, None), video._VideoFile(path, 0.5, 1.5)
-    assert not closer._at_a_glance
-    assert at_a_glance._entries == closer._entries
+    closer, closer_segment = VideoFile(path, Segment()), VideoFile(path, Segment(0.5, 1.5))
+    assert not closer._packets.opened.at_a_glance
+    assert at_a_glance._packets.entries == closer._packets.entries
     assert (at_a_glance._order, segment._order) == (closer._order, closer_segment._order)
     assert at_a_glance.info() == closer.info()
     for file in (at_a_glance, segment, closer, closer_segment):
@@ -613,13 +617,13 @@ def test_a_glance_at_a_file_tells_what_a_closer_look_tells(
 def test_a_frame_that_did_not_come_is_looked_for_closer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "clip.mp4", 30)
     expected, _ = decode_everything(path)
-    decode = video._VideoFile._decode
+    decode = Packets.decode
 
-    def lose_frames(self: video._VideoFile, *arguments: Any) -> Any:
-        frames = decode(self, *arguments)
-        return (frame for frame in frames if not self._at_a_glance or (frame.pts or 0) // 512 % 2)
+    def lose_frames(self: Packets, *arguments: Any, **named: Any) -> Any:
+        frames = decode(self, *arguments, **named)
+        return (frame for frame in frames if not self.opened.at_a_glance or (frame.pts or 0) // 512 % 2)
 
-    monkeypatch.setattr(video._VideoFile, "_decode", lose_frames)
+    monkeypatch.setattr(Packets, "decode", lose_frames)
     with VideoReader(path) as reader:
         for wanted in ([1, 2, 3], [4]):
             assert np.array_equal(reader.read(wanted).permute(0, 2, 3, 1).numpy(), expected[wanted])

@@ -1,0 +1,167 @@
+"""Which videos there are and what each one shows: read from folders or lists, split, checked. None is opened.
+
+folder per class        gestures/left/a.mp4, gestures/up/subject1/b.mp4, gestures/up/c/0001.jpg, 0002.jpg …
+folders per split       gestures/train/left/a.mp4, gestures/val/left/b.mp4     (val, validation or test)
+CSV                     path,label  or  path,label,start,end  (seconds); two columns may come without a header
+                        path,label:verb,label:noun  for a class of each of several heads
+released list           <path> <class number>                 paths may hold spaces
+public data sets        the annotations of Kinetics, Something-Something-v2 and others: see `layouts`
+"""
+
+import os
+from pathlib import Path
+
+from stadapter.errors import DataError, SettingsError, counted, listed
+from stadapter.layouts import LabelKind, OnProblem, recognise
+from stadapter.manifest.annotations import read_annotations, read_parts
+from stadapter.manifest.checks import check_labelled, check_trainable
+from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
+from stadapter.manifest.folders import VALIDATION_FOLDERS, read_class_folders, read_train_folder, split_folders, walk
+from stadapter.manifest.holdout import hold_out
+from stadapter.manifest.lists import read_list
+from stadapter.manifest.paths import absolute, looks_like_video, size_bytes
+
+__all__ = [
+    "Entry",
+    "Manifest",
+    "find_videos",
+    "looks_like_video",
+    "read_manifest",
+    "read_splits",
+    "size_bytes",
+    "sort_labels",
+]
+
+
+def refuse(problem: str) -> None:
+    """Do not go on.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(problem)
+
+
+def read_manifest(
+    data: str | os.PathLike[str],
+    *,
+    video_root: str | os.PathLike[str] | None = None,
+    label_kind: LabelKind = "action",
+    split_number: int = 1,
+    on_problem: OnProblem = refuse,
+) -> Manifest:
+    """Read the videos and labels of a folder per class, a CSV, a released list or a public data set's annotations.
+
+    Of a folder of annotations this is the validation part, else the test part. Everything that is wrong is told to
+    `on_problem`; where that does not raise, what is left is returned.
+
+    Args:
+        data: the folder or list.
+        video_root: the folder that the paths in a list are relative to, by default that of the list; with the
+            annotations of a public data set, a folder that holds its videos at any depth, by default that of the
+            annotations or the one above.
+        label_kind: what EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class; with
+            verb+noun every clip has a class of each of two heads.
+        split_number: which of the splits of UCF101 or HMDB51, where a folder holds several.
+
+    Raises:
+        DataError: nothing there, no videos, a class folder without videos, a list that cannot be understood
+            or whose files do not exist, or a folder of splits (name one of them, or use `read_splits`).
+    """
+    source = absolute(data)
+    if not os.path.exists(source):
+        on_problem(f"{data}: no such file or folder; expected a folder of class folders, a CSV or a list")
+        return NOTHING
+    try:
+        if annotations := recognise(source, split_number=split_number):
+            return read_annotations(
+                annotations, annotations.held_out or "train", source, video_root, label_kind, on_problem
+            )
+    except DataError as error:
+        on_problem(str(error))
+        return NOTHING
+    if source.is_file():
+        return read_list(source, absolute(video_root) if video_root is not None else source.parent, on_problem)
+    splits = split_folders(source, on_problem)
+    if len(splits) > 1:
+        found, first = ", ".join(f"{name}/" for name in splits), source / next(iter(splits))
+        on_problem(f"{data} holds the splits {found}; expected one of them: name {first}")
+    for folder in splits.values():
+        return read_class_folders(folder, source, on_problem)
+    return read_class_folders(source, source, on_problem)
+
+
+def read_splits(
+    data: str | os.PathLike[str],
+    *,
+    val_fraction: float = 0.2,
+    val_data: str | os.PathLike[str] | None = None,
+    video_root: str | os.PathLike[str] | None = None,
+    label_kind: LabelKind = "action",
+    split_number: int = 1,
+    on_problem: OnProblem = refuse,
+) -> tuple[Manifest, Manifest | None]:
+    """Read a data set to train on, and the clips to validate on.
+
+    Validation clips are, in this order: `val_data` where given; the folder val/, validation/ or test/ beside
+    train/, or the validation or test part of a folder of annotations; else about `val_fraction` of the videos of a
+    class, at least one, chosen by a hash of the name. All segments cut from one file stay on one side within a class.
+    Of several heads it is a combination of their classes; one with a single video is trained on. With `val_fraction`
+    0 and no such folders there are none (None). Everything that is wrong is told to `on_problem`; where that does not
+    raise, what is left is returned.
+
+    `video_root`, `label_kind` and `split_number` are as in `read_manifest`; they hold for both.
+
+    Raises:
+        SettingsError: `val_fraction` is not in [0, 1).
+        DataError: as `read_manifest`; one class only; clips without a label; a class with one video where one
+            is to be held out; validation clips without a label or with one that training lacks.
+    """
+    if not 0 <= val_fraction < 1:
+        raise SettingsError(f"val_fraction is {val_fraction}; expected at least 0 and less than 1")
+    source = absolute(data)
+    try:
+        annotations = recognise(source, split_number=split_number)
+    except DataError as error:
+        on_problem(str(error))
+        return NOTHING, None
+    val: Manifest | None = None
+    splits = split_folders(source, on_problem) if source.is_dir() and not annotations else {}
+    if annotations:
+        train, val = read_parts(annotations, source, video_root, label_kind, on_problem, with_val=val_data is None)
+    elif splits:
+        train = read_train_folder(source, splits, on_problem)
+    else:
+        train = read_manifest(data, video_root=video_root, on_problem=on_problem)
+    check_trainable(train, data, on_problem)
+    if val_data is not None:
+        val = read_manifest(
+            val_data, video_root=video_root, label_kind=label_kind, split_number=split_number, on_problem=on_problem
+        )
+    elif held_out := [name for name in VALIDATION_FOLDERS if name in splits]:
+        val = read_class_folders(splits[held_out[0]], source, on_problem)
+    elif val is None:
+        return hold_out(train, val_fraction, on_problem) if val_fraction and train.labels else (train, None)
+    check_labelled(val, val_data or data, on_problem)
+    if train.labels and (unknown := sorted(train.label_space.unknown(val.label_space))):
+        on_problem(
+            f"{counted(len(unknown), 'validation class')} not in the training data: {listed(unknown)}; "
+            f"training has {listed(train.label_space.labels)}"
+        )
+    return train, val
+
+
+def find_videos(folder: str | os.PathLike[str], *, on_problem: OnProblem = refuse) -> tuple[list[Path], list[Path]]:
+    """All videos below a folder, sorted, and the files that are none; hidden ones are passed over.
+
+    A folder of numbered images is one video. A link back to a parent folder is not followed. A folder that
+    cannot be listed is told to `on_problem`.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
+    videos: list[Path] = []
+    others: list[Path] = []
+    for path, video in walk(absolute(folder), on_problem):
+        (videos if video else others).append(path)
+    return videos, others

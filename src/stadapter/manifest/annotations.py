@@ -1,0 +1,104 @@
+"""Data sets that are the annotations of a public one, with its videos somewhere near."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from stadapter.errors import DataError, counted
+from stadapter.layouts import (
+    EPIC,
+    Annotations,
+    LabelKind,
+    ListedClip,
+    OnProblem,
+    Part,
+    find_videos_of,
+    read_listing,
+)
+from stadapter.manifest.checks import check_one_label
+from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
+from stadapter.manifest.paths import absolute
+
+
+def read_parts(
+    annotations: Annotations,
+    source: Path,
+    video_root: str | os.PathLike[str] | None,
+    label_kind: LabelKind,
+    on_problem: OnProblem,
+    *,
+    with_val: bool,
+) -> tuple[Manifest, Manifest | None]:
+    """The clips to train on that annotations list, and those to validate on if they list them and they are wanted."""
+
+    def read(part: Part) -> Manifest:
+        return read_annotations(annotations, part, source, video_root, label_kind, on_problem)
+
+    if not annotations.is_folder:
+        return read(next(iter(annotations.files))), None
+    if "train" not in annotations.files:
+        names = ", ".join(file.name for files in annotations.files.values() for file in files[:1])
+        on_problem(f"{source}: read as {annotations.layout}, found {names} and no list of clips to train on; add it")
+        return NOTHING, None
+    held_out = annotations.held_out if with_val else None
+    return read("train"), read(held_out) if held_out is not None else None
+
+
+def read_annotations(
+    annotations: Annotations,
+    part: Part,
+    source: Path,
+    video_root: str | os.PathLike[str] | None,
+    label_kind: LabelKind,
+    on_problem: OnProblem,
+) -> Manifest:
+    """The clips of one part of the annotations, as far as their videos are found."""
+    try:
+        listing = read_listing(annotations, part, label_kind=label_kind, on_problem=on_problem)
+        root, paths = _find_listed(annotations, listing.clips, source, video_root)
+    except DataError as error:
+        on_problem(str(error))
+        return NOTHING
+    clips = list(dict.fromkeys(listing.clips))
+    entries = tuple(_annotated_entry(clip, paths[clip], root) for clip in clips if clip in paths)
+    if annotations.layout != EPIC:  # where a narrator may tell one segment twice
+        check_one_label(source, entries, on_problem)
+    read_as = annotations.files[part][0].name if len(annotations.files[part]) == 1 else annotations.remark
+    read_as = ", ".join(dict.fromkeys([part, read_as, annotations.remark])) if annotations.remark else read_as
+    remarks = [f"read as {annotations.layout} ({read_as}), videos below {root}"]
+    if repeated := len(listing.clips) - len(clips):
+        remarks.append(f"{counted(repeated, 'line')} listed twice, counted once")
+    labels = listing.labels
+    if labels is None:
+        labels = sort_labels([clip.label for clip in clips if clip.label is not None])
+    missing = tuple(clip.title for clip in clips if clip not in paths)
+    return Manifest(entries, labels, missing=missing, remarks=tuple(remarks), heads=listing.heads)
+
+
+def _find_listed(
+    annotations: Annotations, clips: Sequence[ListedClip], source: Path, video_root: str | os.PathLike[str] | None
+) -> tuple[Path, dict[ListedClip, Path]]:
+    """The folder that holds the videos, and the video of every clip that has one.
+
+    Raises:
+        DataError: there are none, or no clips at all.
+    """
+    where = f"{source}: read as {annotations.layout}"
+    if not clips:
+        raise DataError(f"{where}, it lists no clip; expected one a line")
+    folder = annotations.folder
+    roots = [absolute(video_root)] if video_root is not None else [source, folder, folder.parent]
+    for root in dict.fromkeys(root for root in roots if root.is_dir() and root != root.parent):
+        if paths := find_videos_of(clips, root):
+            return root, paths
+    looked = " or ".join(map(str, dict.fromkeys(root for root in roots if not root.is_file())))
+    raise DataError(
+        f"{where}, none of its {counted(len({clip.stem for clip in clips}), 'video')} found, first "
+        f"{clips[0].stem} with the suffix of a video, below {looked}; give the folder of videos with --video-root"
+    )
+
+
+def _annotated_entry(clip: ListedClip, path: Path, root: Path) -> Entry:
+    name = path.relative_to(root).as_posix()
+    rate = clip.frames_per_second if path.is_dir() else None
+    return Entry(path, name, clip.label, clip.start_seconds, clip.end_seconds, rate, clip.by_head)

@@ -1,0 +1,38 @@
+"""What must hold of a data set before anything is trained or measured on it."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from stadapter.errors import counted, listed
+from stadapter.layouts import OnProblem
+from stadapter.manifest.entries import Entry, Manifest
+
+
+def check_one_label(source: Path, entries: Sequence[Entry], on_problem: OnProblem) -> None:
+    """Tell of clips that are listed with two labels."""
+    labels: dict[tuple[Path, float | None, float | None], str | None] = {}
+    for entry in entries:
+        known = labels.setdefault((entry.path, entry.start_seconds, entry.end_seconds), entry.label)
+        if known != entry.label:
+            on_problem(
+                f"{source}: {entry.name} is listed as {known!r} and as {entry.label!r}; expected one label a clip"
+            )
+
+
+def check_trainable(manifest: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
+    """Tell of clips without a label, and of heads with one class to tell apart."""
+    check_labelled(manifest, data, on_problem)
+    counts = manifest.counts()
+    for classes in manifest.label_space.labels_by_head:
+        present = [label for label in classes if counts[label]]
+        if len(present) == 1:
+            on_problem(f"{data}: found one class only, {present[0]!r}; expected at least two to tell apart")
+
+
+def check_labelled(manifest: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
+    """Tell of clips without a label."""
+    unlabelled = [entry.name for entry in manifest.entries if entry.label is None]
+    if unlabelled:
+        found = f"{counted(len(unlabelled), 'clip')} without a label ({listed(unlabelled, 3)})"
+        on_problem(f"{data}: {found}; expected one for each")

@@ -1,0 +1,117 @@
+"""Data sets that are folders: one per class, or one per split that holds these."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from stadapter.errors import counted, listed
+from stadapter.layouts import OnProblem
+from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
+from stadapter.manifest.paths import is_hidden, looks_like_video
+
+TRAIN_FOLDER = "train"
+VALIDATION_FOLDERS = ("val", "validation", "test")
+SPLIT_FOLDERS = (TRAIN_FOLDER, *VALIDATION_FOLDERS)
+
+
+def split_folders(root: Path, on_problem: OnProblem) -> dict[str, Path]:
+    """The split folders of `root` by name, or nothing where "train" or "test" is just the name of a class.
+
+    A split folder holds class folders. One alone is a split only when nothing beside it holds videos.
+    """
+    folders = [path for path in _children(root, on_problem) if os.path.isdir(path)]
+    found = {
+        path.name: path
+        for path in folders
+        if path.name in SPLIT_FOLDERS
+        and any(
+            os.path.isdir(inner) and not looks_like_video(inner) and _holds_videos(inner, on_problem)
+            for inner in _children(path, on_problem)
+        )
+    }
+    if len(found) == 1 and any(path not in found.values() and _holds_videos(path, on_problem) for path in folders):
+        return {}
+    return dict(sorted(found.items(), key=lambda item: SPLIT_FOLDERS.index(item[0])))
+
+
+def read_train_folder(source: Path, splits: dict[str, Path], on_problem: OnProblem) -> Manifest:
+    """The clips below train/, which must be one of the folders of splits; those beside it must not be empty."""
+    if TRAIN_FOLDER not in splits:
+        on_problem(
+            f"{source} holds {', '.join(f'{name}/' for name in splits)} and no {TRAIN_FOLDER}/ with class "
+            f"folders; add one, or name the folder to train on"
+        )
+        return NOTHING
+    for name in VALIDATION_FOLDERS:
+        if name not in splits and (source / name).is_dir():
+            on_problem(
+                f"{source / name} holds no class folders with videos, and {TRAIN_FOLDER}/ beside it does; "
+                f"fill it or remove it"
+            )
+    return read_class_folders(splits[TRAIN_FOLDER], source, on_problem)
+
+
+def read_class_folders(folder: Path, root: Path, on_problem: OnProblem) -> Manifest:
+    """The clips of the class folders in `folder`, named from `root` on."""
+    entries: list[Entry] = []
+    ignored: list[str] = []
+    loose: list[str] = []
+    empty: list[str] = []
+    for path in _children(folder, on_problem):
+        if looks_like_video(path):
+            loose.append(path.relative_to(root).as_posix())
+        elif not os.path.isdir(path):
+            ignored.append(path.relative_to(root).as_posix())
+        else:
+            found = list(walk(path, on_problem, (os.path.realpath(folder),)))
+            videos = [inner for inner, video in found if video]
+            entries += [Entry(video, video.relative_to(root).as_posix(), path.name) for video in videos]
+            ignored += [inner.relative_to(root).as_posix() for inner, video in found if not video]
+            if not videos:
+                empty.append(f"{path.name}/")
+    if not entries:
+        on_problem(_nothing_found(folder, loose, ignored))
+    elif empty:
+        on_problem(
+            f"{folder}: {counted(len(empty), 'class folder')} without a video: {listed(empty)}; "
+            "add videos or move them elsewhere"
+        )
+    labels = sort_labels([entry.label for entry in entries if entry.label is not None])
+    return Manifest(tuple(entries), labels, ignored=tuple(loose + ignored))
+
+
+def walk(folder: Path, on_problem: OnProblem, parents: tuple[str, ...] = ()) -> Iterator[tuple[Path, bool]]:
+    """Every file or folder of images below `folder`, sorted, each with whether it is a video."""
+    here = os.path.realpath(folder)
+    if here in parents:
+        return
+    for path in _children(folder, on_problem):
+        if looks_like_video(path):
+            yield path, True
+        elif os.path.isdir(path):
+            yield from walk(path, on_problem, (*parents, here))
+        else:
+            yield path, False
+
+
+def _holds_videos(folder: Path, on_problem: OnProblem) -> bool:
+    return any(video for _, video in walk(folder, on_problem))
+
+
+def _nothing_found(folder: Path, loose: Sequence[str], ignored: Sequence[str]) -> str:
+    expected = f"expected one folder per class, such as {folder.name}/wave/clip.mp4"
+    if loose:
+        return (
+            f"{folder}: {counted(len(loose), 'video')} in it without a class folder ({listed(loose, 3)}); {expected} "
+            f"(a folder of numbered images is one video)"
+        )
+    found = f"no video, only {listed(ignored, 3)}" if ignored else "no files"
+    return f"{folder}: found {found}; {expected}"
+
+
+def _children(folder: Path, on_problem: OnProblem) -> list[Path]:
+    try:
+        return sorted(item for item in folder.iterdir() if not is_hidden(item.name))
+    except OSError as error:
+        on_problem(f"{folder} cannot be listed ({error.strerror}); expected a readable folder")
+        return []

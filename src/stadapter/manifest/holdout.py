@@ -1,0 +1,39 @@
+"""Which clips are held out to validate on: a stable choice by their names."""
+
+import hashlib
+from dataclasses import replace
+
+from stadapter.errors import counted, listed
+from stadapter.layouts import OnProblem
+from stadapter.manifest.entries import Manifest
+
+
+def hold_out(manifest: Manifest, fraction: float, on_problem: OnProblem) -> tuple[Manifest, Manifest]:
+    """What is trained on, and about `fraction` of the videos of every class to validate on.
+
+    All segments cut from one file stay on one side within a class: files are chosen, by a hash of their names.
+    """
+    names: dict[str, list[str]] = {label: [] for label in manifest.labels}
+    for entry in manifest.entries:
+        if entry.label is not None:
+            names[entry.label].append(entry.name)
+    held: set[tuple[str, str]] = set()
+    alone = []
+    for label, of_class in names.items():
+        ordered = sorted(
+            set(of_class), key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+        )
+        if not ordered:  # a class of a public data set of which no video is there
+            continue
+        if len(ordered) < 2:
+            alone.append(label)
+        num_held = min(max(1, round(fraction * len(ordered))), len(ordered) - 1)
+        held.update((label, name) for name in ordered[:num_held])
+    if alone and (manifest.heads is None or not held):  # of several heads each class alone is in other combinations too
+        on_problem(
+            f"{counted(len(alone), 'class')} with one video only: {listed(alone)}; expected two or more to hold "
+            f"one out for validation: add videos, give validation data, or train on everything with --val-fraction 0"
+        )
+    train = tuple(entry for entry in manifest.entries if (entry.label, entry.name) not in held)
+    val = tuple(entry for entry in manifest.entries if (entry.label, entry.name) in held)
+    return replace(manifest, entries=train, num_held_out=len(val)), Manifest(val, manifest.labels, heads=manifest.heads)

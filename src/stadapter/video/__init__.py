@@ -1,0 +1,178 @@
+"""The only decoder: exact frames by number, from a video file or from a folder of numbered images."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from stadapter.errors import VideoError, first_line
+from stadapter.video.file import VideoFile
+from stadapter.video.gathered import Region
+from stadapter.video.images import IMAGE_SUFFIXES, ImageFolder, image_number
+from stadapter.video.info import VideoInfo
+from stadapter.video.segment import Segment
+
+__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Region", "VideoInfo", "VideoReader", "is_video", "probe", "read_frames"]
+
+# T frames, H W pixels
+
+# fmt: off
+VIDEO_SUFFIXES = frozenset({
+    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mkv", ".mov",
+    ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+})
+# fmt: on
+
+
+class VideoReader:
+    """An open video whose frames are read by number.
+
+        with VideoReader("clip.mp4") as reader:
+            frames = reader.read([0, reader.num_frames - 1])
+
+    Frame i is the i-th frame that the decoder puts out, in presentation order, turned upright. With
+    `start_seconds` or `end_seconds` only frames shown at start <= time < end exist, and frame 0 is the first
+    of them. Time 0 is the start of the stream. A folder of images has times where `frames_per_second` tells them:
+    image i, the first being 0, is shown at i / frames_per_second; files have their own.
+
+    Raises VideoError where the path is missing, is no video, or holds no frame, and where it asks for more than
+    `stadapter.video.limits` allows of pixels, of frames, and of processor time for opening and for each reading.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+        *,
+        frames_per_second: float | None = None,
+    ) -> None:
+        if not os.fspath(path):
+            raise VideoError("an empty path; expected a video file or a folder of numbered images")
+        self.path = Path(path)
+        segment = Segment(start_seconds, end_seconds)
+        if not segment.has_length:
+            raise VideoError(f"{self.path.name}: no time between {segment}; 0 <= start < end is expected")
+        self._source: ImageFolder | VideoFile
+        with _decoder_errors_named(self.path):
+            if self.path.is_dir():
+                self._source = ImageFolder(self.path, segment, frames_per_second)
+            else:
+                self._source = VideoFile(self.path, segment)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that can be read; lowered where decoding shows that a file holds fewer than it announces."""
+        return self._source.num_frames
+
+    def read(self, indices: Sequence[int], *, region: Region | None = None) -> torch.Tensor:
+        """The frames with these numbers, in the order asked, as uint8 RGB (T, 3, H, W).
+
+        The memory is laid out (T, H, W, 3), as the fast resize likes it. Numbers may repeat, in any order. With
+        `region` only that part of every frame is kept; it is asked when the first frame has come, which tells the size.
+
+        Raises VideoError if a number is negative or beyond the end, if the file is damaged there, or if it takes too
+        much processor time.
+        """
+        wanted = [int(index) for index in indices]
+        if not wanted:
+            raise VideoError(f"{self.path.name}: no frame numbers given; ask for at least one")
+        if min(wanted) < 0:
+            raise VideoError(f"{self.path.name}: frame {min(wanted)} asked for; frames are numbered from 0")
+        if max(wanted) >= self.num_frames:
+            raise VideoError(
+                f"{self.path.name}: frame {max(wanted)} asked for, but there are {self.num_frames} frames "
+                f"(0 to {self.num_frames - 1})"
+            )
+        with _decoder_errors_named(self.path):
+            gathered = self._source.read(set(wanted), region)
+            if gathered.missing:
+                raise VideoError(
+                    f"{self.path.name}: {self.num_frames} frames decoded, frame {max(gathered.missing)} asked for; "
+                    "the file is truncated or damaged"
+                )
+            frames = gathered.in_order(wanted)  # (T, H, W, 3)
+        return torch.from_numpy(frames).permute(0, 3, 1, 2)
+
+    def info(self) -> VideoInfo:
+        """Size, rate, length and codec. Decodes the first frame, for the size it is shown at."""
+        with _decoder_errors_named(self.path):
+            return self._source.info()
+
+    def decode_all(self) -> tuple[int, int]:
+        """Decode every frame: how many come, and how many of these the decoder calls damaged."""
+        with _decoder_errors_named(self.path):
+            return self._source.decode_all()
+
+    def close(self) -> None:
+        """Close the file; nothing can be read afterwards."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_frames(
+    path: str | os.PathLike[str],
+    indices: Sequence[int],
+    *,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+) -> torch.Tensor:
+    """Exactly these frames of a video, as uint8 RGB (T, 3, H, W), decoding only what they need.
+
+    Frame i is the i-th in presentation order, turned upright; numbers may repeat and come in any order. With
+    `start_seconds` or `end_seconds` they count within that part of the video.
+
+    Raises VideoError where the video cannot be read or has no such frame.
+    """
+    with VideoReader(path, start_seconds, end_seconds) as reader:
+        return reader.read(indices)
+
+
+def probe(path: str | os.PathLike[str]) -> VideoInfo:
+    """Size, rate, length and codec of a video. Raises VideoError where it cannot be read."""
+    with VideoReader(path) as reader:
+        return reader.info()
+
+
+def is_video(path: str | os.PathLike[str]) -> bool:
+    """Whether a path looks like a video: a file by its suffix, or a folder of numbered images only."""
+    path = Path(path)
+    if not path.is_dir():
+        return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+    has_images = False
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir() or Path(entry.name).suffix.lower() in VIDEO_SUFFIXES:
+                return False
+            has_images = has_images or image_number(entry.name) is not None
+    return has_images
+
+
+@contextmanager
+def _decoder_errors_named(path: Path) -> Iterator[None]:
+    """Turn whatever decoding raises into a VideoError that names the file.
+
+    FFmpeg's errors are of dozens of types, and a damaged header may ask for more memory than there is; one bad video
+    must never end a run.
+    """
+    try:
+        yield
+    except VideoError:
+        raise
+    except Exception as error:
+        # Damaged files bring out OSError, ValueError, MemoryError and more from FFmpeg; none may end a batch or a run.
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {first_line(error)}"
+        raise VideoError(f"{path.name}: cannot be decoded ({reason}); the file is damaged, or too large") from error

@@ -1,0 +1,99 @@
+"""The file around a video: opened by FFmpeg, at a glance where that tells enough."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
+
+from stadapter.errors import VideoError
+from stadapter.video.limits import MAX_FRAME_PIXELS, too_large
+
+# Decoders refuse larger frames before they take memory for them.
+_DECODER_OPTIONS = {"max_pixels": str(MAX_FRAME_PIXELS)}
+# How many bytes at the start of a file tell containers apart, and what those hold that may be opened at a glance.
+_MAGIC_BYTES = 12
+_MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"})
+_MATROSKA = b"\x1a\x45\xdf\xa3"
+# Opening decodes frames, to learn what most containers do not tell: 20 ms at 1080 lines. Where these containers hold
+# these codecs, by FFmpeg's names, it changes nothing that is known of any packet, and no frame is decoded for it.
+_TOLD_AT_A_GLANCE = {
+    "mov": frozenset({"h264", "hevc", "mpeg4", "vp9", "av1"}),
+    "matroska": frozenset({"vp8", "vp9", "av1"}),
+}
+_GLANCE_OPTIONS = {**_DECODER_OPTIONS, "skip_frame": "all", "probesize": "2048"}
+
+
+class Opened(NamedTuple):
+    """An open file and its video stream."""
+
+    container: InputContainer
+    stream: VideoStream
+    at_a_glance: bool
+    """Whether nothing was decoded to open it."""
+
+    def is_format(self, *names: str) -> bool:
+        """Whether it is one of these containers, by FFmpeg's names."""
+        return not set(names).isdisjoint(self.container.format.name.split(","))
+
+
+def open_container(path: Path, *, at_a_glance: bool) -> Opened:
+    """Open a file and pick its video stream. One decoder thread: loader workers run side by side.
+
+    Raises VideoError where it is no video, or one of too large frames.
+    """
+    options = _GLANCE_OPTIONS if at_a_glance else _DECODER_OPTIONS
+    try:
+        container = av.open(str(path.absolute()), metadata_errors="replace", options=options)
+    except (av.FFmpegError, OSError) as error:
+        if at_a_glance:
+            return open_container(path, at_a_glance=False)
+        reason = getattr(error, "strerror", None) or error
+        raise VideoError(f"{path.name}: 0 frames decoded: not a video, or damaged at its start ({reason})") from error
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if at_a_glance and not (streams and _is_told_at_a_glance(container, streams[0])):
+        container.close()
+        return open_container(path, at_a_glance=False)
+    if not streams:
+        container.close()
+        raise VideoError(f"{path.name}: the file holds no video stream")
+    context: VideoCodecContext | None = streams[0].codec_context
+    if context is None:
+        container.close()
+        raise VideoError(f"{path.name}: no decoder for its video; encode it anew, such as with H.264")
+    context.thread_count = 1
+    context.options = dict(_DECODER_OPTIONS)
+    if context.width * context.height > MAX_FRAME_PIXELS:
+        container.close()
+        raise VideoError(f"{path.name}: {too_large(context.width, context.height)}")
+    return Opened(container, streams[0], at_a_glance)
+
+
+def may_open_at_a_glance(path: Path) -> bool:
+    """Whether a file is, by its first bytes, an MP4, a MOV, a Matroska or a WebM."""
+    with path.open("rb") as file:
+        magic = file.read(_MAGIC_BYTES)
+    return magic[4:8] in _MP4_BOXES or magic.startswith(_MATROSKA)
+
+
+def announced_seconds(opened: Opened) -> float | None:
+    """Where Matroska says that the pictures end; what other containers say was worked out from the file's end."""
+    container, stream = opened.container, opened.stream
+    if not opened.is_format("matroska"):
+        return None
+    if match := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "").strip()):
+        hours, minutes, seconds = (float(part) for part in match.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    is_alone = len(container.streams) == 1  # else it may be the length of the sound
+    return container.duration / av.time_base if is_alone and container.duration is not None else None
+
+
+def _is_told_at_a_glance(container: InputContainer, stream: VideoStream) -> bool:
+    if stream.codec_context is None:
+        return False
+    codec = stream.codec_context.codec.canonical_name
+    return any(codec in _TOLD_AT_A_GLANCE.get(name, ()) for name in container.format.name.split(","))

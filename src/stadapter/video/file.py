@@ -1,0 +1,260 @@
+"""Videos that are files, decoded by FFmpeg."""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+
+from stadapter.errors import VideoError
+from stadapter.video.boxes import check_tables
+from stadapter.video.container import announced_seconds, may_open_at_a_glance
+from stadapter.video.gathered import Gathered, Pixels, Region
+from stadapter.video.info import VideoInfo
+from stadapter.video.limits import Deadline
+from stadapter.video.packets import Packets, presentation_order, runs
+from stadapter.video.segment import Segment
+
+# H W pixels
+
+# Some containers seek to any packet, not to a keyframe: how far before a segment a second try starts.
+_SECOND_TRY_SECONDS = 10.0
+# How much shorter than announced a whole video may be (the last frame, dropped frames), and how unequal its frames.
+_DURATION_SLACK, _DURATION_SLACK_SECONDS = 0.02, 0.5
+_RATE_SLACK = 0.1
+
+
+class VideoFile:
+    """A file read through FFmpeg.
+
+    One pass over the packets, without decoding, gives every frame's time and the keyframes:
+
+        decoding order       I0  P3  b1  b2  I6  b4  b5  P9  ...
+        presentation order   I0  b1  b2  P3  b4  b5  I6  ...
+                             wanted: 5   ->  feed I0 .. b5: I6 is shown after 5, so decoding starts at I0
+
+    Frames are then found by their time. Where the times cannot be trusted, or a wanted frame did not come, every frame
+    is decoded and counted, for which a file that was opened at a glance is opened anew.
+    """
+
+    def __init__(self, path: Path, segment: Segment) -> None:
+        _require_file(path)
+        check_tables(path)
+        self._path = path
+        self._segment = segment
+        self._deadline = Deadline(path)
+        self._reformatter = VideoReformatter()
+        self._must_count = False
+        self._look(at_a_glance=may_open_at_a_glance(path))
+
+    def _look(self, *, at_a_glance: bool) -> None:
+        """Open the file and find out which frames there are; where that fails, all stays as it was."""
+        packets = Packets(self._path, self._deadline, at_a_glance=at_a_glance)
+        try:
+            bounds = _bounds(packets, self._segment)
+            order = _find_order(packets, *bounds)
+            if order is None and packets.opened.at_a_glance:
+                packets.close()
+                self._look(at_a_glance=False)
+                return
+            ranks = range(len(order)) if order is not None else self._count(packets)
+            if not ranks:
+                raise VideoError(self._nothing(len(packets.entries)))
+        except BaseException:
+            packets.close()
+            raise
+        self._packets, self._order, self._ranks = packets, order, ranks
+        self._start, self._end = bounds
+        self.num_frames = len(ranks)
+
+    def _look_closer(self) -> None:
+        """Open the file anew if that was done at a glance: what a decoder puts out in which order may depend on it."""
+        if (at_a_glance := self._packets).opened.at_a_glance:
+            self._look(at_a_glance=False)
+            at_a_glance.close()
+
+    def read(self, wanted: set[int], region: Region | None) -> Gathered:
+        """The frames with these numbers, as far as they come."""
+        self._deadline.restart()
+        if self._order is not None and not self._must_count:
+            gathered = self._read_by_time(sorted(wanted), self._order, region)
+            if not gathered.missing:
+                return gathered
+        self._look_closer()
+        return self._read_by_counting(wanted, region)
+
+    def info(self) -> VideoInfo:
+        """What is known of it. Decodes the first frame, for the size it is shown at."""
+        self._deadline.restart()
+        self._look_closer()
+        frame = next(self._frames(), None)
+        if frame is None:
+            raise VideoError(self._nothing(0))
+        height, width, _ = _pixels(frame, self._reformatter).shape
+        stream = self._packets.opened.stream
+        rate = float(stream.average_rate) if stream.average_rate else None
+        return VideoInfo(
+            self.num_frames,
+            self._duration_seconds(rate),
+            width,
+            height,
+            stream.codec_context.codec.canonical_name,
+            rate,
+            announced_frames=stream.frames or None,
+            is_truncated=self._is_truncated(),
+            has_variable_rate=self._has_variable_rate(),
+            rotation_degrees=_quarter_turns(frame) * 90,
+        )
+
+    def decode_all(self) -> tuple[int, int]:
+        """How many frames come, and how many of these the decoder calls damaged."""
+        self._deadline.restart()
+        self._look_closer()
+        num_decoded = num_damaged = 0
+        for frame in self._frames():
+            num_decoded += 1
+            num_damaged += frame.is_corrupt
+        return num_decoded, num_damaged
+
+    def close(self) -> None:
+        """Close the file."""
+        self._packets.close()
+
+    def _count(self, packets: Packets) -> range:
+        """The segment's frame numbers in the whole file, where only counting can be trusted."""
+        is_avi, rate = packets.opened.is_format("avi"), packets.opened.stream.average_rate
+        times = [entry.dts for entry in packets.entries]
+        if is_avi and None not in times and len(set(times)) == len(times):
+            total = len(times)
+        else:
+            total = sum(1 for _ in packets.decode())
+        if self._segment.is_whole:
+            return range(total)
+        if not rate:
+            raise VideoError(f"{self._path.name}: no frame times and no frame rate, so it cannot be cut by seconds")
+        return self._segment.numbers(total, frames_per_second=float(rate))
+
+    def _read_by_time(self, wanted: list[int], order: list[int], region: Region | None) -> Gathered:
+        entries = self._packets.entries
+        index_of = {entries[order[index]].pts: index for index in wanted}
+        gathered = Gathered(wanted, region)
+        for first, stop in runs(entries, [order[index] for index in wanted]):
+            for frame in self._packets.decode(first, stop, wanted_pts=index_of):
+                if frame.pts in index_of and not frame.is_corrupt:
+                    gathered.put(index_of[frame.pts], _pixels(frame, self._reformatter))
+        return gathered
+
+    def _read_by_counting(self, wanted: set[int], region: Region | None) -> Gathered:
+        gathered = Gathered(wanted, region)
+        num_counted = 0
+        for index, frame in enumerate(self._frames()):
+            num_counted = index + 1
+            if index in wanted:
+                gathered.put(index, _pixels(frame, self._reformatter))
+            if not gathered.missing:
+                return gathered
+        # Fewer came than the packets promised: from here on only counting gives the same numbers every time.
+        self._must_count = True
+        self.num_frames = num_counted
+        return gathered
+
+    def _frames(self) -> Iterator[VideoFrame]:
+        """Every frame of the segment, decoded in presentation order."""
+        for rank, frame in enumerate(self._packets.decode()):
+            if self._order is None:
+                is_inside = rank in self._ranks
+            else:
+                is_inside = frame.pts is not None and self._start <= frame.pts < self._end
+            if is_inside:
+                yield frame
+
+    def _duration_seconds(self, rate: float | None) -> float | None:
+        container, stream, _ = self._packets.opened
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+        if container.duration is not None:
+            return container.duration / av.time_base
+        return self.num_frames / rate if rate else None
+
+    def _is_truncated(self) -> bool:
+        """Told from the packets of a whole file, without decoding."""
+        opened, entries = self._packets.opened, self._packets.entries
+        if any(entry.is_corrupt for entry in entries):
+            return True
+        if opened.is_format("mov"):
+            # Edit lists leave samples out, so their number proves nothing; where the last one ends does.
+            ends = (sample.pos + sample.size for sample in opened.stream.index_entries)
+            return max(ends, default=0) > self._path.stat().st_size
+        if announced := announced_seconds(opened):
+            times = [entry.pts for entry in entries if entry.pts is not None]
+            end = float(max(times, default=0) * (opened.stream.time_base or 0))
+            return end < announced - max(_DURATION_SLACK_SECONDS, _DURATION_SLACK * announced)
+        return len(entries) < (1 - _DURATION_SLACK) * opened.stream.frames
+
+    def _has_variable_rate(self) -> bool:
+        times = [self._packets.entries[position].pts or 0 for position in self._order or ()]
+        steps = sorted(after - before for before, after in pairwise(times))
+        # Clocks that tick in milliseconds show 33 and 34 for 30 frames per second.
+        return bool(steps) and steps[-1] - steps[0] > 2 + _RATE_SLACK * steps[len(steps) // 2]
+
+    def _nothing(self, num_packets: int) -> str:
+        if num_packets and self._segment != Segment():
+            return f"{self._path.name}: no frame between {self._segment}"
+        return f"{self._path.name}: 0 frames decoded; the file is truncated or damaged"
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise VideoError(f"{path}: no such file or folder")
+    if not path.is_file():
+        raise VideoError(f"{path}: a pipe or a device; expected a regular file, which can be read twice: save it first")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path.name}: the file is empty (0 bytes)")
+
+
+def _bounds(packets: Packets, segment: Segment) -> tuple[float, float]:
+    """The segment in ticks of the stream's clock."""
+    stream = packets.opened.stream
+    return segment.ticks(tick_seconds=float(stream.time_base or 1), origin=stream.start_time or 0)
+
+
+def _find_order(packets: Packets, start: float, end: float) -> list[int] | None:
+    """List the packets; the positions among them of the frames from `start` to `end`, in presentation order.
+
+    No positions where the packets' times cannot be trusted.
+    """
+    if not packets.opened.is_format("avi"):  # AVI stores no presentation times: those given out for it are guesses
+        for begin in _seek_points(packets, start):
+            packets.scan(begin, end)
+            order = presentation_order(packets.entries, start, end, was_sought=begin is not None)
+            if order is not None:
+                return order
+    packets.scan(None, math.inf)
+    return None
+
+
+def _seek_points(packets: Packets, start: float) -> list[int | None]:
+    """Where to start the index pass, best first; None is the start of the file."""
+    stream = packets.opened.stream
+    if start <= (stream.start_time or 0) or not packets.can_seek:
+        return [None]
+    earlier = start - _SECOND_TRY_SECONDS / float(stream.time_base or 1)
+    return [int(start), int(earlier), None]
+
+
+def _pixels(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
+    """RGB (H, W, 3), upright: the rotation a camera notes down is in degrees anticlockwise.
+
+    Equal to `frame.to_ndarray(format="rgb24")`, which sets up threads and tables anew for every frame.
+    """
+    pixels = np.asarray(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
+    quarter_turns = _quarter_turns(frame)
+    return np.rot90(pixels, quarter_turns) if quarter_turns else pixels
+
+
+def _quarter_turns(frame: VideoFrame) -> int:
+    return round(frame.rotation / 90) % 4
