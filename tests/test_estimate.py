@@ -13,9 +13,10 @@ from stadapter import machine
 from stadapter.checkpoint import Checkpoints, Progress
 from stadapter.estimate import Estimate, estimate, tables
 from stadapter.model import ParameterCount
+from stadapter.preparation import Prepared, prepare
 from stadapter.settings import TrainConfig
 from stadapter.synthetic import write_clips
-from stadapter.train import Prepared, prepare, train
+from stadapter.train import train
 from stadapter.trial import Trial
 from stadapter.tuning import STAdapter
 from trunks import save_trunk

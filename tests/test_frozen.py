@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 from stadapter import dataset as dataset_module
 from stadapter.errors import SettingsError
 from stadapter.model import VideoClassifier
+from stadapter.preparation import prepare
 from stadapter.progress import Meter
 from stadapter.synthetic import write_clips
-from stadapter.train import TrainConfig, prepare, train
+from stadapter.train import TrainConfig, train
 from stadapter.transforms import Augmentation
 from stadapter.tuning import AttentivePooling, LinearProbe, STAdapter
 from trunks import save_trunk

@@ -16,8 +16,9 @@ from stadapter.costs import checkpointing_cost
 from stadapter.estimate import estimate
 from stadapter.model import build_model, prepare_trunk
 from stadapter.predict import Classifier
+from stadapter.preparation import prepare
 from stadapter.synthetic import write_clips
-from stadapter.train import TrainConfig, prepare, train
+from stadapter.train import TrainConfig, train
 from stadapter.tuning import STAdapter
 from trunks import make_trunk, save_trunk
 

@@ -18,9 +18,10 @@ from stadapter.costs import saved_bytes
 from stadapter.dataset import Batch
 from stadapter.model import VideoClassifier, build_model, prepare_trunk
 from stadapter.predict import Classifier
+from stadapter.preparation import prepare
 from stadapter.settings import TrainConfig
 from stadapter.synthetic import write_clips
-from stadapter.train import prepare, train
+from stadapter.train import train
 from stadapter.trial import Stepper
 from stadapter.tuning import Bottleneck, LoRA, Partial, STAdapter, Tuning
 from strategies import CASES, LABELS, build, disturb, shared_trunk

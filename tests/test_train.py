@@ -24,9 +24,11 @@ from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.clips import load_clip
 from stadapter.errors import ArtefactError, DataError, SettingsError, TrainingError
 from stadapter.model import build_model
+from stadapter.preparation import make_accelerator, prepare
 from stadapter.progress import Meter
+from stadapter.provenance import command_line
 from stadapter.synthetic import write_clips
-from stadapter.train import Loop, TrainConfig, command_line, make_accelerator, prepare, train
+from stadapter.train import Loop, TrainConfig, train
 from stadapter.transforms import Augmentation
 from stadapter.tuning import LinearProbe, STAdapter
 from trunks import make_trunk, save_trunk
@@ -374,7 +376,7 @@ def test_a_tensorboard_file_is_written_where_tensorboard_is_installed(config: Tr
 def test_batches_are_copied_beside_the_work_of_a_gpu(
     config: TrainConfig, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["stadapter.train"], "choose_device", lambda _: torch.device(name))
+    monkeypatch.setattr(sys.modules["stadapter.preparation"], "choose_device", lambda _: torch.device(name))
     assert make_accelerator(config).dataloader_config.non_blocking == (name == "cuda")
 
 

@@ -12,9 +12,9 @@ from stadapter import trial
 from stadapter.clips import load_random_views
 from stadapter.costs import forget_peak_memory, peak_memory_bytes
 from stadapter.errors import TrainingError
+from stadapter.preparation import Prepared, prepare
 from stadapter.settings import TrainConfig
 from stadapter.synthetic import write_clips
-from stadapter.train import Prepared, prepare
 from stadapter.trial import Stepper, Trial, peak_bytes, predict, read_clips, step_seconds, time_forward, try_steps
 from stadapter.tuning import STAdapter
 from trunks import save_trunk

@@ -14,8 +14,9 @@ from stadapter.dataset import Failure, VideoDataset
 from stadapter.errors import counted, duration, listed
 from stadapter.machine import random_devices, share_of_cores, takes_turns
 from stadapter.model import ParameterCount
+from stadapter.preparation import Prepared
 from stadapter.timecheck import CHANGED_ORDERS
-from stadapter.train import TIME_CHECK_CLIPS, Prepared
+from stadapter.train import TIME_CHECK_CLIPS
 from stadapter.trial import (
     Reading,
     Stepper,

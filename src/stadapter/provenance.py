@@ -1,7 +1,9 @@
-"""Where a result came from: the state of this package, and the machine."""
+"""Where a result came from: the command, the state of this package, and the machine."""
 
 import platform
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,14 @@ def commit() -> str | None:
         return None
     changes = git("status", "--porcelain", "--untracked-files=no", ".")
     return f"{git('rev-parse', 'HEAD')}{' + changes' if changes else ''}"
+
+
+def command_line() -> str:
+    """The command of this process as one would type it: where the program lies is no part of it."""
+    program, *arguments = sys.argv or [""]
+    if Path(program).stem == "stadapter" or Path(program) == Path(__file__).with_name("__main__.py"):
+        program = "stadapter"
+    return shlex.join([program, *arguments])
 
 
 def processor() -> dict[str, Any]:

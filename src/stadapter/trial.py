@@ -20,9 +20,10 @@ from stadapter.dataset import Batch, Failure, Sample, VideoDataset, collate
 from stadapter.errors import TrainingError
 from stadapter.machine import available_memory_bytes, readable_memory_errors
 from stadapter.model import Finisher, prepare_trunk, view_scores
+from stadapter.preparation import Prepared
 from stadapter.progress import Meter
 from stadapter.schedule import make_optimizer
-from stadapter.train import Loop, Prepared
+from stadapter.train import Loop
 
 MAX_CLIPS = 16
 MAX_TIMED_STEPS, ENOUGH_SECONDS = 8, 10.0

@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
 def _estimate(config: "TrainConfig") -> int:
     """Say what would be trained, and after a short run what that would take."""
     from stadapter.estimate import SECONDS, estimate, tables
-    from stadapter.train import prepare
+    from stadapter.preparation import prepare
 
     run = prepare(config)
     if not run.accelerator.is_main_process:

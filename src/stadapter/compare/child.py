@@ -22,12 +22,13 @@ from stadapter.compare.results import write_result
 from stadapter.costs import COUNTED, gmacs_per_view, peak_memory_bytes
 from stadapter.errors import STAdapterError, first_line
 from stadapter.evaluate import Report
+from stadapter.preparation import prepare
 from stadapter.processes import stop_with_parent
 from stadapter.progress import METRICS_NAME
 from stadapter.provenance import commit, processor
 from stadapter.run_folder import refuse_folder_in_use
 from stadapter.settings import TrainConfig, settings_to_json
-from stadapter.train import TrainResult, prepare, train
+from stadapter.train import TrainResult, train
 from stadapter.transforms import Augmentation
 from stadapter.tuning import tuning_from_json
 

@@ -1,0 +1,244 @@
+"""A run that could start: everything that training needs, found and checked before anything is written."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stadapter.backbones import load_backbone
+from stadapter.clips import ClipConfig
+from stadapter.costs import CheckpointingCost, checkpointing_cost
+from stadapter.dataset import MAX_EPOCHS_AHEAD, VideoDataset, ViewStore
+from stadapter.frozen import FrozenPart
+from stadapter.machine import choose_device, choose_precision, copies_beside_work, describe_device
+from stadapter.manifest import Manifest, read_splits
+from stadapter.model import VideoClassifier, build_model
+from stadapter.processes import Turns
+from stadapter.run_folder import occupied, refuse_folder
+from stadapter.schedule import Plan, make_plan
+from stadapter.settings import TrainConfig
+from stadapter.token_cache import TokenCache
+from stadapter.vit import ImageViT, nearest_multiple
+
+if TYPE_CHECKING:
+    from accelerate.accelerator import Accelerator
+
+CPU_SIZE_PIXELS = 112
+"""Largest size of a clip on a CPU, about, where none is asked for."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could start: all it needs has been found and fits together; nothing has been written."""
+
+    config: TrainConfig
+    accelerator: "Accelerator"
+    train_set: Manifest
+    val_set: Manifest | None
+    model: VideoClassifier
+    clip_config: ClipConfig
+    autocast_dtype: torch.dtype | None
+    plan: Plan
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.out).expanduser()
+
+    @property
+    def lr(self) -> float:
+        """The highest learning rate, scaled to the clips of a step where that is asked for."""
+        config = self.config
+        clips = config.batch_size * config.accumulation_steps * self.accelerator.num_processes
+        return config.lr * clips / config.lr_clips if config.lr_clips is not None else config.lr
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a run is made of beside its settings, as JSON values: a resumed one must find the same."""
+        return {
+            "data_sha256": self.train_set.hash(),
+            "labels": self.model.label_space.to_json(),
+            "backbone_sha256": self.model.trunk.info.sha256,
+            "size": self.clip_config.size,
+            "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
+            "num_processes": self.accelerator.num_processes,
+        }
+
+    def training_clips(
+        self, store: ViewStore | None, tokens: TokenCache | None = None, turns: Turns | None = None
+    ) -> VideoDataset:
+        """The clips to train on, as they are read and varied."""
+        return VideoDataset(
+            self.train_set,
+            self.clip_config,
+            labels=self.model.label_space,
+            augmentation=self.config.augmentation,
+            seed=self.config.seed,
+            store=store,
+            num_epochs=self.plan.epochs,
+            views_per_clip=self.config.views_per_clip,
+            tokens=tokens,
+            turns=turns,
+        )
+
+    def view_store(self) -> ViewStore | None:
+        """Room for views drawn ahead of their epoch."""
+        clip = self.clip_config
+        if clip.resize != "fast":
+            return None  # its views are floats, four times as large
+        return ViewStore(
+            num_clips=len(self.train_set.entries),
+            view_shape=(clip.num_frames, 3, clip.size, clip.size),
+            max_bytes=self.config.view_store_megabytes * 2**20,
+            max_epochs_ahead=min(MAX_EPOCHS_AHEAD, (self.config.views_per_clip or MAX_EPOCHS_AHEAD + 1) - 1),
+        )
+
+    @cached_property
+    def frozen_part(self) -> FrozenPart:
+        """The blocks that give a view the same tokens in every epoch."""
+        return FrozenPart(self.config, self.model, self.clip_config, self.accelerator.device, self.autocast_dtype)
+
+    @contextmanager
+    def occupied(self) -> Iterator[None]:
+        """Make the run folder and keep other trainings out of it; the first of several processes does that."""
+        first = self.accelerator.is_main_process
+        with occupied(self.folder, resume=self.config.resume) if first else nullcontext():
+            yield
+
+    def describe(self) -> list[str]:
+        """The run in a few lines."""
+        clip, counts = self.clip_config, self.train_set.counts()
+        held_out = f"{len(self.val_set.entries)} held out" if self.val_set is not None else "none held out"
+        shown = ", ".join(f"{label} ({count})" for label, count in [item for item in counts.items() if item[1]][:20])
+        return [
+            *self.train_set.notes(),
+            *(f"validation: {note}" for note in (self.val_set.notes() if self.val_set is not None else [])),
+            f"{len(self.train_set.entries)} clips to train on, {held_out}; {self.model.label_space}: {shown}"
+            + (" …" if len(counts) > 20 else ""),
+            f"{clip.num_frames} frames of {clip.size} x {clip.size} pixels, {self.identity['precision']}, on "
+            + describe_device(self.accelerator.device)
+            + (f", {self.accelerator.num_processes} processes" if self.accelerator.num_processes > 1 else ""),
+            f"{self.model.count_parameters()}; {self.plan}",
+            *self._price(),
+            *self.frozen_part.describe(num_clips=len(self.train_set.entries), num_epochs=self.plan.epochs),
+        ]
+
+    def checkpointing_cost(self, num_clips: int) -> CheckpointingCost:
+        """What gradient checkpointing takes and saves in a step on so many clips, whether it is on or not."""
+        return checkpointing_cost(
+            self.model,
+            num_clips=num_clips,
+            num_frames=self.clip_config.num_frames,
+            size=self.clip_config.size,
+            device=self.accelerator.device,
+            autocast_dtype=self.autocast_dtype,
+        )
+
+    def _price(self) -> list[str]:
+        if not self.config.gradient_checkpointing:
+            return []
+        clips = min(self.config.batch_size, len(self.train_set.entries))
+        return [f"gradient checkpointing: {self.checkpointing_cost(clips)}"]
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Find and check all that a run needs; write nothing.
+
+    Raises:
+        STAdapterError: something is missing or does not fit; the message says what to do.
+    """
+    accelerator = make_accelerator(config)
+    if accelerator.is_main_process:
+        refuse_folder(Path(config.out).expanduser(), resume=config.resume)
+    train_set, val_set = read_splits(
+        config.data,
+        val_fraction=config.val_fraction,
+        val_data=config.val_data,
+        video_root=config.video_root,
+        label_kind=config.label_kind,
+        split_number=config.split_number,
+    )
+    trunk = load_backbone(config.backbone)
+    model = build_model(
+        backbone=trunk,
+        labels=train_set.label_space,
+        tuning=config.tuning,
+        dropout=config.dropout,
+        seed=config.seed,
+    )
+    if config.gradient_checkpointing:
+        model.trunk.recompute_blocks()
+    run = Prepared(
+        config=config,
+        accelerator=accelerator,
+        train_set=train_set,
+        val_set=val_set,
+        model=model,
+        clip_config=make_clip_config(config, trunk, accelerator.device),
+        autocast_dtype=choose_precision(config.precision, accelerator.device),
+        plan=make_plan(
+            num_clips=len(train_set.entries),
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            accumulation_steps=config.accumulation_steps,
+            num_processes=accelerator.num_processes,
+        ),
+    )
+    run.frozen_part.check()
+    return run
+
+
+def make_accelerator(config: TrainConfig) -> "Accelerator":
+    """Devices and processes, as `accelerate launch` or the one given device says.
+
+    Raises:
+        SettingsError: the device is not there.
+    """
+    from accelerate.accelerator import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils.dataclasses import DataLoaderConfiguration
+
+    device = choose_device(config.device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        # A process may train twice, on different devices: let go of what the last run chose.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no",  # the loop's own autocast: the head's output then needs no conversion
+        gradient_accumulation_steps=config.accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(non_blocking=copies_beside_work(device)),
+    )
+
+
+def make_clip_config(config: TrainConfig, trunk: ImageViT, device: torch.device) -> ClipConfig:
+    """The preprocessing of a run: its settings, and the trunk's mean, std and patch size.
+
+    Raises:
+        SettingsError: a size that the trunk's patches do not divide.
+    """
+    info = trunk.info
+    default = info.image_size
+    if device.type == "cpu":
+        default = min(default, nearest_multiple(CPU_SIZE_PIXELS, info.patch_size))
+    size = config.size if config.size is not None else default
+    info.check_size(size)
+    views = config.num_spatial_views
+    return ClipConfig(
+        num_frames=config.num_frames,
+        size=size,
+        stride_frames=config.stride_frames,
+        num_temporal_views=config.num_temporal_views,
+        num_spatial_views=views if views is not None else 1 if config.fit == "stretch" else 3,
+        resize=config.resize,
+        fit=config.fit,
+        short_clips=config.short_clips,
+        mean=info.mean,
+        std=info.std,
+    )
