@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from stadapter.clips import ClipConfig, load_clip
 from stadapter.errors import DataError, SettingsError, STAdapterError
-from stadapter.evaluate import confusion_table, evaluate, headline_figures, tables
+from stadapter.evaluate import evaluate
+from stadapter.evaluate.figures import headline_figures
+from stadapter.evaluate.tables import confusion_table, tables
 from stadapter.labels import Labels, LabelSpace
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.synthetic import write_clips

@@ -15,7 +15,7 @@ from browser import Browser
 from stadapter.artefact import read_spec, save_artefact
 from stadapter.clips import ClipConfig, load_frames
 from stadapter.errors import ArtefactError
-from stadapter.evaluate import ClassResult, ClipPrediction, Report
+from stadapter.evaluate.figures import ClassResult, ClipPrediction, Report
 from stadapter.manifest import Entry, Manifest, read_manifest
 from stadapter.model import build_model
 from stadapter.report import write_report

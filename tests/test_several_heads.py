@@ -23,7 +23,9 @@ from stadapter.compare.results import RUN_COLUMNS
 from stadapter.compare.summary import summarise
 from stadapter.dataset import VideoDataset, balanced_order
 from stadapter.errors import ArtefactError, DataError, TrainingError
-from stadapter.evaluate import evaluate, headline_figures, tables
+from stadapter.evaluate import evaluate
+from stadapter.evaluate.figures import headline_figures
+from stadapter.evaluate.tables import tables
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.predict import Prediction
 from stadapter.synthetic import draw_clip, write_video

@@ -20,7 +20,8 @@ from stadapter.backbones import EMBEDDED_BACKBONE
 from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.durable import write_whole
 from stadapter.errors import SettingsError
-from stadapter.evaluate import Report, interval_text, percent
+from stadapter.evaluate.figures import Report
+from stadapter.evaluate.tables import interval_text, percent
 from stadapter.hands import CLASSES, write_hand_clips
 from stadapter.predict import Classifier
 from stadapter.run_folder import LOCK_NAME, locked

@@ -22,7 +22,8 @@ from stadapter.checkpoint import CHECKPOINT_NAME, DIVERGED, Checkpoints, Progres
 from stadapter.compiled import compile_nothing, try_compiled
 from stadapter.dataset import Batch, ViewStore, collate
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
-from stadapter.evaluate import Report, evaluate
+from stadapter.evaluate import evaluate
+from stadapter.evaluate.figures import Report, headline
 from stadapter.machine import (
     copies_beside_work,
     default_workers,
@@ -410,16 +411,3 @@ class Loop:
     def _display(self, title: str = "training", total: int | None = None) -> RunDisplay:
         total = total if total is not None else self.run.plan.total_steps
         return RunDisplay(self.run.folder, title=title, total=total, console=self.console, curves=self.curves)
-
-
-def headline(report: Report) -> dict[str, float]:
-    """The figures of a report that fit on a line, those of each of several heads after its name."""
-    figures = {
-        "top1": report.top1,
-        "top5": report.top5,
-        "mean_class_accuracy": report.mean_class_accuracy,
-        "loss": report.loss,
-    }
-    for head, its in report.heads.items():
-        figures |= {f"{head}_{name}": value for name, value in headline(its).items()}
-    return figures

@@ -59,7 +59,8 @@ def run(arguments: Sequence[str]) -> int:
     """stadapter evaluate"""
     flags = tyro.cli(EvaluateFlags, prog="stadapter evaluate", args=arguments)
     from stadapter.artefact import find_run, read_spec
-    from stadapter.evaluate import evaluate, tables
+    from stadapter.evaluate import evaluate
+    from stadapter.evaluate.tables import tables
     from stadapter.machine import default_workers
     from stadapter.manifest import read_manifest
 

@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
     if result.report is not None:
-        from stadapter.evaluate import tables
+        from stadapter.evaluate.tables import tables
 
         output_console(sys.stdout).print(tables(result.report))
     page = result.folder / REPORT_NAME

@@ -21,7 +21,7 @@ from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.compare.results import write_result
 from stadapter.costs import COUNTED, gmacs_per_view, peak_memory_bytes
 from stadapter.errors import STAdapterError, first_line
-from stadapter.evaluate import Report
+from stadapter.evaluate.figures import Report
 from stadapter.preparation import prepare
 from stadapter.processes import stop_with_parent
 from stadapter.progress import METRICS_NAME

@@ -16,7 +16,7 @@ from stadapter.compare.summary import Comparison, Row
 from stadapter.costs import COUNTED
 from stadapter.durable import write_whole
 from stadapter.errors import counted
-from stadapter.evaluate import interval_text, percent
+from stadapter.evaluate.tables import interval_text, percent
 from stadapter.uncertainty import Difference
 
 _DISPENSABLE = ("top-5", "lowest to\nhighest seed", "reversed", "shuffled", "seeds", "one frame", "verdict")

@@ -12,7 +12,7 @@ from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME, read_spec
 from stadapter.clips import ClipConfig
 from stadapter.durable import write_whole
 from stadapter.errors import counted, duration
-from stadapter.evaluate import Report, headline_figures, largest_errors
+from stadapter.evaluate.figures import Report, headline_figures, largest_errors
 from stadapter.labels import ACTION, LabelSpace
 from stadapter.manifest import Manifest
 from stadapter.progress import METRICS_NAME

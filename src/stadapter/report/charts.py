@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stadapter.errors import counted
-from stadapter.evaluate import Report
+from stadapter.evaluate.figures import Report
 from stadapter.timecheck import ORDER_NAMES, TimeCheck
 from stadapter.uncertainty import Interval
 

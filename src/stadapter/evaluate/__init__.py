@@ -1,0 +1,176 @@
+"""How good a classifier is on labelled clips: accuracies and how sure they are, by class, for every clip, over time."""
+
+# B batch, n clips, C classes, K heads
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from stadapter.clips import ClipConfig
+from stadapter.dataset import Failure, VideoDataset, collate
+from stadapter.errors import DataError, SettingsError
+from stadapter.evaluate.figures import Report, make_report
+from stadapter.labels import LabelSpace
+from stadapter.machine import copies_beside_work, takes_turns
+from stadapter.manifest import Manifest
+from stadapter.model import ClipClassifier, check_finite_scores, label_space_of, scores_in_orders
+from stadapter.processes import Turns, quiet_worker, workers_of
+from stadapter.timecheck import CHANGED_ORDERS, Order, frame_places
+
+if TYPE_CHECKING:
+    from accelerate.accelerator import Accelerator
+
+__all__ = ["Report", "evaluate"]
+
+
+class Row(NamedTuple):
+    """What the model said of one clip."""
+
+    position: int
+    """In the manifest."""
+    scores: list[float]
+    """One for every class of every head."""
+    reordered: tuple[tuple[int, ...], ...]
+    """The class each head names with the frames in each of `CHANGED_ORDERS`; empty without a time check."""
+
+
+def evaluate(
+    model: ClipClassifier,
+    manifest: Manifest,
+    clip_config: ClipConfig,
+    *,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    autocast_dtype: torch.dtype | None = None,
+    accelerator: "Accelerator | None" = None,
+    progress: Callable[[int, int], None] | None = None,
+    time_check: bool = False,
+) -> Report:
+    """Classify every clip of a manifest with all its test views, on the device where the model is.
+
+    Scores are averaged over the views after softmax. The model runs in eval mode and gets its modes back. A clip that
+    cannot be read, also one that has vanished since, is among the failures.
+
+    Args:
+        model: the classifier, not wrapped for distributed training.
+        manifest: clips, all labelled with classes the model knows.
+        clip_config: frames, size and views.
+        batch_size: clips read at once, and views put through the model at once.
+        num_workers: processes that read clips; 0 reads in this one.
+        autocast_dtype: such as torch.bfloat16; None computes in the dtype of the model.
+        accelerator: with several processes each classifies its share, and all get the whole report.
+        progress: called with the number of clips done and to do by this process, after every batch.
+        time_check: classify every clip three times more, with its frames shuffled, reversed, and one repeated; it
+            is read once, and seen once by the frozen first blocks. Clips of one frame have no order, and no time check.
+
+    Raises:
+        SettingsError: a batch size below 1, or fewer than 0 workers.
+        DataError: a clip without a label or with one the model does not know; not one clip could be read.
+        TrainingError: a process that reads clips ended by itself.
+        STAdapterError: the model's scores are not finite.
+    """
+    for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        if value < least:
+            raise SettingsError(f"{name} {value}: expected at least {least}")
+    space = label_space_of(model)
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    turns = Turns(are_taken=takes_turns(world, device_type=next(model.parameters()).device.type))
+    dataset = VideoDataset(manifest, clip_config, labels=space, turns=turns)
+    with _eval_mode(model):
+        rows, failures = _classify(
+            model,
+            dataset,
+            turns,
+            range(rank, len(dataset), world),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            autocast_dtype=autocast_dtype,
+            orders=CHANGED_ORDERS if time_check and clip_config.num_frames > 1 else (),
+            progress=progress,
+        )
+    if accelerator is not None:
+        from accelerate.utils.operations import gather_object
+
+        rows, failures = [Row(*row) for row in gather_object(rows)], gather_object(failures)
+    return _report(dataset, space, rows, failures)
+
+
+@contextmanager
+def _eval_mode(model: ClipClassifier) -> Iterator[None]:
+    """Eval mode; every module gets back the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _classify(
+    model: ClipClassifier,
+    dataset: VideoDataset,
+    turns: Turns,
+    share: range,
+    *,
+    batch_size: int,
+    num_workers: int,
+    autocast_dtype: torch.dtype | None,
+    orders: Sequence[Order],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[Row], list[Failure]]:
+    """What the model says of the readable clips among `share`, and the failures of the others."""
+
+    space = label_space_of(model)
+
+    loader = DataLoader(
+        Subset(dataset, share),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=copies_beside_work(next(model.parameters()).device),
+        persistent_workers=num_workers > 0,  # so that they can be ended
+        worker_init_fn=quiet_worker,
+    )
+    rows: list[Row] = []
+    failures: list[Failure] = []
+    with workers_of(loader, turns):
+        for batch in turns.over(loader):
+            failures += batch["failures"]
+            if len(batch["indices"]):
+                indices = batch["indices"].tolist()
+                names = [dataset.entries[index].name for index in indices]
+                num_frames = batch["clips"].shape[2]
+                scores, *reordered_scores = scores_in_orders(
+                    model,
+                    batch["clips"],
+                    [frame_places(order, num_frames, names) for order in orders],
+                    autocast_dtype=autocast_dtype,
+                    views_at_once=batch_size,
+                )  # (B, C) each
+                changed = [space.named(each).tolist() for each in reordered_scores]
+                reordered = zip(*changed, strict=True) if orders else [()] * len(indices)
+                rows += map(Row, indices, scores.tolist(), reordered)
+            if progress is not None:
+                progress(len(rows) + len(failures), len(share))
+    return rows, failures
+
+
+def _report(dataset: VideoDataset, space: LabelSpace, rows: Sequence[Row], failures: Sequence[Failure]) -> Report:
+    if not rows:
+        name, message = failures[0] if failures else ("no clip", "the data is empty")
+        raise DataError(f"none of {len(dataset)} clips could be read, first {name}: {message}")
+    rows = sorted(rows)
+    entries = [dataset.entries[row.position] for row in rows]
+    targets = torch.tensor([dataset.targets[row.position] for row in rows])  # (n, K)
+    scores = torch.tensor([row.scores for row in rows])  # (n, C)
+    check_finite_scores(scores, [entry.name for entry in entries])
+    named: dict[Order, Tensor] = {"as_is": space.named(scores)}  # (n, K) in every order
+    if rows[0].reordered:
+        named |= {order: torch.tensor([row.reordered[n] for row in rows]) for n, order in enumerate(CHANGED_ORDERS)}
+    return make_report(space, entries, scores=scores, targets=targets, named=named, failures=failures)

@@ -1,0 +1,308 @@
+"""The figures that follow from what a classifier said of labelled clips: accuracies, by class, for every clip."""
+
+# n clips, C classes, K heads
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from stadapter.dataset import Failure
+from stadapter.labels import ACTION, LabelSpace
+from stadapter.manifest import Entry
+from stadapter.timecheck import Order, TimeCheck, make_time_check
+from stadapter.uncertainty import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_interval
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One line of the table by class."""
+
+    label: str
+    num_clips: int
+    """Clips of this class."""
+    accuracy: float | None
+    """Fraction of the clips of this class that were named right; None without clips."""
+    precision: float | None
+    """Fraction of the clips given this name that are of this class; None if the name was never given."""
+
+
+@dataclass(frozen=True)
+class ClipPrediction:
+    """The answer for one clip."""
+
+    name: str
+    """Path relative to the data folder."""
+    start_seconds: float | None
+    end_seconds: float | None
+    label: str
+    """The true class."""
+    predicted: str
+    """The class with the highest score."""
+    score: float
+    """Probability given to `predicted`, 0 to 1, averaged over the views."""
+    true_score: float
+    """Probability given to `label`."""
+    is_correct: bool
+    """Whether `predicted` is `label`."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What evaluating a model on labelled clips gave. Clips that could not be read are in `failures` only.
+
+    Of a model with several heads it is the report on actions, combinations of one class of each head, and holds the
+    report of each head: an action is right where every head is, its score is the product of its classes' scores, and
+    its top 5 are the 5 largest products of all combinations, as in EPIC-Kitchens-100's own evaluation
+    (github.com/epic-kitchens/C1-Action-Recognition, evaluate.py).
+    """
+
+    labels: tuple[str, ...]
+    """The classes; of actions those that occur or were named."""
+    num_clips: int
+    """Clips that were read and classified."""
+    top1: float
+    """Fraction of clips whose highest score is the true class, 0 to 1."""
+    top1_interval: Interval
+    """Bootstrap interval of `top1`, clips drawn with replacement; the other intervals likewise."""
+    top5: float
+    """Fraction of clips with the true class among the 5 highest scores, or among all of fewer classes."""
+    top5_interval: Interval
+    mean_class_accuracy: float
+    """Mean of the accuracies of the classes that have clips."""
+    mean_class_accuracy_interval: Interval
+    loss: float
+    """Mean of -log(score of the true class), in nats; with one view the cross-entropy, summed over the heads."""
+    calibration_error: float
+    """Expected calibration error: by how much the score of the named class and the share named right differ, 0 to 1,
+    on average over clips sorted into `num_calibration_bins` equal bins by that score."""
+    mean_score: float
+    """Mean score of the named class: above `top1` the classifier claims too much, below too little."""
+    per_class: tuple[ClassResult, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    """Numbers of clips; rows are the true classes, columns the predicted ones, in the order of `labels`; of actions
+    empty: those of the heads say more."""
+    predictions: tuple[ClipPrediction, ...]
+    """One for every classified clip, in the order of the data."""
+    failures: tuple[Failure, ...]
+    """(name, reason) of every clip that could not be read."""
+    time_check: TimeCheck | None = None
+    """The same clips with their frames in other orders, if that was asked for."""
+    confidence: float = CONFIDENCE
+    """Of the intervals."""
+    num_resamples: int = NUM_RESAMPLES
+    """Of the bootstrap."""
+    num_calibration_bins: int = CALIBRATION_BINS
+    heads: "dict[str, Report]" = field(default_factory=dict)
+    """The report of each head by its name, where there are several."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON types: dicts, lists, strings, numbers and None; the time check with its sentence."""
+        report = asdict(replace(self, heads={}))
+        if self.time_check is not None:
+            report["time_check"]["sentence"] = self.time_check.sentence()
+        report["failures"] = [{"name": name, "message": message} for name, message in self.failures]
+        report["heads"] = {name: head.to_json() for name, head in self.heads.items()}
+        plain: dict[str, Any] = json.loads(json.dumps(report))
+        return plain
+
+
+def headline_figures(report: Report) -> list[tuple[str, float, Interval]]:
+    """The accuracies over all clips: name, share of 1, interval; of several heads those of actions, then of each."""
+    num_classes = math.prod(len(head.labels) for head in report.heads.values()) if report.heads else len(report.labels)
+    figures = [
+        ("top-1", report.top1, report.top1_interval),
+        (f"top-{min(5, num_classes)}", report.top5, report.top5_interval),
+        ("mean class accuracy", report.mean_class_accuracy, report.mean_class_accuracy_interval),
+    ]
+    if not report.heads:
+        return figures
+    parts = {ACTION: figures} | {name: headline_figures(head) for name, head in report.heads.items()}
+    return [(f"{of} {name}", value, interval) for of, part in parts.items() for name, value, interval in part]
+
+
+def headline(report: Report) -> dict[str, float]:
+    """The figures of a report that fit on a line, those of each of several heads after its name."""
+    figures = {
+        "top1": report.top1,
+        "top5": report.top5,
+        "mean_class_accuracy": report.mean_class_accuracy,
+        "loss": report.loss,
+    }
+    for head, its in report.heads.items():
+        figures |= {f"{head}_{name}": value for name, value in headline(its).items()}
+    return figures
+
+
+def largest_errors(report: Report) -> list[tuple[int, str, str]]:
+    """Every pair of classes that were taken for each other: number of clips, true class, named class; most first."""
+    errors = [
+        (count, report.labels[true], report.labels[predicted])
+        for true, row in enumerate(report.confusion)
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    ]
+    return sorted(errors, key=lambda error: (-error[0], error[1], error[2]))
+
+
+def make_report(
+    space: LabelSpace,
+    entries: Sequence[Entry],
+    *,
+    scores: Tensor,
+    targets: Tensor,
+    named: dict[Order, Tensor],
+    failures: Sequence[Failure],
+) -> Report:
+    """All figures of n clips.
+
+    Args:
+        space: the classes of every head.
+        entries: the clips.
+        scores: of every class of every head (n, C), averaged over the views.
+        targets: the true class of every head (n, K).
+        named: the classes named (n, K), with the frames in every order that was tried.
+        failures: (name, reason) of the clips that could not be read.
+    """
+    heads = {
+        name: _figures(_answers_of_head(space, place, scores, targets, named), entries, failures, with_confusion=True)
+        for place, name in enumerate(space.names)
+    }
+    if not space.heads:
+        return heads[space.names[0]]
+    answers = _answers_of_actions(space, scores, targets, named)
+    actions = _figures(answers, entries, failures, with_confusion=False)  # there are thousands of combinations
+    return replace(actions, heads=heads, loss=sum(head.loss for head in heads.values()))
+
+
+class _Answers(NamedTuple):
+    """What was said of n clips, by one head or by all together; classes are positions in `labels`."""
+
+    labels: tuple[str, ...]
+    targets: Tensor
+    """The true classes, (n,)."""
+    named: dict[Order, Tensor]
+    """The classes named, (n,), with the frames in every order that was tried."""
+    score: Tensor
+    """Of the class named, (n,)."""
+    true_score: Tensor
+    """Of the true class, (n,)."""
+    is_in_top5: Tensor
+    """Whether the true class is among the 5 highest scores, bool (n,)."""
+
+
+def _answers_of_head(
+    space: LabelSpace, place: int, scores: Tensor, targets: Tensor, named: dict[Order, Tensor]
+) -> _Answers:
+    part, true = space.split(scores)[place], targets[:, place]  # (n, classes), (n,)
+    return _Answers(
+        labels=space.classes[place],
+        targets=true,
+        named={order: classes[:, place] for order, classes in named.items()},
+        score=part.max(-1).values,
+        true_score=part.gather(1, true[:, None])[:, 0],
+        is_in_top5=(part.topk(min(5, part.shape[1])).indices == true[:, None]).any(-1),
+    )
+
+
+def _answers_of_actions(space: LabelSpace, scores: Tensor, targets: Tensor, named: dict[Order, Tensor]) -> _Answers:
+    """The same for combinations of one class of each head: those that occur or were named are the classes."""
+    actions, places = torch.unique(torch.cat([targets, *named.values()]), dim=0, return_inverse=True)
+    true, *of_orders = places.split(len(targets))  # (n,) each
+    parts = space.split(scores.double())
+    return _Answers(
+        labels=tuple(space.text(action) for action in actions.tolist()),
+        targets=true,
+        named=dict(zip(named, of_orders, strict=True)),
+        score=torch.stack([part.max(-1).values for part in parts]).prod(0),
+        true_score=torch.stack([part.gather(1, targets[:, [n]])[:, 0] for n, part in enumerate(parts)]).prod(0),
+        is_in_top5=(space.likeliest(scores.double(), 5)[1] == targets[:, None]).all(-1).any(-1),
+    )
+
+
+def _figures(
+    answers: _Answers, entries: Sequence[Entry], failures: Sequence[Failure], *, with_confusion: bool
+) -> Report:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    targets, named = answers.targets, answers.named["as_is"]
+    is_right = named == targets
+    per_class = _per_class(answers.labels, targets, named)
+    accuracies = [result.accuracy for result in per_class if result.accuracy is not None]
+    # Of a score and whether it was right, as of two classes; an average of softmaxes may come out a hair above 1.
+    sureness = torch.stack([answers.score.clamp(0, 1), torch.zeros_like(answers.score)], 1)
+    calibration_error = multiclass_calibration_error(
+        sureness, (~is_right).long(), num_classes=2, n_bins=CALIBRATION_BINS
+    )
+    true_score = answers.true_score.clamp_min(torch.finfo(torch.float32).tiny)
+    return Report(
+        labels=answers.labels,
+        num_clips=len(entries),
+        top1=float(is_right.double().mean()),
+        top1_interval=bootstrap_interval(is_right.numpy()),
+        top5=float(answers.is_in_top5.double().mean()),
+        top5_interval=bootstrap_interval(answers.is_in_top5.numpy()),
+        mean_class_accuracy=sum(accuracies) / len(accuracies),
+        mean_class_accuracy_interval=bootstrap_interval(is_right.numpy(), groups=targets.numpy()),
+        loss=float(-true_score.log().mean()),
+        calibration_error=float(calibration_error),
+        mean_score=float(answers.score.mean()),
+        per_class=per_class,
+        confusion=_confusion(answers.labels, targets, named) if with_confusion else (),
+        predictions=_predictions(answers, entries),
+        failures=tuple(sorted(failures)),
+        time_check=_time_check(answers),
+    )
+
+
+def _predictions(answers: _Answers, entries: Sequence[Entry]) -> tuple[ClipPrediction, ...]:
+    columns = (answers.targets, answers.named["as_is"], answers.score, answers.true_score)
+    rows = zip(entries, *(column.tolist() for column in columns), strict=True)
+    return tuple(
+        ClipPrediction(
+            name=entry.name,
+            start_seconds=entry.start_seconds,
+            end_seconds=entry.end_seconds,
+            label=answers.labels[true],
+            predicted=answers.labels[best],
+            score=score,
+            true_score=true_score,
+            is_correct=best == true,
+        )
+        for entry, true, best, score, true_score in rows
+    )
+
+
+def _time_check(answers: _Answers) -> TimeCheck | None:
+    if len(answers.named) == 1:
+        return None
+    labels = answers.labels
+    predicted = {order: [labels[place] for place in named.tolist()] for order, named in answers.named.items()}
+    return make_time_check([labels[place] for place in answers.targets.tolist()], predicted)
+
+
+def _confusion(labels: Sequence[str], targets: Tensor, named: Tensor) -> tuple[tuple[int, ...], ...]:
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    matrix = multiclass_confusion_matrix(named, targets, num_classes=len(labels))  # rows true
+    return tuple(tuple(row) for row in matrix.tolist())
+
+
+def _per_class(labels: Sequence[str], targets: Tensor, named: Tensor) -> tuple[ClassResult, ...]:
+    counted = (targets, named, targets[named == targets])
+    clips, given, right = (which.bincount(minlength=len(labels)).tolist() for which in counted)
+    return tuple(
+        ClassResult(
+            label=label,
+            num_clips=clips[row],
+            accuracy=right[row] / clips[row] if clips[row] else None,
+            precision=right[row] / given[row] if given[row] else None,
+        )
+        for row, label in enumerate(labels)
+    )

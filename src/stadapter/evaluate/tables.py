@@ -1,0 +1,111 @@
+"""What evaluation found, as tables to be printed with rich."""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from stadapter.evaluate.figures import Report, headline_figures, largest_errors
+from stadapter.labels import ACTION
+from stadapter.timecheck import ORDER_NAMES, TimeCheck
+from stadapter.uncertainty import CONFIDENCE, Interval
+
+_MAX_MATRIX_CLASSES = 20
+
+
+def tables(report: Report) -> Group:
+    """The summary, the time check, the table by class and the confusion matrix, to be printed with rich.
+
+    Of several heads each has all but the summary, which is one.
+    """
+    parts: list[RenderableType] = [summary_table(report)]
+    for name, part in {ACTION: report, **report.heads}.items() if report.heads else [("", report)]:
+        suffix = f", {name}" if name else ""
+        if part.time_check is not None:
+            parts.append(time_table(part.time_check, f" to the {name}" if name else ""))
+        if part.confusion:
+            parts += [class_table(part, suffix), confusion_table(part, suffix)]
+    return Group(*parts)
+
+
+def summary_table(report: Report) -> Table:
+    """The figures over all clips, and the first clips that could not be read."""
+    table = Table(title="Evaluation", title_justify="left")
+    table.add_column("")
+    table.add_column("value", justify="right")
+    table.add_column(f"{100 * report.confidence:.0f} % interval", justify="right")
+    table.add_row("clips", str(report.num_clips))
+    for name, value, interval in headline_figures(report):
+        table.add_row(name, percent(value), interval_text(interval))
+    table.add_row("loss", f"{report.loss:.4f}")
+    table.add_row("calibration error", percent(report.calibration_error))
+    table.add_row("clips that could not be read", str(len(report.failures)))
+    for name, message in report.failures[:5]:
+        table.add_row("", Text(message if name in message else f"{name}: {message}"))
+    return table
+
+
+def time_table(check: TimeCheck, suffix: str = "") -> Group:
+    """The accuracies with the frames in order and not, and the sentence that says what they mean."""
+    table = Table(title=f"Does time matter{suffix}?", title_justify="left")
+    table.add_column("frames")
+    for header in ("accuracy", f"{100 * CONFIDENCE:.0f} % interval"):
+        table.add_column(header, justify="right")
+    for order, name in ORDER_NAMES.items():
+        table.add_row(name, percent(getattr(check, order)), interval_text(check.intervals[order]))
+    return Group(table, Text(check.verdict()))
+
+
+def class_table(report: Report, suffix: str = "") -> Table:
+    """Clips, accuracy and precision of every class, and the class it is most often mistaken for."""
+    table = Table(title=f"By class{suffix}", title_justify="left")
+    table.add_column("class")
+    for header in ("clips", "accuracy", "precision"):
+        table.add_column(header, justify="right")
+    table.add_column("most often mistaken for")
+    for position, result in enumerate(report.per_class):
+        errors = [0 if column == position else count for column, count in enumerate(report.confusion[position])]
+        worst = max(errors)
+        mistaken = f"{report.labels[errors.index(worst)]} ({worst})" if worst else ""
+        table.add_row(
+            Text(result.label),
+            str(result.num_clips),
+            percent(result.accuracy),
+            percent(result.precision),
+            Text(mistaken),
+        )
+    return table
+
+
+def confusion_table(report: Report, suffix: str = "") -> Table:
+    """Rows are the true classes, columns the predicted ones; with many classes the largest errors instead."""
+    if len(report.labels) > _MAX_MATRIX_CLASSES:
+        return _error_table(report, suffix)
+    table = Table(title=f"Confusion{suffix}: rows true, columns predicted", title_justify="left")
+    table.add_column("true")
+    for label in report.labels:
+        table.add_column(Text(label), justify="right")
+    for label, row in zip(report.labels, report.confusion, strict=True):
+        table.add_row(Text(label), *(str(count) if count else "·" for count in row))
+    return table
+
+
+def interval_text(interval: Interval) -> str:
+    """An interval of shares of 1, as people read it."""
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %"
+
+
+def percent(fraction: float | None) -> str:
+    """A share of 1, as people read it; nothing for None."""
+    return "" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def _error_table(report: Report, suffix: str) -> Table:
+    errors = largest_errors(report)
+    shown = errors[:_MAX_MATRIX_CLASSES]
+    table = Table(title=f"Largest errors{suffix}, {len(shown)} of {len(errors)}", title_justify="left")
+    table.add_column("true")
+    table.add_column("predicted")
+    table.add_column("clips", justify="right")
+    for count, true, predicted in shown:
+        table.add_row(Text(true), Text(predicted), str(count))
+    return table
