@@ -326,11 +326,12 @@ def test_this_program_equals_the_released_code(reference: str) -> None:
         ({"clip_heights": (31,)}, "even numbers of pixels"),
         ({"clip_gops": (0,)}, "numbers of frames"),
         ({"device": "cuda:77"}, "device cuda:77"),
+        ({"parts": ()}, "no parts given"),
     ],
 )
 def test_settings_that_measure_nothing_are_refused(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):
-        benchmark(small(**{"parts": (), **settings}))
+        benchmark(small(**{"parts": ("cold-start",), **settings}))
 
 
 def test_sizes_know_their_tokens() -> None:

@@ -1,15 +1,18 @@
 """The command line: verbs, flags, tables, JSON and CSV, exit codes, and errors in one line."""
 
 import csv
+import errno
 import importlib
 import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -515,6 +518,48 @@ def test_a_reader_that_goes_away_ends_the_batch_quietly(run: Path, clips: Path) 
     process.stderr.close()
     assert process.wait(timeout=60) == 141
     assert message == ""
+
+
+def test_the_users_home_may_be_written_as_a_tilde(
+    run: Path, clips: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(clips))
+    assert main(["predict", str(run), "~/up", "~/left/left_00.mp4", "--format", "csv"]) == 0
+    names = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert names == [str(clips / name) for name in ("up/up_00.mp4", "up/up_01.mp4", "left/left_00.mp4")]
+
+
+def test_a_folder_that_cannot_be_listed_is_a_row_and_hides_nothing(
+    run: Path, mixed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        if folder.name == "inner":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return listing(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    main(["predict", str(run), mixed[3], "--format", "json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "inner cannot be listed (Permission denied)" in rows[0]["error"]
+    assert rows[1]["video"] == f"{mixed[3]}/b.mp4"
+    assert "label" in rows[1]
+
+
+def test_an_address_is_no_video(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(run), "https://example.com/a.mp4", "--format", "csv"]) == 1
+    assert "https://example.com/a.mp4: an address; expected a file or folder" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes files")
+@pytest.mark.parametrize("arguments", [["--help"], ["predict"]])
+def test_nobody_need_listen(run: Path, clips: Path, arguments: list[str]) -> None:
+    if arguments == ["predict"]:
+        arguments = ["predict", str(run), str(clips / "up" / "up_00.mp4")]
+    command = shlex.join([sys.executable, "-m", "stadapter", *arguments])
+    ended = subprocess.run(f"{command} >&-", shell=True, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (0, False)
 
 
 def test_convert_makes_a_run_folder_with_the_names_of_a_file(

@@ -19,7 +19,7 @@ from stadapter.clips import ClipConfig, load_clip
 from stadapter.errors import DataError, SettingsError, STAdapterError
 from stadapter.evaluate import evaluate
 from stadapter.evaluate.figures import headline_figures
-from stadapter.evaluate.tables import confusion_table, tables
+from stadapter.evaluate.tables import ConfusionTable, tables
 from stadapter.labels import Labels, LabelSpace
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.synthetic import write_clips
@@ -287,7 +287,7 @@ def test_data_of_which_nothing_can_be_read_is_an_error(manifest: Manifest) -> No
 
 
 def test_labels_that_the_model_does_not_know_are_named(manifest: Manifest) -> None:
-    with pytest.raises(DataError, match="1 classes of the data are not among the labels: up; expected some of down"):
+    with pytest.raises(DataError, match="1 class of the data not among the labels: up; expected some of down"):
         evaluate(knowing(manifest, ("down", "left"), ANSWERS), manifest, CONFIG)
 
 
@@ -340,7 +340,7 @@ def test_tables_show_the_figures_with_rows_true(manifest: Manifest) -> None:
     report = evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG)
     text = shown(tables(report))
     assert "66.7 %" in text
-    matrix = shown(confusion_table(report)).splitlines()
+    matrix = shown(ConfusionTable(report)).splitlines()
     down = next(line for line in matrix if line.startswith("│ down"))
     assert [cell.strip() for cell in down.split("│")[1:-1]] == ["down", "1", "·", "·", "1"]
     by_class = [line for line in text.splitlines() if "up (1)" in line]
@@ -360,9 +360,17 @@ def test_many_classes_show_the_largest_errors_instead_of_a_matrix(manifest: Mani
     answers = [[float(position == 2) for position in range(33)]] * 6  # always up
     report = evaluate(knowing(manifest, labels, answers), manifest, CONFIG)
     assert len(report.confusion) == 33
-    text = shown(confusion_table(report))
+    text = shown(ConfusionTable(report))
     assert "Largest errors, 2 of 2" in text
     assert "class 1" not in text
+
+
+def test_a_matrix_that_is_too_wide_gives_way_to_the_largest_errors(manifest: Manifest) -> None:
+    report = evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG)
+    for width, title in ((120, "Confusion: rows true, columns predicted"), (18, "Largest errors, ")):
+        console = Console(file=StringIO(), width=width)
+        console.print(ConfusionTable(report))
+        assert console.file.getvalue().replace("\n", " ").startswith(title)  # type: ignore[attr-defined]
 
 
 TWO_PROCESSES = """

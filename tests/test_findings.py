@@ -58,6 +58,12 @@ def test_more_unreadable_clips_than_training_allows_are_an_error(num_bad: int, n
     assert len(found["unreadable"].items) == num_bad
 
 
+def test_segments_of_one_broken_file_count_as_in_training_each_for_itself() -> None:
+    bad = [make_clip("wave/long.mp4", segment=(float(n), n + 1.0), error="long.mp4: broken") for n in range(3)]
+    assert "too many unreadable" in find(*bad, *many("wave", 17))
+    assert "too many unreadable" not in find(*bad[:1], *bad[:1], *bad[:1], *many("wave", 17))
+
+
 def test_held_out_clips_of_which_none_can_be_read_are_an_error() -> None:
     found = find(*many("wave", 5), make_clip("wave/h.mp4", held_out=True, error="x"))
     assert (found["none readable"].level, found["none readable"].found[:23]) == ("error", "not one of 1 held-out c")

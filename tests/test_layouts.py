@@ -314,10 +314,10 @@ def test_ucf101_has_its_own_splits_and_its_classes_the_order_of_the_index(put: C
     assert pairs(train) == [(names[4], "YoYo"), (names[1], "ApplyEyeMakeup")]
     assert pairs(val) == [(names[3], "YoYo")]
     assert train.labels == ("YoYo", "ApplyEyeMakeup")
-    assert "read as UCF101 (train, trainlist01.txt, split 1 of 1, 2)" in train.notes()[0]
+    assert "read as UCF101 (trainlist01.txt, split 1 of 1, 2)" in train.notes()[0]
     assert pairs(read_splits(folder, split_number=2)[0]) == [(names[5], "YoYo"), (names[2], "ApplyEyeMakeup")]
     assert pairs(read_manifest(folder / "testlist02.txt")) == [(names[4], "YoYo")]
-    with pytest.raises(DataError, match=r"UCF101's splits \[1, 2\] and no split 3"):
+    with pytest.raises(DataError, match=r"UCF101's split 1, 2 and no split 3"):
         read_splits(folder, split_number=3)
 
 
@@ -351,6 +351,10 @@ def test_hmdb51_uses_are_unused_train_and_test(put: Callable[..., Path]) -> None
     assert pairs(read_splits(folder, split_number=3)[0]) == [(names[1], "shake_hands"), (names[4], "sit")]
     assert pairs(read_manifest(folder)) == pairs(val)
     assert "HMDB51 (train, split 1 of 1, 2, 3)" in train.notes()[0]
+    for number in (2, 3):
+        for label in ("shake_hands", "sit"):
+            (folder / f"{label}_test_split{number}.txt").unlink()
+    assert "HMDB51 (train), videos" in read_splits(folder)[0].notes()[0]
     write(folder / "sit_test_split1.txt", "a.avi 3\n")
     with pytest.raises(DataError, match=r"sit_test_split1.txt, line 1: found 'a.avi 3'; expected <name>.avi and 0, 1"):
         read_splits(folder)
@@ -436,6 +440,7 @@ def test_epic_kitchens_classes_without_their_names_are_numbers(put: Callable[...
     train, _ = read_splits(folder)
     assert train.labels == ("0 2", "0 3", "1 3", "3 2", "3 3")
     assert train.entries[0].label == "3 3"
+    assert "by their numbers where there is no EPIC_100_verb_classes.csv and no EPIC_100_noun" in train.notes()[0]
     assert read_splits(folder, label_kind="verb")[0].labels == ("0", "1", "3")
 
 

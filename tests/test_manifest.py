@@ -195,7 +195,7 @@ def test_missing_files_are_counted_and_named_and_the_others_kept(tmp_path: Path)
 
 def test_a_list_of_which_nothing_exists_says_where_it_looked(tmp_path: Path) -> None:
     listed = write(tmp_path / "l.csv", "path,label\na.mp4,up\nb.mp4,down\n")
-    with pytest.raises(DataError, match=rf"none of its 2 files exists, first {tmp_path}/a.mp4.*another root"):
+    with pytest.raises(DataError, match=rf"none of its 2 files exists, first {tmp_path}/a.mp4.*--video-root"):
         read_manifest(listed)
 
 
@@ -304,10 +304,20 @@ def test_train_can_be_the_name_of_a_class(tmp_path: Path, inside: str) -> None:
     assert read_manifest(tmp_path).labels == ("boat", "train")
 
 
-def test_reading_one_manifest_from_split_folders_asks_which(tmp_path: Path) -> None:
-    touch(tmp_path, "train/up/a.mp4", "val/up/c.mp4")
-    with pytest.raises(DataError, match=r"holds the splits train/, val/; expected one of them"):
-        read_manifest(tmp_path)
+@pytest.mark.parametrize(("held_out", "read"), [(("val",), "val"), (("test",), "test"), (("test", "val"), "val")])
+def test_one_manifest_from_split_folders_is_what_is_held_out(
+    tmp_path: Path, held_out: tuple[str, ...], read: str
+) -> None:
+    touch(tmp_path, "train/up/a.mp4", *(f"{name}/up/{name}.mp4" for name in held_out))
+    manifest = read_manifest(tmp_path)
+    assert [entry.name for entry in manifest.entries] == [f"{read}/up/{read}.mp4"]
+    assert manifest.notes()[0].endswith(f"this is {read}/")
+
+
+def test_what_two_data_sets_share_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "one/up/a.mp4", "one/down/b.mp4", "two/down/c.mp4")
+    (tmp_path / "two/up").symlink_to(tmp_path / "one/up")
+    assert read_manifest(tmp_path / "one").shared_with(read_manifest(tmp_path / "two")) == ["up/a.mp4"]
 
 
 def test_a_validation_folder_without_class_folders_is_an_error(tmp_path: Path) -> None:

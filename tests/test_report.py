@@ -328,6 +328,7 @@ def test_curves_show_held_out_figures_and_stay_small(trained: Path, tmp_path: Pa
     assert (accuracy.marks[0].x, accuracy.marks[0].y) == (100.0, 25.0)
     assert [tick.text for tick in accuracy.y_ticks] == ["0 %", "25 %", "50 %", "75 %", "100 %"]
     assert loss.smooth
+    assert not rate.smooth  # it has no noise to average
     path = write_metrics(tmp_path, *(step(number, 1.0) for number in range(1, 2001)))
     assert all(curve.path.count("L") <= 301 for curve in read_curves(path))
 

@@ -24,13 +24,14 @@ from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.clips import load_clip
 from stadapter.errors import ArtefactError, DataError, SettingsError, TrainingError
 from stadapter.model import build_model
+from stadapter.predict import Classifier
 from stadapter.preparation import make_accelerator, prepare
 from stadapter.progress import Meter
 from stadapter.provenance import command_line
 from stadapter.synthetic import write_clips
 from stadapter.train import Loop, TrainConfig, train
 from stadapter.transforms import Augmentation
-from stadapter.tuning import LinearProbe, STAdapter
+from stadapter.tuning import Full, LinearProbe, STAdapter
 from trunks import make_trunk, save_trunk
 
 
@@ -236,6 +237,8 @@ def test_an_unfinished_run_says_how_to_go_on(config: TrainConfig, monkeypatch: p
     monkeypatch.undo()
     with pytest.raises(TrainingError, match="--resume"):
         run(config)
+    with pytest.raises(ArtefactError, match=r"its training has not come to an end; stadapter train --resume"):
+        Classifier.load(config.out)
 
 
 def test_paths_may_be_path_objects(config: TrainConfig) -> None:
@@ -248,6 +251,34 @@ def test_preparing_writes_nothing_and_tells_what_would_be_trained(config: TrainC
     assert not Path(config.out).exists()
     for part in ("12 clips to train on", "left (6), right (6)", "4 frames of 16 x 16 pixels", "trained 1,", "6 steps"):
         assert part in lines
+
+
+def test_held_out_clips_that_are_trained_on_are_told(config: TrainConfig) -> None:
+    lines = prepare(dataclasses.replace(config, val_data=config.data, val_fraction=0)).describe()
+    assert any("12 of 12 clips held out are also trained on" in line for line in lines)
+    assert not any("also trained on" in line for line in prepare(config).describe())
+
+
+@pytest.mark.parametrize(("tuning", "lr", "is_told"), [(Full(), 2e-3, True), (Full(), 5e-5, False)])
+def test_a_learning_rate_that_destroys_a_trunk_is_told(
+    config: TrainConfig, tuning: Full, lr: float, is_told: bool
+) -> None:
+    lines = prepare(dataclasses.replace(config, tuning=tuning, lr=lr)).describe()
+    assert any("full wants 0.0001 or less: --lr 5e-05" in line for line in lines) == is_told
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_frames": 10**9},
+        {"size": 16 * 10**6},
+        {"num_temporal_views": 10**9, "val_fraction": 0.5},
+        {"batch_size": 10**12},
+    ],
+)
+def test_clips_that_cannot_be_held_are_refused_before_any_is_read(config: TrainConfig, changes: dict[str, Any]) -> None:
+    with pytest.raises(TrainingError, match=r"takes [\d,]+ GiB of memory at least, [\d,]+ GiB are free"):
+        prepare(dataclasses.replace(config, **changes))
 
 
 def test_a_finished_run_is_neither_overwritten_nor_resumed(config: TrainConfig) -> None:
@@ -325,8 +356,8 @@ def test_weights_that_are_not_numbers_are_never_saved_over_good_ones(
         ({"epochs": 0}, "at least 1"),
         ({"lr": 0.0}, "above 0"),
         ({"lr": math.inf}, "above 0"),
-        ({"seed": -1}, "at least 0"),
-        ({"num_workers": -1}, "at least 0"),
+        ({"seed": -1}, "seed -1: expected 0 to"),
+        ({"num_workers": -1}, "num_workers -1: expected 0 to"),
         ({"gradient_clip": -1.0}, "at least 0"),
         ({"label_smoothing": 2.0}, "0 to 1"),
         ({"val_fraction": 1.0}, "below 1"),

@@ -492,6 +492,13 @@ def test_whatever_a_decoder_raises_names_the_file(
         read_frames(path, [0])
 
 
+@pytest.mark.parametrize("indices", [[0.5], "0", [None]])
+def test_numbers_of_frames_are_whole(indices: Any, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", 5)
+    with pytest.raises(VideoError, match=r"clip\.mp4: frame numbers .*; expected whole numbers"):
+        read_frames(path, indices)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_refused_with_what_to_do(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")

@@ -29,6 +29,8 @@ INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for these signals
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default the one of this process, and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None:  # closed by who started this: nobody listens
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for as long as the process lasts
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no text
     try:

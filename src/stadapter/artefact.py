@@ -23,7 +23,8 @@ from torch import Tensor
 from stadapter.backbones import fetch_snapshot, is_hub_id, load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.durable import write_whole
-from stadapter.errors import ArtefactError, BackboneError, SettingsError, first_line
+from stadapter.errors import ArtefactError, BackboneError, SettingsError, first_line, printable
+from stadapter.field_types import from_json
 from stadapter.labels import ACTION, LabelSpace
 from stadapter.model import VideoClassifier, build_model
 from stadapter.tuning import tuning_from_json, tuning_to_json
@@ -34,6 +35,7 @@ FORMAT_VERSION = 1
 WEIGHTS_NAME = "stadapter.safetensors"
 SPEC_NAME = "stadapter.json"
 CARD_NAME = "README.md"
+METRICS_NAME = "metrics.jsonl"
 DIGEST_KEY = "sha256"
 
 
@@ -96,8 +98,8 @@ def load_artefact(
     folder = find_run(run)
     spec = read_spec(folder)
     try:
-        info = BackboneInfo(**{**spec["backbone"], **_tuples(spec["backbone"], "mean", "std")})
-        clip_config = ClipConfig(**{**spec["clip"], **_tuples(spec["clip"], "mean", "std")})
+        info = from_json(BackboneInfo, spec["backbone"])
+        clip_config = from_json(ClipConfig, spec["clip"])
         tuning = tuning_from_json(spec["tuning"])
         labels = LabelSpace.from_json(spec["labels"])
         receipt = dict(spec.get("receipt", {}))
@@ -149,6 +151,10 @@ def read_spec(folder: Path) -> dict[str, Any]:
     """
     path = folder / SPEC_NAME
     if not path.is_file():
+        if (folder / METRICS_NAME).is_file():
+            raise ArtefactError(
+                f"{folder} has no {SPEC_NAME}: its training has not come to an end; stadapter train --resume goes on"
+            )
         raise ArtefactError(f"{folder} has no {SPEC_NAME}; expected a folder that stadapter train or convert made")
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
@@ -218,7 +224,7 @@ def model_card(spec: Mapping[str, Any]) -> str:
     space = LabelSpace.from_json(spec["labels"])
     rows = _metric_rows(spec["receipt"].get("metrics", {}), space)
     table = "\n".join(["", "## On held-out clips", "", "| measure | value |", "|---|---|", *rows, ""]) if rows else ""
-    labels = ", ".join(space.labels)
+    labels = ", ".join(map(printable, space.labels))
     is_on_hub = backbone["revision"] is not None
     trunk = backbone["name"] if is_on_hub else Path(backbone["name"]).name  # a card tells nothing of this machine
     base_model = f"base_model: {trunk}\n" if is_on_hub else ""
@@ -288,8 +294,3 @@ def _matching_trunk(folder: Path, info: BackboneInfo, backbone: ImageViT | str |
             f"{trunk.info.name} has sha256 {trunk.info.sha256[:16]}…: give it its own trunk"
         )
     return trunk
-
-
-def _tuples(values: Mapping[str, Any], *names: str) -> dict[str, tuple[Any, ...]]:
-    """JSON has lists where our dataclasses have tuples."""
-    return {name: tuple(values[name]) for name in names}

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from stadapter.errors import DataError, SettingsError, counted
+from stadapter.errors import DataError, SettingsError, counted, printable
 from stadapter.examine import Clip, examine_all
 from stadapter.findings import LEVELS, Finding, find_all
 from stadapter.layouts import LabelKind
@@ -253,17 +253,6 @@ def verdict(report: DataReport) -> Text:
     if report.could_train:
         return Text.assemble(("training could start", "bold green"), f": {found}")
     return Text.assemble(("training could not start", "bold red"), f": {found}")
-
-
-def printable(text: str) -> str:
-    """Text with what a terminal cannot show (line ends, control codes, bytes that are no text) written out.
-
-    >>> printable("a\\nb.mp4")
-    'a\\\\nb.mp4'
-    """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
 
 
 def _unlabelled(data: str | os.PathLike[str]) -> list[Entry]:

@@ -12,6 +12,7 @@ import torch
 
 from stadapter import sampling, transforms
 from stadapter.errors import SettingsError, VideoError
+from stadapter.field_types import check_types
 from stadapter.randaugment import rand_augment
 from stadapter.transforms import Augmentation, Draw, Window
 from stadapter.video import Region, VideoReader
@@ -45,6 +46,7 @@ class ClipConfig:
     """What the difference is divided by."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("num_frames", "size", "num_temporal_views"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -194,7 +196,7 @@ def _views(name: str, total_frames: int, config: ClipConfig, time_seeds: Sequenc
     if total_frames < config.num_frames and config.short_clips == "error":
         raise VideoError(
             f"{name}: {total_frames} frames decoded, {config.num_frames} asked for; "
-            'set short_clips="repeat", or take it out of the data'
+            'set short_clips="repeat" (--short-clips repeat), or take it out of the data'
         )
     if time_seeds is not None:
         return [_random_indices(total_frames, config, np.random.default_rng(seed)) for seed in time_seeds]

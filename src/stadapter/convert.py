@@ -11,6 +11,7 @@ Weights of the trunk are not among them; a checkpoint that holds any is refused,
 
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -115,7 +116,8 @@ def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not path.is_file():
         raise ArtefactError(f"{path}: no such file; expected a checkpoint of the released code (*.pth)")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # it warns of what it then refuses
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Each way in which a file can be damaged has its own type here. What torch says of a pickle that it does not
         # trust ends in the advice to trust it, which would run what is in there.
@@ -237,7 +239,7 @@ def _trunk(backbone: ImageViT | str | os.PathLike[str] | None, published: TrainC
         backbone = published.backbone
     if backbone is None:
         raise SettingsError(
-            "neither a trunk nor a recipe that names one; expected backbone, such as openai/clip-vit-base-patch16"
+            "neither a trunk nor a recipe that names one; expected --backbone, such as openai/clip-vit-base-patch16"
         )
     return backbone if isinstance(backbone, ImageViT) else load_backbone(backbone)
 

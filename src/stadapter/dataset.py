@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from stadapter.clips import ClipConfig, load_clip, load_random_views
-from stadapter.errors import DataError, SettingsError, VideoError
+from stadapter.errors import DataError, SettingsError, VideoError, counted, listed
 from stadapter.labels import Labels, LabelSpace
 from stadapter.layouts import LABEL_KINDS
 from stadapter.manifest import Entry, Manifest
@@ -444,8 +444,8 @@ def _targets(manifest: Manifest, space: LabelSpace) -> list[tuple[int, ...]]:
         raise DataError(f"clips with a {theirs} each; expected a {ours} each: columns {columns} of a CSV{kitchens}")
     if unknown := space.unknown(manifest.label_space):
         raise DataError(
-            f"{len(unknown)} classes of the data are not among the labels: {', '.join(unknown[:5])}; "
-            f"expected some of {', '.join(space.labels)}"
+            f"{counted(len(unknown), 'class')} of the data not among the labels: {listed(unknown)}; "
+            f"expected some of {listed(space.labels, 20)}"
         )
     places = {
         label: (head, place) for head, classes in enumerate(space.labels_by_head) for place, label in enumerate(classes)

@@ -66,3 +66,14 @@ def duration(seconds: float) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what a library says went wrong, or the kind of its error where it says nothing."""
     return (str(error).strip() or type(error).__name__).split("\n", 1)[0]
+
+
+def printable(text: str) -> str:
+    """Text with what a terminal cannot show (line ends, control codes, bytes that are no text) written out.
+
+    >>> printable("a\\nb.mp4")
+    'a\\\\nb.mp4'
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

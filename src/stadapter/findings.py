@@ -72,15 +72,15 @@ def find_too_many_unreadable(clips: Sequence[Clip], max_bad_fraction: float) -> 
     for held_out, title in ((False, "training"), (True, "held-out")):
         part = [clip for clip in clips if clip.held_out == held_out]
         bad = [clip for clip in part if clip.error is not None]
-        names = {clip.name for clip in bad}
+        different = {clip.where for clip in bad}  # one that is listed twice counts once
         if part and len(bad) == len(part):
             found = f"not one of {counted(len(part), f'{title} clip')} can be read"
             yield Finding("none readable", "error", found, "give videos that FFmpeg decodes")
-        elif not held_out and len(names) > 1 and len(names) > max_bad_fraction * len(part):
+        elif not held_out and len(different) > 1 and len(different) > max_bad_fraction * len(part):
             yield Finding(
                 "too many unreadable",
                 "error",
-                f"{len(names)} of {len(part)} training clips cannot be read, more than {max_bad_fraction:.0%}: "
+                f"{len(different)} of {len(part)} training clips cannot be read, more than {max_bad_fraction:.0%}: "
                 "a training run would stop",
                 "repair or remove them, or raise --max-bad-fraction here and in training",
             )

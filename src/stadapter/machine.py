@@ -1,6 +1,7 @@
 """What a machine offers to a run: devices, precision, processes; and what its memory errors mean."""
 
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from stadapter.errors import SettingsError, TrainingError, counted
 
 MAX_WORKERS = 8
 MAX_WORKERS_FOR_GPU = 16
+_MAX_REASON = 100
 
 
 def choose_device(name: str | torch.device) -> torch.device:
@@ -28,7 +30,7 @@ def choose_device(name: str | torch.device) -> torch.device:
             raise RuntimeError("nothing is computed there")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n", 1)[0]
+        reason = textwrap.shorten(str(error), _MAX_REASON, placeholder=" …")  # torch may go on for a page
         raise SettingsError(
             f"device {name}: expected auto, cpu, cuda, cuda:1 or mps, if this machine has it ({reason})"
         ) from error
@@ -147,9 +149,11 @@ def readable_memory_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)):
+        lines = str(error).splitlines() or [type(error).__name__]
+        told = next((line for line in lines if "allocate memory" in line), "")  # of a decoding process the last line
+        if not told and not isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise
-        found = str(error).split("\n", 1)[0] or type(error).__name__
+        found = told or lines[0]
         raise TrainingError(
             f"out of memory ({found}); use --gradient-checkpointing, lower --batch-size (and raise "
             "--accumulation-steps by as much), --num-frames or --size, or use --precision bf16"

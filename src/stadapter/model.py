@@ -17,7 +17,7 @@ from stadapter.errors import ArtefactError, SettingsError, STAdapterError, liste
 from stadapter.heads import FrameAverageHead, Head
 from stadapter.labels import Labels, LabelSpace
 from stadapter.machine import copies_beside_work
-from stadapter.tuning import MakesHead, STAdapter, Tuning
+from stadapter.tuning import MakesHead, STAdapter, Tuning, check_tuning
 from stadapter.vit import ImageViT, InsertionPoint
 
 
@@ -194,8 +194,7 @@ def build_model(
     if not 0 <= dropout < 1:
         raise SettingsError(f"dropout {dropout}: expected a share of at least 0 and below 1")
     tuning = tuning if tuning is not None else STAdapter()
-    if isinstance(tuning, type) or not hasattr(tuning, "apply"):
-        raise SettingsError(f"tuning {tuning!r}: expected a strategy with its settings, such as stadapter.LoRA()")
+    check_tuning(tuning)
     loaded = backbone if isinstance(backbone, ImageViT) else load_backbone(backbone)
     loaded.lay_weights_side_by_side()
     trunk = share_weights(loaded)

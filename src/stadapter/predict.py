@@ -89,6 +89,9 @@ class Classifier:
     receipt: dict[str, Any] = field(default_factory=dict, repr=False)
     """How the classifier was trained: settings, data hash, seed, versions, metrics."""
 
+    def __repr__(self) -> str:
+        return f"Classifier({self.model.label_space} on {self.model.trunk.info.name}, {self.model.mean.device})"
+
     @classmethod
     def load(
         cls,

@@ -1,5 +1,6 @@
 """A run that could start: everything that training needs, found and checked before anything is written."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,8 +15,16 @@ from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.costs import CheckpointingCost, checkpointing_cost
 from stadapter.dataset import MAX_EPOCHS_AHEAD, VideoDataset, ViewStore
+from stadapter.errors import TrainingError, counted, listed, printable
 from stadapter.frozen import FrozenPart
-from stadapter.machine import choose_device, choose_precision, copies_beside_work, describe_device
+from stadapter.machine import (
+    available_memory_bytes,
+    choose_device,
+    choose_precision,
+    copies_beside_work,
+    describe_device,
+    readable_memory_errors,
+)
 from stadapter.manifest import Manifest, read_splits
 from stadapter.model import VideoClassifier, build_model
 from stadapter.processes import Turns
@@ -23,6 +32,7 @@ from stadapter.run_folder import occupied, refuse_folder
 from stadapter.schedule import Plan, make_plan
 from stadapter.settings import TrainConfig
 from stadapter.token_cache import TokenCache
+from stadapter.tuning import tuning_name
 from stadapter.vit import ImageViT, nearest_multiple
 
 if TYPE_CHECKING:
@@ -114,19 +124,50 @@ class Prepared:
         """The run in a few lines."""
         clip, counts = self.clip_config, self.train_set.counts()
         held_out = f"{len(self.val_set.entries)} held out" if self.val_set is not None else "none held out"
-        shown = ", ".join(f"{label} ({count})" for label, count in [item for item in counts.items() if item[1]][:20])
+        shown = listed([f"{printable(label)} ({count})" for label, count in counts.items() if count], 20)
         return [
             *self.train_set.notes(),
-            *(f"validation: {note}" for note in (self.val_set.notes() if self.val_set is not None else [])),
-            f"{len(self.train_set.entries)} clips to train on, {held_out}; {self.model.label_space}: {shown}"
-            + (" …" if len(counts) > 20 else ""),
+            *(f"validation: {note}" for note in (self._val_notes(self.val_set) if self.val_set is not None else [])),
+            f"{len(self.train_set.entries)} clips to train on, {held_out}; {self.model.label_space}: {shown}",
             f"{clip.num_frames} frames of {clip.size} x {clip.size} pixels, {self.identity['precision']}, on "
             + describe_device(self.accelerator.device)
             + (f", {self.accelerator.num_processes} processes" if self.accelerator.num_processes > 1 else ""),
             f"{self.model.count_parameters()}; {self.plan}",
+            *self._lr_notes(),
             *self._price(),
             *self.frozen_part.describe(num_clips=len(self.train_set.entries), num_epochs=self.plan.epochs),
         ]
+
+    def _val_notes(self, val_set: Manifest) -> list[str]:
+        leak = []
+        if shared := self.train_set.shared_with(val_set):
+            leak = [
+                f"{len(shared)} of {counted(len(val_set.entries), 'clip')} held out are also trained on, so that the "
+                f"accuracy will come out too high: {listed(shared)}"
+            ]
+        return [*val_set.notes(), *leak]
+
+    def check_memory(self) -> None:
+        """Refuse clips of which not even one batch can be held, before any is read.
+
+        Raises:
+            TrainingError: they take more memory than there is, counted from below: as they are read, and for a CPU
+                once more as normalised floats.
+        """
+        clip, batch = self.clip_config, self.config.batch_size
+        views = clip.num_temporal_views * clip.num_spatial_views if self.val_set is not None else 1
+        values = clip.num_frames * 3 * clip.size**2
+        on_cpu = self.accelerator.device.type == "cpu"
+        needed = batch * values * ((1 if clip.resize == "fast" else 4) * views + 4 * on_cpu)
+        free = available_memory_bytes(torch.device("cpu"))
+        if free is not None and needed > free:
+            raise TrainingError(
+                f"a batch of {counted(batch, 'clip')} of {counted(clip.num_frames, 'frame')} of {clip.size} x "
+                f"{clip.size} pixels"
+                + (f", {views} views each when validating," if views > 1 else "")
+                + f" takes {needed / 2**30:,.0f} GiB of memory at least, {free / 2**30:,.0f} GiB are free; lower "
+                "--batch-size, --num-frames, --size or --num-temporal-views"
+            )
 
     def checkpointing_cost(self, num_clips: int) -> CheckpointingCost:
         """What gradient checkpointing takes and saves in a step on so many clips, whether it is on or not."""
@@ -139,6 +180,15 @@ class Prepared:
             autocast_dtype=self.autocast_dtype,
         )
 
+    def _lr_notes(self) -> list[str]:
+        highest = getattr(self.config.tuning, "highest_lr", math.inf)
+        if self.lr <= highest:
+            return []
+        return [
+            f"a learning rate of {self.lr:g} is for new layers and destroys what a trunk has learned; "
+            f"{tuning_name(self.config.tuning)} wants {highest:g} or less: --lr {highest / 2:g}"
+        ]
+
     def _price(self) -> list[str]:
         if not self.config.gradient_checkpointing:
             return []
@@ -146,6 +196,7 @@ class Prepared:
         return [f"gradient checkpointing: {self.checkpointing_cost(clips)}"]
 
 
+@readable_memory_errors()
 def prepare(config: TrainConfig) -> Prepared:
     """Find and check all that a run needs; write nothing.
 
@@ -189,6 +240,7 @@ def prepare(config: TrainConfig) -> Prepared:
             num_processes=accelerator.num_processes,
         ),
     )
+    run.check_memory()
     run.frozen_part.check()
     return run
 

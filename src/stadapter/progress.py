@@ -18,15 +18,23 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
+from stadapter.artefact import METRICS_NAME
 from stadapter.durable import write_whole
 from stadapter.errors import TrainingError, duration
 
-METRICS_NAME = "metrics.jsonl"
 CURVES_NAME = "tensorboard"
 LINES_EVERY_SECONDS = 15.0
+_NARROW_COLUMNS = 90
 
 
 class RunDisplay:
@@ -40,12 +48,10 @@ class RunDisplay:
         self._curves = curves if console is not None else None
         self._metrics = folder / METRICS_NAME
         self._total = total
-        self._started, self._first, self._last_line = time.monotonic(), 0, 0.0
+        self._started, self._last_line = time.monotonic(), 0.0
+        self._first: int | None = None
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            *_bar_columns(console),
             console=console,
             disable=console is None or not console.is_terminal,
             transient=True,
@@ -78,7 +84,7 @@ class RunDisplay:
 
     def advance(self, done: int) -> None:
         """Move the bar."""
-        self._first = self._first or done
+        self._first = done if self._first is None else self._first
         self._bar.update(self._task, completed=done)
 
     def step(self, step: int, *, loss: float, accuracy: float, clips_per_second: float, **more: float) -> None:
@@ -93,7 +99,7 @@ class RunDisplay:
         now = time.monotonic()
         if not self._console.is_terminal and (now - self._last_line > LINES_EVERY_SECONDS or step == self._total):
             self._last_line = now
-            left = (now - self._started) / max(1, step - self._first) * (self._total - step)
+            left = (now - self._started) / max(1, step - (self._first or 0)) * (self._total - step)
             self.say(f"step {step}/{self._total}  {text}  {duration(left)} left")
 
     def draw(self, step: int, figures: Mapping[str, float]) -> None:
@@ -111,6 +117,14 @@ class RunDisplay:
             for line in [lines] if isinstance(lines, str) else lines:
                 with suppress(OSError):
                     self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _bar_columns(console: Console | None) -> list[ProgressColumn]:
+    """What is beside the bar: on a narrow terminal no figures, which would leave it no room."""
+    columns: list[ProgressColumn] = [BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()]
+    if console is not None and console.width < _NARROW_COLUMNS:
+        return columns
+    return [TextColumn("{task.description}"), *columns]
 
 
 class LastingConsole(Console):

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stadapter.artefact import CARD_NAME, SPEC_NAME, WEIGHTS_NAME
+from stadapter.artefact import CARD_NAME, METRICS_NAME, SPEC_NAME, WEIGHTS_NAME
 from stadapter.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from stadapter.durable import remove_parts
 from stadapter.errors import TrainingError
-from stadapter.progress import METRICS_NAME
 
 LOCK_NAME = ".training"
 _WRITTEN_WHOLE = (METRICS_NAME, CHECKPOINT_NAME, WEIGHTS_NAME, SPEC_NAME, CARD_NAME)

@@ -4,15 +4,17 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from stadapter.backbones import DEFAULT_BACKBONE
 from stadapter.errors import SettingsError
+from stadapter.field_types import check_types, from_json
 from stadapter.layouts import LabelKind
 from stadapter.transforms import Augmentation
-from stadapter.tuning import STAdapter, Tuning, tuning_to_json
+from stadapter.tuning import STAdapter, Tuning, check_tuning, tuning_from_json, tuning_to_json
 
 FREE_SETTINGS = frozenset(
     (
@@ -49,7 +51,7 @@ class TrainConfig:
     val_data: str | Path | None = None
     """Held-out clips, laid out as the training data; default: the val folder, or a share of each class."""
     val_fraction: float = 0.2
-    """Share of each class held out by a stable hash of the file's name, 0 to 1; 0 trains on everything."""
+    """Share of each class held out by a stable hash of the file's name, below 1; 0 trains on everything."""
     video_root: str | Path | None = None
     """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
     label_kind: LabelKind = "action"
@@ -98,7 +100,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     """Share of the target spread over all classes, 0 to 1."""
     dropout: float = 0.0
-    """Dropout before the classifier, 0 to 1."""
+    """Dropout before the classifier, 0 to below 1."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient of all trained weights; 0 does not clip."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -134,16 +136,19 @@ class TrainConfig:
     tuning, other classes, another trunk, another val_fraction."""
 
     def __post_init__(self) -> None:
+        check_types(self)
+        check_tuning(self.tuning)
         for name in ("data", "out", "backbone", "val_data", "video_root", "token_cache_folder"):
             value = getattr(self, name)
             object.__setattr__(self, name, os.fspath(value) if value is not None else None)
         for name, (lowest, highest) in _LIMITS.items():
             value = getattr(self, name)
             if value is not None and not lowest <= value <= highest:
-                wanted = f"at least {lowest:g}" if highest == math.inf else f"{lowest:g} to {highest:g}"
+                wanted = f"at least {lowest}" if highest == math.inf else f"{lowest} to {highest}"
                 raise SettingsError(f"{name} {value}: expected {wanted}")
-        if self.dropout == 1 or self.val_fraction == 1:
-            raise SettingsError("dropout and val_fraction: expected a share below 1, which would leave nothing")
+        for name in ("dropout", "val_fraction"):
+            if getattr(self, name) == 1:
+                raise SettingsError(f"{name} 1: expected a share below 1, which would leave nothing")
         if not 0 < self.lr < math.inf:
             raise SettingsError(f"lr {self.lr}: expected a learning rate above 0, such as 2e-3")
 
@@ -154,10 +159,10 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "accumulation_steps": (1, math.inf),
     "lr_clips": (1, math.inf),
     "epochs": (1, math.inf),
-    "num_workers": (0, math.inf),
+    "num_workers": (0, 1024),
     "view_store_megabytes": (0, math.inf),
     "token_cache_gigabytes": (0, math.inf),
-    "seed": (0, math.inf),
+    "seed": (0, 2**63 - 1),
     "split_number": (1, 3),
     "weight_decay": (0, math.inf),
     "gradient_clip": (0, math.inf),
@@ -178,3 +183,12 @@ def settings_to_json(config: TrainConfig) -> dict[str, Any]:
     values["augmentation"] = dataclasses.asdict(config.augmentation)
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
+
+
+def settings_from_json(values: Mapping[str, Any]) -> TrainConfig:
+    """The inverse of `settings_to_json`."""
+    parts = {
+        "tuning": tuning_from_json(values["tuning"]),
+        "augmentation": from_json(Augmentation, values["augmentation"]),
+    }
+    return from_json(TrainConfig, {**values, **parts})

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from stadapter.artefact import save_artefact
+from stadapter.artefact import METRICS_NAME, save_artefact
 from stadapter.checkpoint import CHECKPOINT_NAME, DIVERGED, Checkpoints, Progress, check_weights, read_checkpoint
 from stadapter.compiled import compile_nothing, try_compiled
 from stadapter.dataset import Batch, ViewStore, collate
@@ -35,15 +35,12 @@ from stadapter.machine import (
 from stadapter.model import Finisher, prepare_trunk
 from stadapter.preparation import Prepared, prepare
 from stadapter.processes import Turns, interruption, stopped_by_signals, workers_of, yielding_worker
-from stadapter.progress import METRICS_NAME, Curves, LastingConsole, Meter, RunDisplay, rewind
+from stadapter.progress import Curves, LastingConsole, Meter, RunDisplay, rewind
 from stadapter.provenance import command_line
 from stadapter.report import REPORT_NAME, write_report
 from stadapter.schedule import EpochBatches, learning_rate_share, make_optimizer, seed_dropout
 from stadapter.settings import TrainConfig, settings_to_json
 from stadapter.token_cache import TokenCache
-
-if TYPE_CHECKING:
-    pass
 
 LOG_EVERY_STEPS = 10
 TIME_CHECK_CLIPS = 1000

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from stadapter.errors import SettingsError
+from stadapter.field_types import check_types
 from stadapter.randaugment import Operation, draw_operations, parse_policy, rand_augment
 
 # T frames, H W pixels
@@ -40,6 +41,7 @@ class Augmentation:
     """RandAugment policy in timm's form, such as rand-m7-n4-mstd0.5-inc1; its operations may turn and shear a clip."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         low, high = self.scale
         if self.crop == "random_resized" and not 0 < low <= high <= 1:
             raise SettingsError(f"scale is {self.scale}; random_resized expects 0 < low <= high <= 1 (area share)")

@@ -52,6 +52,8 @@ class BenchmarkConfig:
     """File to write everything to, as JSON; - for standard output."""
 
     def __post_init__(self) -> None:
+        if not self.parts:
+            raise SettingsError("no parts given; expected some, or leave --parts out to measure all")
         for name in ("num_frames", "repeats"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from stadapter.cli.classifier import Precision, load_classifier
 from stadapter.cli.output import output_console, progress_bar, say
-from stadapter.errors import DataError, SettingsError, counted
+from stadapter.errors import SettingsError, counted
 
 if TYPE_CHECKING:
     from stadapter.predict import Classifier, Prediction, PredictionFailure
@@ -79,23 +79,20 @@ def run(arguments: Sequence[str]) -> int:
 
 def find_inputs(given: Iterable[str]) -> Iterator["str | PredictionFailure"]:
     """The videos that files and folders stand for, in order; a folder without any is a failure."""
-    from stadapter.manifest import find_videos
+    from stadapter.manifest import find_videos, looks_like_video
     from stadapter.predict import PredictionFailure
-    from stadapter.video import is_video
 
-    for name in given:
-        folder = Path(os.path.abspath(Path(name).expanduser()))
-        if not folder.is_dir() or is_video(folder):
+    for name in (os.path.expanduser(each) for each in given):
+        folder = Path(os.path.abspath(name))
+        if not folder.is_dir() or looks_like_video(folder):
             yield name
             continue
-        try:
-            videos, others = find_videos(folder)
-        except DataError as error:
-            yield PredictionFailure(name, str(error))
-            continue
+        problems: list[str] = []
+        videos, others = find_videos(folder, on_problem=problems.append)
         if others:
             say(f"{name}: {counted(len(others), 'file')} passed over, no video")
-        if not videos:
+        yield from (PredictionFailure(name, problem) for problem in problems)
+        if not videos and not problems:
             yield PredictionFailure(name, "no videos in this folder")
         yield from (str(Path(name) / video.relative_to(folder)) for video in videos)
 

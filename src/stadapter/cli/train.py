@@ -50,6 +50,7 @@ def run(arguments: Sequence[str]) -> int:
 def _estimate(config: "TrainConfig") -> int:
     """Say what would be trained, and after a short run what that would take."""
     from stadapter.estimate import SECONDS, estimate, tables
+    from stadapter.machine import readable_memory_errors
     from stadapter.preparation import prepare
 
     run = prepare(config)
@@ -57,7 +58,9 @@ def _estimate(config: "TrainConfig") -> int:
         return 0
     print("\n".join(run.describe()), flush=True)
     say(f"trying a few clips and steps, for about {SECONDS:.0f} seconds at most …")
-    output_console(sys.stdout).print(tables(estimate(run)))
+    with readable_memory_errors():
+        results = tables(estimate(run))
+    output_console(sys.stdout).print(results)
     print("dry run: nothing was learned or written")
     return 0
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from stadapter.allocator import keep_freed_memory
-from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME
+from stadapter.artefact import METRICS_NAME, SPEC_NAME, WEIGHTS_NAME
 from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.compare.results import write_result
 from stadapter.costs import COUNTED, gmacs_per_view, peak_memory_bytes
@@ -24,13 +24,10 @@ from stadapter.errors import STAdapterError, first_line
 from stadapter.evaluate.figures import Report
 from stadapter.preparation import prepare
 from stadapter.processes import stop_with_parent
-from stadapter.progress import METRICS_NAME
 from stadapter.provenance import commit, processor
 from stadapter.run_folder import refuse_folder_in_use
-from stadapter.settings import TrainConfig, settings_to_json
+from stadapter.settings import TrainConfig, settings_from_json, settings_to_json
 from stadapter.train import TrainResult, train
-from stadapter.transforms import Augmentation
-from stadapter.tuning import tuning_from_json
 
 _SHARES = ("top1", "top1_interval", "top5", "top5_interval")
 
@@ -133,13 +130,6 @@ def figures(result: TrainResult) -> dict[str, Any]:
     }
 
 
-def settings_from_json(values: dict[str, Any]) -> TrainConfig:
-    """The inverse of `settings_to_json`."""
-    settings = _with_tuples(values)
-    tuning, augmentation = tuning_from_json(settings["tuning"]), Augmentation(**_with_tuples(settings["augmentation"]))
-    return TrainConfig(**{**settings, "tuning": tuning, "augmentation": augmentation})
-
-
 def take_up(config: TrainConfig) -> TrainConfig:
     """The same, going on with what is in its run folder if that holds a checkpoint.
 
@@ -156,10 +146,6 @@ def take_up(config: TrainConfig) -> TrainConfig:
         refuse_folder_in_use(folder)
         shutil.rmtree(folder)
     return config
-
-
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _seconds_between(records: Iterable[dict[str, Any]]) -> float:

@@ -149,13 +149,9 @@ def _read_search_sets(config: CompareConfig, layout: dict[str, Any]) -> tuple[Ma
 
 
 def _refuse_overlap(manifest: Manifest, test_set: Manifest, what: str, of_what: str = "the test clips") -> None:
-    def places(clips: Manifest) -> dict[tuple[Any, ...], str]:
-        return {(e.path.resolve(), e.start_seconds, e.end_seconds): e.name for e in clips.entries}
-
-    ours, theirs = places(manifest), places(test_set)
-    if both := [ours[place] for place in ours.keys() & theirs.keys()]:
+    if both := manifest.shared_with(test_set):
         raise DataError(
-            f"{what} and {of_what} share {len(both)}: {listed(sorted(both))}; expected none to be in both: name a "
+            f"{what} and {of_what} share {len(both)}: {listed(both)}; expected none to be in both: name a "
             "folder to train on that does not hold them, such as its train/"
         )
 
@@ -314,7 +310,9 @@ def _refuse_other_budget(folder: Path, common: Common, jobs: Sequence[Job], *, r
         if found != common.budget:
             changed = [name for name in common.budget if found.get(name) != common.budget[name]]
             told = ", ".join(f"{name} {found.get(name)!r}, now {common.budget[name]!r}" for name in changed)
-            raise SettingsError(f"{path} was made with another budget: {told}; choose another --out")
+            raise SettingsError(
+                f"{path} was made with another budget: {told}; choose another --out, or do all again with --redo"
+            )
 
 
 def _run(job: Job, console: Console) -> None:

@@ -1,15 +1,17 @@
 """What evaluation found, as tables to be printed with rich."""
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from stadapter.errors import printable
 from stadapter.evaluate.figures import Report, headline_figures, largest_errors
 from stadapter.labels import ACTION
 from stadapter.timecheck import ORDER_NAMES, TimeCheck
 from stadapter.uncertainty import CONFIDENCE, Interval
 
 _MAX_MATRIX_CLASSES = 20
+_ANY_WIDTH = 10_000
 
 
 def tables(report: Report) -> Group:
@@ -23,7 +25,7 @@ def tables(report: Report) -> Group:
         if part.time_check is not None:
             parts.append(time_table(part.time_check, f" to the {name}" if name else ""))
         if part.confusion:
-            parts += [class_table(part, suffix), confusion_table(part, suffix)]
+            parts += [class_table(part, suffix), ConfusionTable(part, suffix)]
     return Group(*parts)
 
 
@@ -46,18 +48,18 @@ def summary_table(report: Report) -> Table:
 
 def time_table(check: TimeCheck, suffix: str = "") -> Group:
     """The accuracies with the frames in order and not, and the sentence that says what they mean."""
-    table = Table(title=f"Does time matter{suffix}?", title_justify="left")
+    table = Table()
     table.add_column("frames")
     for header in ("accuracy", f"{100 * CONFIDENCE:.0f} % interval"):
         table.add_column(header, justify="right")
     for order, name in ORDER_NAMES.items():
         table.add_row(name, percent(getattr(check, order)), interval_text(check.intervals[order]))
-    return Group(table, Text(check.verdict()))
+    return Group(_titled(f"Does time matter{suffix}?", table), Text(check.verdict()))
 
 
-def class_table(report: Report, suffix: str = "") -> Table:
+def class_table(report: Report, suffix: str = "") -> Group:
     """Clips, accuracy and precision of every class, and the class it is most often mistaken for."""
-    table = Table(title=f"By class{suffix}", title_justify="left")
+    table = Table()
     table.add_column("class")
     for header in ("clips", "accuracy", "precision"):
         table.add_column(header, justify="right")
@@ -67,26 +69,43 @@ def class_table(report: Report, suffix: str = "") -> Table:
         worst = max(errors)
         mistaken = f"{report.labels[errors.index(worst)]} ({worst})" if worst else ""
         table.add_row(
-            Text(result.label),
+            Text(printable(result.label)),
             str(result.num_clips),
             percent(result.accuracy),
             percent(result.precision),
-            Text(mistaken),
+            Text(printable(mistaken)),
         )
-    return table
+    return _titled(f"By class{suffix}", table)
 
 
-def confusion_table(report: Report, suffix: str = "") -> Table:
-    """Rows are the true classes, columns the predicted ones; with many classes the largest errors instead."""
-    if len(report.labels) > _MAX_MATRIX_CLASSES:
-        return _error_table(report, suffix)
-    table = Table(title=f"Confusion{suffix}: rows true, columns predicted", title_justify="left")
+class ConfusionTable:
+    """Rows are the true classes, columns the predicted ones; the largest errors where that is too wide to be read."""
+
+    def __init__(self, report: Report, suffix: str = "") -> None:
+        self._report, self._suffix = report, suffix
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if len(self._report.labels) <= _MAX_MATRIX_CLASSES:
+            matrix = _matrix(self._report)
+            if console.measure(matrix, options=options.update(width=_ANY_WIDTH)).minimum <= options.max_width:
+                yield _titled(f"Confusion{self._suffix}: rows true, columns predicted", matrix)
+                return
+        yield _error_table(self._report, self._suffix)
+
+
+def _matrix(report: Report) -> Table:
+    table = Table()
     table.add_column("true")
     for label in report.labels:
-        table.add_column(Text(label), justify="right")
+        table.add_column(Text(printable(label)), justify="right")
     for label, row in zip(report.labels, report.confusion, strict=True):
-        table.add_row(Text(label), *(str(count) if count else "·" for count in row))
+        table.add_row(Text(printable(label)), *(str(count) if count else "·" for count in row))
     return table
+
+
+def _titled(title: str, table: Table) -> Group:
+    """A table below its title, which may be wider; rich would break it over lines."""
+    return Group(Text(title, "table.title"), table)
 
 
 def interval_text(interval: Interval) -> str:
@@ -99,13 +118,13 @@ def percent(fraction: float | None) -> str:
     return "" if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def _error_table(report: Report, suffix: str) -> Table:
+def _error_table(report: Report, suffix: str) -> Group:
     errors = largest_errors(report)
     shown = errors[:_MAX_MATRIX_CLASSES]
-    table = Table(title=f"Largest errors{suffix}, {len(shown)} of {len(errors)}", title_justify="left")
+    table = Table()
     table.add_column("true")
     table.add_column("predicted")
     table.add_column("clips", justify="right")
     for count, true, predicted in shown:
-        table.add_row(Text(true), Text(predicted), str(count))
-    return table
+        table.add_row(Text(printable(true)), Text(printable(predicted)), str(count))
+    return _titled(f"Largest errors{suffix}, {len(shown)} of {len(errors)}", table)

@@ -28,6 +28,7 @@ LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 _FILES: dict[Part, str] = {"train": "EPIC_100_train.csv", "val": "EPIC_100_validation.csv"}
 _COLUMNS = ("video_id", "start_timestamp", "stop_timestamp")
 _CLASS_COLUMNS = ("verb_class", "noun_class")
+_CLASS_FILE = "EPIC_100_{kind}_classes.csv"
 _TIME = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)")
 
 
@@ -39,7 +40,8 @@ def recognise_file(source: Path) -> Annotations | None:
     require_columns(source, columns, _COLUMNS, NAME)
     if set(_CLASS_COLUMNS) & set(columns):
         require_columns(source, columns, _CLASS_COLUMNS, NAME)
-    return Annotations(NAME, {part_named(source) or "train": (source,)}, is_folder=False)
+    files: dict[Part, tuple[Path, ...]] = {part_named(source) or "train": (source,)}
+    return Annotations(NAME, files, is_folder=False, remark=_remark(source.parent))
 
 
 def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
@@ -49,7 +51,7 @@ def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
     }
     for (file,) in files.values():
         require_columns(file, read_header(file), (*_COLUMNS, *_CLASS_COLUMNS), NAME)
-    return Annotations(NAME, files, is_folder=True) if files else None
+    return Annotations(NAME, files, is_folder=True, remark=_remark(folder)) if files else None
 
 
 def read_epic_kitchens(source: Path, label_kind: LabelKind, on_problem: OnProblem) -> Listing:
@@ -64,7 +66,7 @@ def read_epic_kitchens(source: Path, label_kind: LabelKind, on_problem: OnProble
     """
     kinds = {"action": ("verb", "noun"), "verb+noun": ("verb", "noun")}.get(label_kind, (label_kind,))
     has_heads = label_kind == "verb+noun"
-    names = [_class_names(source.parent / f"EPIC_100_{kind}_classes.csv", on_problem) for kind in kinds]
+    names = [_class_names(source.parent / _CLASS_FILE.format(kind=kind), on_problem) for kind in kinds]
     clips: list[tuple[ListedClip, tuple[int, ...] | None]] = []
     unknown: list[str] = []
     for where, row in csv_rows(source, on_problem):
@@ -92,6 +94,11 @@ def read_epic_kitchens(source: Path, label_kind: LabelKind, on_problem: OnProble
     labels = tuple(joined(_named(names, numbers)) for numbers in sorted(every))
     heads = _heads(kinds, names, every) if has_heads else None
     return Listing(tuple(clip for clip, _ in clips), labels, heads)
+
+
+def _remark(folder: Path) -> str:
+    lacking = [file for kind in ("verb", "noun") if not (folder / (file := _CLASS_FILE.format(kind=kind))).is_file()]
+    return f"classes called by their numbers where there is no {' and no '.join(lacking)}" if lacking else ""
 
 
 def _class_number(cell: str, where: str) -> int:

@@ -210,8 +210,7 @@ def chosen_split(
     if not numbers:
         return None
     if not files:
-        raise DataError(
-            f"{folder} holds {layout}'s splits {sorted(numbers)} and no split {split_number}; choose another"
-        )
+        there = listed([str(number) for number in sorted(numbers)])
+        raise DataError(f"{folder} holds {layout}'s split {there} and no split {split_number}; choose another")
     remark = f"split {split_number} of {', '.join(map(str, sorted(numbers)))}"
     return Annotations(layout, files, is_folder=True, remark=remark if len(numbers) > 1 else "")

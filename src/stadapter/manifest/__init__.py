@@ -9,6 +9,7 @@ public data sets        the annotations of Kinetics, Something-Something-v2 and 
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from stadapter.errors import DataError, SettingsError, counted, listed
@@ -16,7 +17,14 @@ from stadapter.layouts import LabelKind, OnProblem, recognise
 from stadapter.manifest.annotations import read_annotations, read_parts
 from stadapter.manifest.checks import check_labelled, check_trainable
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
-from stadapter.manifest.folders import VALIDATION_FOLDERS, read_class_folders, read_train_folder, split_folders, walk
+from stadapter.manifest.folders import (
+    TRAIN_FOLDER,
+    VALIDATION_FOLDERS,
+    read_class_folders,
+    read_train_folder,
+    split_folders,
+    walk,
+)
 from stadapter.manifest.holdout import hold_out
 from stadapter.manifest.lists import read_list
 from stadapter.manifest.paths import absolute, looks_like_video, size_bytes
@@ -52,8 +60,8 @@ def read_manifest(
 ) -> Manifest:
     """Read the videos and labels of a folder per class, a CSV, a released list or a public data set's annotations.
 
-    Of a folder of annotations this is the validation part, else the test part. Everything that is wrong is told to
-    `on_problem`; where that does not raise, what is left is returned.
+    Of a folder of annotations, or of splits, this is the validation part, else the test part. Everything that is wrong
+    is told to `on_problem`; where that does not raise, what is left is returned.
 
     Args:
         data: the folder or list.
@@ -66,7 +74,7 @@ def read_manifest(
 
     Raises:
         DataError: nothing there, no videos, a class folder without videos, a list that cannot be understood
-            or whose files do not exist, or a folder of splits (name one of them, or use `read_splits`).
+            or whose files do not exist.
     """
     source = absolute(data)
     if not os.path.exists(source):
@@ -83,12 +91,11 @@ def read_manifest(
     if source.is_file():
         return read_list(source, absolute(video_root) if video_root is not None else source.parent, on_problem)
     splits = split_folders(source, on_problem)
-    if len(splits) > 1:
-        found, first = ", ".join(f"{name}/" for name in splits), source / next(iter(splits))
-        on_problem(f"{data} holds the splits {found}; expected one of them: name {first}")
-    for folder in splits.values():
-        return read_class_folders(folder, source, on_problem)
-    return read_class_folders(source, source, on_problem)
+    if not splits:
+        return read_class_folders(source, source, on_problem)
+    chosen = next((name for name in VALIDATION_FOLDERS if name in splits), TRAIN_FOLDER)
+    remarks = (f"of {', '.join(f'{name}/' for name in splits)} this is {chosen}/",) if len(splits) > 1 else ()
+    return replace(read_class_folders(splits[chosen], source, on_problem), remarks=remarks)
 
 
 def read_splits(

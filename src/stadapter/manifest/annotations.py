@@ -63,9 +63,10 @@ def read_annotations(
     entries = tuple(_annotated_entry(clip, paths[clip], root) for clip in clips if clip in paths)
     if annotations.layout != EPIC:  # where a narrator may tell one segment twice
         check_one_label(source, entries, on_problem)
-    read_as = annotations.files[part][0].name if len(annotations.files[part]) == 1 else annotations.remark
-    read_as = ", ".join(dict.fromkeys([part, read_as, annotations.remark])) if annotations.remark else read_as
-    remarks = [f"read as {annotations.layout} ({read_as}), videos below {root}"]
+    files = annotations.files[part]
+    told = [files[0].name] if len(files) == 1 else [part]
+    told += [annotations.remark] if annotations.remark else []
+    remarks = [f"read as {annotations.layout} ({', '.join(told)}), videos below {root}"]
     if repeated := len(listing.clips) - len(clips):
         remarks.append(f"{counted(repeated, 'line')} listed twice, counted once")
     labels = listing.labels

@@ -112,6 +112,15 @@ class Manifest:
             is_numbered=False,
         )
 
+    def shared_with(self, other: "Manifest") -> list[str]:
+        """The names of the clips that are also in another data set: the same part of the same file; sorted."""
+
+        def places(manifest: Manifest) -> dict[tuple[Path, float | None, float | None], str]:
+            return {(e.path.resolve(), e.start_seconds, e.end_seconds): e.name for e in manifest.entries}
+
+        ours = places(self)
+        return sorted(ours[place] for place in ours.keys() & places(other).keys())
+
     def notes(self) -> list[str]:
         """Sentences on how it was read and what was left out, to be shown to the user; often empty."""
         notes = list(self.remarks)

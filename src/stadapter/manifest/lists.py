@@ -52,7 +52,7 @@ def read_list(source: Path, root: Path, on_problem: OnProblem) -> Manifest:
         form = "<path> <class number>" if released else "path,label"
         on_problem(
             f"{source}: read as {form}, none of its {counted(len(rows), 'file')} exists, first {rows[0].path}; "
-            f"expected paths relative to {root}: give another root if they start elsewhere"
+            f"expected paths relative to {root}: name the folder that they start from with --video-root"
         )
     entries = tuple(entry for entry, exists in zip(rows, present, strict=True) if exists)
     missing = tuple(entry.name for entry, exists in zip(rows, present, strict=True) if not exists)

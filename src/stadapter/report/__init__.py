@@ -8,14 +8,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME, read_spec
+from stadapter.artefact import METRICS_NAME, SPEC_NAME, WEIGHTS_NAME, read_spec
 from stadapter.clips import ClipConfig
 from stadapter.durable import write_whole
 from stadapter.errors import counted, duration
 from stadapter.evaluate.figures import Report, headline_figures, largest_errors
+from stadapter.field_types import from_json
 from stadapter.labels import ACTION, LabelSpace
 from stadapter.manifest import Manifest
-from stadapter.progress import METRICS_NAME
 from stadapter.report.charts import Bar, HeatMap, class_bars, heat_map, time_bars
 from stadapter.report.curves import read_curves
 from stadapter.report.filmstrips import Filmstrip, make_filmstrips
@@ -154,7 +154,7 @@ def _template() -> Any:
 
 def _clip_config(spec: Mapping[str, Any]) -> ClipConfig:
     known = {field.name for field in fields(ClipConfig)}
-    return ClipConfig(**{name: value for name, value in spec.get("clip", {}).items() if name in known})
+    return from_json(ClipConfig, {name: value for name, value in spec.get("clip", {}).items() if name in known})
 
 
 def _figures(report: Report, manifest: Manifest | None, config: ClipConfig) -> Figures:

@@ -43,7 +43,7 @@ class Curve:
     path: str
     """As it was logged."""
     smooth: str
-    """Averaged over neighbouring points; empty where they are few."""
+    """Averaged over neighbouring points; empty where they are few, or have no noise."""
     marks: tuple[Mark, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
@@ -73,7 +73,10 @@ def read_curves(metrics: Path) -> list[Curve]:
         *((key, f"Accuracy, {head}", f"{head}_top1") for key in of_heads if (head := key.removesuffix("_accuracy"))),
         ("lr", "Learning rate", ""),
     ]
-    curves = [_curve(title, _points(training, key), _points(held_out, held)) for key, title, held in named]
+    curves = [
+        _curve(title, _points(training, key), _points(held_out, held), is_noisy=key != "lr")
+        for key, title, held in named
+    ]
     return [curve for curve in curves if curve is not None]
 
 
@@ -101,7 +104,7 @@ def _points(records: dict[float, dict[str, float]], key: str) -> Points:
     return [(step, values[key]) for step, values in sorted(records.items()) if _is_number(values.get(key))]
 
 
-def _curve(title: str, points: Points, held_out: Points) -> Curve | None:
+def _curve(title: str, points: Points, held_out: Points, *, is_noisy: bool) -> Curve | None:
     if not points:
         return None
     highest = max(value for _, value in [*points, *held_out])
@@ -116,7 +119,9 @@ def _curve(title: str, points: Points, held_out: Points) -> Curve | None:
     return Curve(
         title=title,
         path=_path([place(*point) for point in _thinned(points)]),
-        smooth=_path([place(*point) for point in _thinned(_smoothed(points))]) if len(points) >= _SMOOTHED_FROM else "",
+        smooth=_path([place(*point) for point in _thinned(_smoothed(points))])
+        if is_noisy and len(points) >= _SMOOTHED_FROM
+        else "",
         marks=marks,
         x_ticks=tuple(Tick(place(value, 0)[0], f"{value:,g}") for value in x_values if value <= width),
         y_ticks=tuple(Tick(place(0, value)[1], _number(title, value)) for value in y_values),

@@ -2,14 +2,16 @@
 
 A strategy is a frozen dataclass with one method, `apply(vit)`, called on a fully frozen `ImageViT` and changing it in
 place; every parameter that requires a gradient afterwards is trained and saved. One that needs another head than the
-average over frames has a second method, `make_head`. Strategies do not know each other; what they share is in
+average over frames has a second method, `make_head`; one that wants a lower learning rate than new layers do says so in
+`highest_lr`. Strategies do not know each other; what they share is in
 `stadapter.layers`. docs/strategies.md compares them.
 """
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from stadapter.errors import SettingsError
+from stadapter.field_types import check_types, from_json
 from stadapter.heads import Head
 from stadapter.tuning.aim import AIM
 from stadapter.tuning.attentive_pooling import AttentivePooling
@@ -41,6 +43,7 @@ __all__ = [
     "STAdapter",
     "Temporal",
     "Tuning",
+    "check_tuning",
     "tuning_from_json",
     "tuning_name",
     "tuning_to_json",
@@ -79,6 +82,17 @@ STRATEGIES: dict[str, type[Any]] = {
 """The name of a strategy on the command line and in artefacts -> its dataclass."""
 
 
+def check_tuning(tuning: object) -> None:
+    """Refuse what is no strategy, or one with a setting of another type than it has.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    if isinstance(tuning, type) or not is_dataclass(tuning) or not hasattr(tuning, "apply"):
+        raise SettingsError(f"tuning {tuning!r}: expected a strategy with its settings, such as stadapter.LoRA()")
+    check_types(tuning)
+
+
 def tuning_name(tuning: Tuning) -> str:
     """The name under which a strategy is written into artefacts."""
     for name, strategy in STRATEGIES.items():
@@ -105,6 +119,5 @@ def tuning_from_json(values: dict[str, Any]) -> Tuning:
     known = {field.name for field in fields(STRATEGIES[name])}
     if unknown := sorted(set(settings) - known):
         raise SettingsError(f"strategy {name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    tuning: Tuning = STRATEGIES[name](**settings)
+    tuning: Tuning = from_json(STRATEGIES[name], settings)
     return tuning

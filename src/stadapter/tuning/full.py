@@ -1,6 +1,7 @@
 """Full fine-tuning of the image model, frames averaged: the plainest way to carry it to video."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from stadapter.vit import ImageViT, unfreeze
 
@@ -13,6 +14,8 @@ class Full:
     an adapter's: about 1e-5 to 1e-4. The trunk stays in eval mode, so dropout that its own configuration may have
     stays off.
     """
+
+    highest_lr: ClassVar[float] = 1e-4
 
     def apply(self, vit: ImageViT) -> None:
         """Let every weight of the trunk that a forward pass reads learn, in fp32 and in storage of its own."""

@@ -1,6 +1,7 @@
 """Full fine-tuning with divided space-time attention (TimeSformer: Bertasius et al., ICML 2021, arXiv 2102.05095)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from stadapter.layers import insert_temporal_attention
 from stadapter.vit import ImageViT, unfreeze
@@ -14,6 +15,8 @@ class FullTemporal:
     on ViT-B/16 with 8 frames and 400 classes. How it starts, and how it treats the class token:
     `stadapter.layers.TemporalAttention`. It wants a learning rate of about 1e-5 to 1e-4.
     """
+
+    highest_lr: ClassVar[float] = 1e-4
 
     num_frames: int = 8
     """Frames of the learned time embedding; clips of another length interpolate it."""

@@ -1,6 +1,7 @@
 """Partial fine-tuning: the last blocks of the image model and its final norm."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from stadapter.vit import ImageViT, unfreeze
 
@@ -12,6 +13,8 @@ class Partial:
     Partial-k as in Jia et al. (Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119), whose code trains the final norm
     with the blocks. It wants a learning rate of about 1e-5 to 1e-4.
     """
+
+    highest_lr: ClassVar[float] = 1e-4
 
     last_blocks: int = 1
     """How many blocks learn, counted from the last."""

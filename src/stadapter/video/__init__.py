@@ -1,5 +1,6 @@
 """The only decoder: exact frames by number, from a video file or from a folder of numbered images."""
 
+import operator
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,9 @@ class VideoReader:
     ) -> None:
         if not os.fspath(path):
             raise VideoError("an empty path; expected a video file or a folder of numbered images")
-        self.path = Path(path)
+        if "://" in os.fspath(path):
+            raise VideoError(f"{path}: an address; expected a file or folder on this machine: download it first")
+        self.path = Path(path).expanduser()
         segment = Segment(start_seconds, end_seconds)
         if not segment.has_length:
             raise VideoError(f"{self.path.name}: no time between {segment}; 0 <= start < end is expected")
@@ -78,7 +81,10 @@ class VideoReader:
         Raises VideoError if a number is negative or beyond the end, if the file is damaged there, or if it takes too
         much processor time.
         """
-        wanted = [int(index) for index in indices]
+        try:
+            wanted = [operator.index(index) for index in indices]
+        except TypeError as error:
+            raise VideoError(f"{self.path.name}: frame numbers {indices!r}; expected whole numbers") from error
         if not wanted:
             raise VideoError(f"{self.path.name}: no frame numbers given; ask for at least one")
         if min(wanted) < 0:

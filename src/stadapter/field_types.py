@@ -1,0 +1,71 @@
+"""Settings dataclasses: whether their fields hold what the annotations say, and how they come back from JSON."""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from stadapter.errors import SettingsError
+
+T = TypeVar("T")
+
+
+def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass from its fields as JSON has them, which knows lists and no tuples.
+
+    Raises:
+        TypeError: a field that it does not have, or lacks.
+    """
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in dict(values).items()})
+
+
+def check_types(settings: Any) -> None:
+    """Refuse a setting of another type than its field has, before it is met far from here.
+
+    Known are int, float, bool, str, classes, and literals, unions and tuples of these; what else an annotation may be,
+    such as a protocol, is left to who uses it.
+
+    Raises:
+        SettingsError: the first such setting, by its name.
+
+    >>> @dataclasses.dataclass
+    ... class Size:
+    ...     height: int = 1
+    >>> check_types(Size(height=1.5))
+    Traceback (most recent call last):
+    stadapter.errors.SettingsError: height 1.5: expected a whole number
+    """
+    try:
+        hints = get_type_hints(type(settings))
+    except NameError:  # names that are there for type checkers alone
+        return
+    for field in dataclasses.fields(settings):
+        value, hint = getattr(settings, field.name), hints[field.name]
+        if not _fits(value, hint):
+            raise SettingsError(f"{field.name} {value!r}: expected {_described(hint)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, each) for each in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is tuple and Ellipsis not in arguments:
+        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if hint in (int, float):  # True is an int to Python
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    is_plain_class = isinstance(hint, type) and origin is None and not getattr(hint, "_is_protocol", False)
+    return not is_plain_class or isinstance(value, hint)
+
+
+def _described(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(_described, arguments)))
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if origin is tuple:
+        return f"({', '.join(map(_described, arguments))})"
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+    return names.get(hint) or str(hint.__name__)

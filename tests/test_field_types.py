@@ -1,0 +1,64 @@
+"""Settings hold what their annotations say."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import pytest
+
+import stadapter as st
+from stadapter.errors import SettingsError
+from stadapter.field_types import check_types, from_json
+
+
+class Speaks(Protocol):
+    def speak(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    count: int = 1
+    share: float | None = 0.5
+    kind: Literal["a", "b"] = "a"
+    pair: tuple[int, float] = (1, 2.0)
+    many: tuple[int, ...] = ()
+    names: list[str] | None = None
+    on: bool = False
+    speaker: Speaks | None = None
+
+
+GOOD = [{}, {"share": 1}, {"share": None}, {"pair": (1, 2)}, {"many": (1, 2, 3)}, {"names": ["x"]}, {"kind": "b"}]
+
+
+@pytest.mark.parametrize("values", GOOD)
+def test_what_fits_passes(values: dict[str, Any]) -> None:
+    check_types(Settings(**values))
+    check_types(from_json(Settings, values | {"pair": [1, 2.0]}))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 1.5}, r"count 1\.5: expected a whole number"),
+        ({"count": True}, "count True: expected a whole number"),
+        ({"share": "x"}, "share 'x': expected a number or None"),
+        ({"kind": "c"}, "kind 'c': expected 'a' or 'b'"),
+        ({"pair": (1,)}, r"pair \(1,\): expected \(a whole number, a number\)"),
+        ({"pair": [1, 2.0]}, r"pair \[1, 2\.0\]: expected"),
+        ({"on": 1}, "on 1: expected True or False"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_types(Settings(**values))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"tuning": tuning} for tuning in (None, "lora", st.STAdapter, st.STAdapter(width=1.5))),  # type: ignore[arg-type]
+        *({"epochs": 1.5}, {"lr": "x"}, {"data": None}, {"batch_size": True}, {"augmentation": None}),
+    ],
+)
+def test_a_training_refuses_them_before_it_starts(changes: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="expected"):
+        st.TrainConfig(**{"data": "a", "out": "b", **changes})
