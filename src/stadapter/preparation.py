@@ -1,5 +1,7 @@
 """A run that could start: everything that training needs, found and checked before anything is written."""
 
+# B batch, C classes
+
 import math
 import os
 from collections.abc import Iterator
@@ -10,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.costs import CheckpointingCost, checkpointing_cost
-from stadapter.dataset import MAX_EPOCHS_AHEAD, VideoDataset, ViewStore
+from stadapter.dataset import MAX_EPOCHS_AHEAD, Batch, VideoDataset, ViewStore
 from stadapter.errors import TrainingError, counted, listed, printable
 from stadapter.frozen import FrozenPart
 from stadapter.machine import (
@@ -22,6 +25,7 @@ from stadapter.machine import (
     choose_device,
     choose_precision,
     copies_beside_work,
+    default_workers,
     describe_device,
     readable_memory_errors,
 )
@@ -112,6 +116,23 @@ class Prepared:
     def frozen_part(self) -> FrozenPart:
         """The blocks that give a view the same tokens in every epoch."""
         return FrozenPart(self.config, self.model, self.clip_config, self.accelerator.device, self.autocast_dtype)
+
+    @cached_property
+    def num_workers(self) -> int:
+        """Processes that decode videos for this one."""
+        given, num_processes = self.config.num_workers, self.accelerator.num_processes
+        return given if given is not None else default_workers(num_processes, device_type=self.accelerator.device.type)
+
+    def loss(self, batch: Batch, network: nn.Module, cache: TokenCache | None = None) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, and the logits (B, C) it comes from.
+
+        `network` is the model as prepared for training, or its `Finisher` for a batch of tokens, kept in `cache`.
+        """
+        dtype, space = self.autocast_dtype, self.model.label_space
+        inputs = self.frozen_part.tokens(batch, cache) if "tokens" in batch else self.model.normalise(batch["clips"])
+        with torch.autocast(inputs.device.type, dtype, enabled=dtype is not None):
+            logits: Tensor = network(inputs)  # (B, C)
+        return space.loss(logits, batch["labels"], label_smoothing=self.config.label_smoothing), logits
 
     @contextmanager
     def occupied(self) -> Iterator[None]:

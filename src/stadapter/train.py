@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from stadapter.artefact import METRICS_NAME, save_artefact
@@ -26,7 +26,6 @@ from stadapter.evaluate import evaluate
 from stadapter.evaluate.figures import Report, headline
 from stadapter.machine import (
     copies_beside_work,
-    default_workers,
     describe_device,
     random_devices,
     readable_memory_errors,
@@ -98,8 +97,6 @@ class Loop:
         self.accelerator: Any = run.accelerator  # its methods are not typed
         self.console = console if self.accelerator.is_main_process else None
         processes, device = self.accelerator.num_processes, self.accelerator.device
-        given, chosen = self.config.num_workers, default_workers(processes, device_type=device.type)
-        self.num_workers = given if given is not None else chosen
         self.turns = Turns(are_taken=takes_turns(processes, device_type=device.type))
         self.step = 0
         self.failures: dict[str, str] = {}
@@ -225,7 +222,7 @@ class Loop:
                     self.run.val_set,
                     self.run.clip_config,
                     batch_size=self.config.batch_size,
-                    num_workers=self.num_workers,
+                    num_workers=self.run.num_workers,
                     autocast_dtype=self.run.autocast_dtype,
                     accelerator=self.accelerator if self.accelerator.num_processes > 1 else None,
                     progress=lambda done, total: display.advance(done),
@@ -310,35 +307,25 @@ class Loop:
         loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=batches,
-            num_workers=self.num_workers,
+            num_workers=self.run.num_workers,
             collate_fn=collate,
             pin_memory=copies_beside_work(self.accelerator.device),
-            persistent_workers=self.num_workers > 0,
-            prefetch_factor=4 if self.num_workers else None,
+            persistent_workers=self.run.num_workers > 0,
+            prefetch_factor=4 if self.run.num_workers else None,
             worker_init_fn=yielding_worker,
         )
         return self.accelerator.prepare(loader), batches
 
     def learn(self, batch: Batch, model: nn.Module, stepper: Any, meter: Meter) -> None:
         """One batch forward and backward; the weights change when enough batches have been added up."""
-        dtype, space = self.run.autocast_dtype, self.run.model.label_space
         with self.accelerator.accumulate(model):
-            clips = self._inputs(batch)
-            with torch.autocast(clips.device.type, dtype, enabled=dtype is not None):
-                logits: Tensor = model(clips)  # (B, C)
-            loss = space.loss(logits, batch["labels"], label_smoothing=self.config.label_smoothing)
+            loss, logits = self.run.loss(batch, model, self.cache)
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients and self.config.gradient_clip > 0:
                 self.accelerator.clip_grad_norm_(model.parameters(), self.config.gradient_clip)
             stepper.step()
             stepper.zero_grad()
-        meter.add(loss.detach(), space.named(logits.detach()) == batch["labels"])
-
-    def _inputs(self, batch: Batch) -> Tensor:
-        """What the network is given: normalised clips, or their tokens where these are kept."""
-        if "tokens" not in batch:
-            return self.run.model.normalise(batch["clips"])
-        return self.run.frozen_part.tokens(batch, self.cache)
+        meter.add(loss.detach(), self.run.model.label_space.named(logits.detach()) == batch["labels"])
 
     def _log(self, meter: Meter, optimizer: torch.optim.Optimizer, display: RunDisplay) -> None:
         reading, space = meter.read(), self.run.model.label_space

@@ -2,18 +2,16 @@
 
 # B clips, V views, T frames
 
-import dataclasses
 import itertools
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stadapter.costs import forget_peak_memory, peak_memory_bytes
 from stadapter.dataset import Batch, Failure, Sample, VideoDataset, collate
@@ -23,7 +21,6 @@ from stadapter.model import Finisher, prepare_trunk, view_scores
 from stadapter.preparation import Prepared
 from stadapter.progress import Meter
 from stadapter.schedule import make_optimizer
-from stadapter.train import Loop
 
 MAX_CLIPS = 16
 MAX_TIMED_STEPS, ENOUGH_SECONDS = 8, 10.0
@@ -104,9 +101,6 @@ class Stepper:
         self.run, self.device = run, run.accelerator.device
         self.model = run.model.to(self.device)
         self._finisher = Finisher(self.model, size=run.clip_config.size)
-        alone: Any = _Alone(run.accelerator)
-        self._loop = Loop(dataclasses.replace(run, accelerator=alone), None)
-        self.num_workers = self._loop.num_workers
         prepare_trunk(self.model, self.device, run.autocast_dtype)
         # With a learning rate of 0 the arithmetic is that of training, and the weights stay as they are.
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -124,8 +118,13 @@ class Stepper:
 
     def step(self, batch: Batch) -> None:
         """One step, to its end; on tokens where the batch has them."""
-        network = self._finisher if "tokens" in batch else self.model
-        self._loop.learn(batch, network, self._optimizer, self._meter)
+        loss, logits = self.run.loss(batch, self._finisher if "tokens" in batch else self.model)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.run.config.gradient_clip > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.run.config.gradient_clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._meter.add(loss.detach(), self.run.model.label_space.named(logits.detach()) == batch["labels"])
         self._wait()
 
     def found(self, batch: Batch) -> Batch:
@@ -246,25 +245,6 @@ def predict(trials: list[Trial], size: int, figure: Callable[[Trial], float]) ->
     before, last = trials[-2:]
     slope = (figure(last) - figure(before)) / (last.size - before.size)
     return figure(last) + max(0.0, slope) * (size - last.size)
-
-
-class _Alone:
-    """What the loop asks of accelerate's `Accelerator`, for steps that this process takes by itself."""
-
-    is_main_process = False  # it shows nothing
-    sync_gradients = True
-
-    def __init__(self, accelerator: Any) -> None:
-        self.device, self.num_processes = accelerator.device, accelerator.num_processes
-
-    def accumulate(self, model: nn.Module) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    def clip_grad_norm_(self, parameters: Iterator[nn.Parameter], largest: float) -> None:
-        nn.utils.clip_grad_norm_(parameters, largest)
 
 
 def _try(stepper: Stepper, batch: Batch, *, is_last: bool, end: float) -> Trial:
