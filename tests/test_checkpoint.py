@@ -15,11 +15,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from stadapter.artefact import DIGEST_KEY, WEIGHTS_NAME, digest, load_artefact, read_tensors
+from stadapter.artefact import WEIGHTS_NAME, load_artefact
 from stadapter.checkpoint import CHECKPOINT_NAME, Checkpoints, Progress, read_checkpoint
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
 from stadapter.progress import METRICS_NAME, Meter, rewind
 from stadapter.synthetic import write_clips
+from stadapter.tensor_file import DIGEST_KEY, digest, read_tensors
 from stadapter.train import TrainConfig, train
 from stadapter.tuning import LinearProbe, STAdapter
 from trunks import save_trunk

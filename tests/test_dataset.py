@@ -12,11 +12,13 @@ from torch.utils.data import DataLoader
 
 import stadapter.dataset as dataset_module
 from stadapter.clips import ClipConfig, load_clip
-from stadapter.dataset import Sample, VideoDataset, ViewStore, balanced_order, collate, epoch_order
+from stadapter.dataset import Sample, VideoDataset, collate
 from stadapter.errors import DataError, SettingsError
 from stadapter.manifest import Manifest, read_manifest
+from stadapter.schedule import balanced_order, epoch_order
 from stadapter.synthetic import write_clips
 from stadapter.transforms import Augmentation
+from stadapter.view_store import ViewStore
 
 CONFIG = ClipConfig(num_frames=4, size=32)
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from stadapter.layers import BottleneckMLP
-from stadapter.model import VideoClassifier, build_model, scores_in_orders, view_scores
+from stadapter.model import VideoClassifier, build_model
+from stadapter.scores import scores_in_orders, view_scores
 from stadapter.tuning import Bottleneck, LoRA, Partial, STAdapter, Tuning
 from stadapter.vit import ImageViT
 from strategies import CASES, LABELS, build, disturb, learns, shared_trunk

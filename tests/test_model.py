@@ -11,12 +11,13 @@ from torch import nn
 
 from stadapter.backbones import hash_weights
 from stadapter.errors import ArtefactError, SettingsError
-from stadapter.model import build_model, share_weights
+from stadapter.model import build_model
 from stadapter.tuning import (
     LoRA,
     STAdapter,
     tuning_from_json,
 )
+from stadapter.vit import share_weights
 from strategies import CASES, LABELS, build, disturb, relative_error
 from trunks import FAMILIES, NUM_BLOCKS, WIDTH, make_clips, make_trunk, save_trunk
 

@@ -21,13 +21,14 @@ from stadapter.clips import ClipConfig
 from stadapter.compare.child import figures
 from stadapter.compare.results import RUN_COLUMNS
 from stadapter.compare.summary import summarise
-from stadapter.dataset import VideoDataset, balanced_order
+from stadapter.dataset import VideoDataset
 from stadapter.errors import ArtefactError, DataError, TrainingError
 from stadapter.evaluate import evaluate
 from stadapter.evaluate.figures import headline_figures
 from stadapter.evaluate.tables import tables
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.predict import Prediction
+from stadapter.schedule import balanced_order
 from stadapter.synthetic import draw_clip, write_video
 from test_evaluate import ByLookup, knowing, shown
 from test_layouts import EPIC, epic_row, write

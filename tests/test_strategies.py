@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 
 from stadapter.__main__ import main
-from stadapter.artefact import load_artefact, read_tensors, save_artefact
+from stadapter.artefact import load_artefact, save_artefact
 from stadapter.backbones import hash_weights, view_model
 from stadapter.cli.train import parse_train_flags
 from stadapter.clips import ClipConfig
@@ -21,6 +21,7 @@ from stadapter.layers import TimeEmbedding, attend_over_time, to_frames, to_sequ
 from stadapter.model import build_model
 from stadapter.predict import Classifier, Prediction
 from stadapter.synthetic import write_clips
+from stadapter.tensor_file import read_tensors
 from stadapter.tuning import (
     AIM,
     STRATEGIES,

@@ -7,7 +7,6 @@
 A folder rebuilds its own model. A trunk whose weights differ from those it was trained on is refused.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,18 +14,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
-
-from stadapter.backbones import fetch_snapshot, is_hub_id, load_backbone
+from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.durable import write_whole
-from stadapter.errors import ArtefactError, BackboneError, SettingsError, first_line, printable
+from stadapter.errors import ArtefactError, BackboneError, SettingsError
 from stadapter.field_types import from_json
-from stadapter.labels import ACTION, LabelSpace
+from stadapter.hub import fetch_snapshot, is_hub_id
+from stadapter.labels import LabelSpace
 from stadapter.model import VideoClassifier, build_model
+from stadapter.model_card import model_card
+from stadapter.tensor_file import read_tensors, write_tensors
 from stadapter.tuning import tuning_from_json, tuning_to_json
 from stadapter.vit import BackboneInfo, ImageViT
 
@@ -36,7 +33,6 @@ WEIGHTS_NAME = "stadapter.safetensors"
 SPEC_NAME = "stadapter.json"
 CARD_NAME = "README.md"
 METRICS_NAME = "metrics.jsonl"
-DIGEST_KEY = "sha256"
 
 
 @dataclass(frozen=True)
@@ -173,100 +169,6 @@ def read_spec(folder: Path) -> dict[str, Any]:
             "pip install --upgrade stadapter"
         )
     return spec
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all, with a sha256 of everything in it.
-
-    Raises:
-        ArtefactError: it cannot be written.
-    """
-    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    write_whole(path, save(plain, metadata={**metadata, DIGEST_KEY: digest(plain, metadata)}))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, and its metadata. Files of before there was a sha256 in them are read too.
-
-    Raises:
-        ArtefactError: absent, truncated, damaged, not a safetensors file, or with numbers that are not finite.
-    """
-    if not path.is_file():
-        raise ArtefactError(f"{path.parent} has no {path.name}; copy the whole run folder")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ArtefactError(f"{path} is truncated or not a safetensors file: {first_line(error)}") from error
-    if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != digest(tensors, metadata):
-        raise ArtefactError(f"{path} is damaged: its content has another sha256 than it says; copy the file again")
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ArtefactError(f"{path} holds numbers that are not finite in {name}; it cannot be used")
-    return tensors, metadata
-
-
-def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """sha256 hex over the other metadata and, sorted by name, each tensor's name, dtype, shape and bytes."""
-    rest = sorted((key, value) for key, value in metadata.items() if key != DIGEST_KEY)
-    total = hashlib.sha256(json.dumps(rest).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        total.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
-
-
-def model_card(spec: Mapping[str, Any]) -> str:
-    """A README for a run folder, with the front matter the Hub reads."""
-    backbone, clip = spec["backbone"], spec["clip"]
-    space = LabelSpace.from_json(spec["labels"])
-    rows = _metric_rows(spec["receipt"].get("metrics", {}), space)
-    table = "\n".join(["", "## On held-out clips", "", "| measure | value |", "|---|---|", *rows, ""]) if rows else ""
-    labels = ", ".join(map(printable, space.labels))
-    is_on_hub = backbone["revision"] is not None
-    trunk = backbone["name"] if is_on_hub else Path(backbone["name"]).name  # a card tells nothing of this machine
-    base_model = f"base_model: {trunk}\n" if is_on_hub else ""
-    return f"""---
-library_name: stadapter
-pipeline_tag: video-classification
-{base_model}---
-
-# Video classifier on {trunk}
-
-{spec["parameters"]["summary"]}, strategy `{spec["tuning"]["name"]}`; the trunk `{trunk}` (`{backbone["family"]}`,
-sha256 `{backbone["sha256"][:16]}…`) is not in this folder and must be there to use it.
-
-Input: {clip["num_frames"]} frames of {clip["size"]} x {clip["size"]} pixels. Classes: {labels}.
-{table}
-## Use
-
-```python
-import stadapter
-
-classifier = stadapter.Classifier.load("path/to/this/folder")
-print(classifier.predict("clip.mp4"))
-```
-"""
-
-
-def _metric_rows(metrics: Mapping[str, Any], space: LabelSpace) -> list[str]:
-    """The lines of the card's table: shares as percentages, all else as numbers."""
-    rows = []
-    for name, value in metrics.items():
-        head = next((head for head in space.heads if name.startswith(f"{head}_")), "")
-        num_classes = len(space.heads[head]) if head else space.num_actions
-        measure = name.removeprefix(f"{head}_")
-        title = {
-            "top1": "top-1",
-            "top5": f"top-{min(5, num_classes)}",
-            "mean_class_accuracy": "mean class accuracy",
-        }.get(measure)
-        words = " ".join(filter(None, [head or (ACTION if space.heads else ""), title or measure]))
-        if isinstance(value, float):
-            rows.append(f"| {words} | {value:.1%} |" if title else f"| {words} | {value:.4f} |")
-    return rows
 
 
 def _findable(name: str) -> str:

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stadapter.errors import BackboneError, counted, first_line, listed
+from stadapter.errors import BackboneError, counted, listed
+from stadapter.hub import fetch_snapshot, is_hub_id
 from stadapter.vit import UNREAD_WEIGHTS, BackboneInfo, Block, ImageViT
 
 DEFAULT_BACKBONE = "facebook/dinov2-small"
 EMBEDDED_BACKBONE = "tiny"
 """The trunk that comes with the package: 3.6 million parameters, 64 pixels, pre-trained on the still images of CIFAR-10
 (experiments/tiny_backbone.py). For first steps and tests; real clips deserve a larger one."""
-HUB_TIMEOUT_SECONDS = 5.0
 
 Triple = tuple[float, float, float]
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -193,59 +193,6 @@ def _part(model: nn.Module, name: str | None) -> nn.Module | None:
 
 def _block(layer: nn.Module, family: Family) -> Block:
     return Block(**{ours: layer.get_submodule(theirs) for ours, theirs in family.block.items()})
-
-
-def fetch_snapshot(name: str, patterns: Callable[[Sequence[str]], list[str]], *, needed: Sequence[str]) -> Path:
-    """The local folder of a Hub repository: fetched now, or left by an earlier run where no hub answers.
-
-    Args:
-        name: the repository's id, such as "facebook/dinov2-small".
-        patterns: from the names of all its files to patterns of those to fetch.
-        needed: the files that the folder must hold, for messages; the first tells whether an earlier run left it.
-
-    Raises:
-        BackboneError: no such repository, a gated one, or a hub that does not answer.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-
-    try:
-        # One request with a time limit says at once whether the hub answers, and what there is: left to itself the
-        # library retries in silence for a minute.
-        found = HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
-        files = [file.rfilename for file in found.siblings or []]
-        return Path(snapshot_download(name, allow_patterns=patterns(files)))
-    except GatedRepoError as error:
-        raise BackboneError(
-            f"{name} is gated on the Hub: accept its terms on its page, then log in with `hf auth login`"
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise BackboneError(
-            f"{name} is neither a folder nor a model on the Hub; "
-            "check the spelling (a private one needs `hf auth login`)"
-        ) from error
-    except Exception as error:
-        # No name service, no route, a time-out, a proxy's answer: the types belong to whichever HTTP client is in use.
-        return _cached(name, needed, error)
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name that is no local path may be one of the Hub: owner/name."""
-    return name.count("/") == 1 and not name.startswith((".", "~", "/"))
-
-
-def _cached(name: str, needed: Sequence[str], reason: Exception) -> Path:
-    """The snapshot of a Hub repository that an earlier run has left on this machine."""
-    from huggingface_hub import try_to_load_from_cache
-
-    file = try_to_load_from_cache(name, needed[0])
-    if not isinstance(file, str):
-        raise BackboneError(
-            f"{name} is not a local folder, is not in the local cache, and the Hub does not answer "
-            f"({type(reason).__name__}: {first_line(reason)}); go online once, "
-            f"or pass a folder with {' and '.join(needed)}"
-        ) from reason
-    return Path(file).parent
 
 
 def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stadapter.artefact import DIGEST_KEY, read_tensors, write_tensors
 from stadapter.errors import ArtefactError, TrainingError, listed
 from stadapter.settings import FIXED_SETTINGS, FREE_SETTINGS
+from stadapter.tensor_file import DIGEST_KEY, read_tensors, write_tensors
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 EPOCH_PAUSE_SECONDS = 10.0

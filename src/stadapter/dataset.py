@@ -2,15 +2,8 @@
 
 # B batch, V views, T frames, K heads, H W pixels, N tokens, D width
 
-import errno
-import math
-import os
-import shutil
-import tempfile
-import weakref
 from collections.abc import Sequence
-from multiprocessing.reduction import DupFd
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -25,8 +18,7 @@ from stadapter.manifest import Entry, Manifest
 from stadapter.processes import Turns
 from stadapter.token_cache import TokenCache
 from stadapter.transforms import Augmentation
-
-MAX_EPOCHS_AHEAD = 7
+from stadapter.view_store import ViewStore
 
 Failure = tuple[str, str]
 """Name of a clip that could not be read, and why."""
@@ -66,126 +58,6 @@ class Batch(TypedDict):
     """With a token cache: bool (B,), which of the clips were."""
     keys: NotRequired[list[str]]
     """With a token cache: the names that the tokens of `clips` will have there."""
-
-
-class ViewStore:
-    """Training views drawn ahead of their epoch, in a file that all decoding processes share.
-
-    A video is decoded once for the views of several epochs: for small data sets decoding is most of the work, and
-    views at training size are small. What is drawn does not change, as a view is a pure function of its epoch.
-
-        stamps (clips, epochs ahead) int64: epoch + 1, 0 for empty      views (clips, epochs ahead, T, 3, H, W) uint8
-
-    The file has no name: its room on the disk comes back however the run ends, even by SIGKILL. Where there is no
-    room for it, or none any more, views are drawn for one epoch at a time: slower, and the same.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_clips: int,
-        view_shape: tuple[int, ...],
-        max_bytes: int,
-        max_epochs_ahead: int = MAX_EPOCHS_AHEAD,
-    ) -> None:
-        """Lay out as many epochs ahead as fit into `max_bytes` and half of the free disk, and no more than asked."""
-        self._view_shape, self._view_bytes = view_shape, math.prod(view_shape)
-        self._descriptor = -1
-        # In shared memory: what a worker meets is told by the training process.
-        self._error_number = torch.zeros((), dtype=torch.int64)
-        self._error_number.share_memory_()  # type: ignore[no-untyped-call]
-        per_epoch = num_clips * (8 + self._view_bytes)
-        self.epochs_ahead = min(max_epochs_ahead, max_bytes // per_epoch)
-        self._stamps_bytes = 8 * num_clips * self.epochs_ahead
-        if not self.epochs_ahead:
-            return
-        try:
-            self.epochs_ahead = min(self.epochs_ahead, _free_bytes() // 2 // per_epoch)
-            self._stamps_bytes = 8 * num_clips * self.epochs_ahead
-            self._open(self.epochs_ahead * per_epoch)
-        except OSError as error:
-            self.epochs_ahead = 0
-            self._give_up(error)
-
-    def problem(self) -> str | None:
-        """Why no more views are kept, if that is so."""
-        number = int(self._error_number)
-        return os.strerror(number) if number else None
-
-    def epochs_to_draw(self, index: int, epoch: int) -> range:
-        """The epochs to draw clip `index` for, when it is decoded in `epoch`.
-
-        Clips end their spans in different epochs, so that about the same number is decoded in every epoch after the
-        first.
-        """
-        span = self.epochs_ahead + 1 if not self.problem() else 1
-        return range(epoch, epoch + span - (epoch + index) % span)
-
-    def take(self, index: int, epoch: int) -> Tensor | None:
-        """The view of clip `index` in `epoch`, (T, 3, H, W), if it has been drawn."""
-        if self._descriptor < 0:
-            return None
-        try:
-            stamps = self._read(8 * self.epochs_ahead, 8 * index * self.epochs_ahead)
-            found = np.flatnonzero(np.frombuffer(stamps, np.int64) == epoch + 1)
-            if not len(found):
-                return None
-            view = self._read(self._view_bytes, self._view_start(index, int(found[0])))
-        except OSError as error:
-            self._give_up(error)
-            return None
-        return torch.frombuffer(view, dtype=torch.uint8).view(self._view_shape)
-
-    def put(self, index: int, epoch: int, views: Tensor) -> None:
-        """Keep the views (E, T, 3, H, W) of clip `index` in the E epochs from `epoch` on, if there is room."""
-        if self._descriptor < 0 or self.problem():
-            return
-        try:
-            for place, view in enumerate(views):
-                self._write(view.numpy().tobytes(), self._view_start(index, place))
-                self._write(np.int64(epoch + place + 1).tobytes(), 8 * (index * self.epochs_ahead + place))
-        except OSError as error:
-            self._give_up(error)
-
-    def _open(self, num_bytes: int) -> None:
-        if not num_bytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if not hasattr(os, "pread"):  # not a POSIX system
-            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        with tempfile.TemporaryFile(prefix="stadapter-views-") as file:
-            file.truncate(num_bytes)  # takes no room yet
-            self._own(os.dup(file.fileno()))
-
-    def _own(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        weakref.finalize(self, os.close, descriptor)
-
-    def _view_start(self, index: int, place: int) -> int:
-        return self._stamps_bytes + (index * self.epochs_ahead + place) * self._view_bytes
-
-    def _read(self, num_bytes: int, position: int) -> bytearray:
-        content = bytearray(os.pread(self._descriptor, num_bytes, position))
-        if len(content) < num_bytes:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return content
-
-    def _write(self, content: bytes, position: int) -> None:
-        remaining = memoryview(content)
-        while remaining:
-            written = os.pwrite(self._descriptor, remaining, position)
-            remaining, position = remaining[written:], position + written
-
-    def _give_up(self, error: OSError) -> None:
-        self._error_number.fill_(error.errno or errno.EIO)
-
-    def __getstate__(self) -> dict[str, object]:
-        # To a process that is spawned, not forked.
-        return {**self.__dict__, "_descriptor": DupFd(self._descriptor) if self._descriptor >= 0 else None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = {**state, "_descriptor": -1}
-        if state["_descriptor"] is not None:
-            self._own(state["_descriptor"].detach())
 
 
 class VideoDataset(Dataset[Sample]):
@@ -355,41 +227,6 @@ class VideoDataset(Dataset[Sample]):
             self.turns.wait()
 
 
-def epoch_order(num_clips: int, seed: int, epoch: int) -> list[int]:
-    """A permutation of range(num_clips): the order in which an epoch visits the clips.
-
-    >>> epoch_order(4, seed=0, epoch=1) == epoch_order(4, seed=0, epoch=1)
-    True
-    """
-    sequence = np.random.SeedSequence((seed, epoch), spawn_key=(1,))  # not the stream of any clip
-    return [int(index) for index in np.random.default_rng(sequence).permutation(num_clips)]
-
-
-def balanced_order(targets: Sequence[tuple[int, ...]], seed: int, epoch: int) -> list[int]:
-    """As many clips as there are, equally many of every class that has any, give or take one, in random order.
-
-    Of a large class other clips are taken in every epoch; those of a small one come several times: visit number v of
-    clip i is i + v * len(targets), which `VideoDataset` gives a view of its own. With several heads it is their
-    combinations that come equally often: what is balanced for one head is not for another.
-
-    >>> sorted(balanced_order([(0,), (0,), (0,), (1,)], seed=0, epoch=0))[-2:]  # the only clip of class 1, twice
-    [3, 7]
-    """
-    generator = np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(2,)))
-    of_class: dict[tuple[int, ...], list[int]] = {}
-    for index, target in enumerate(targets):
-        of_class.setdefault(target, []).append(index)
-    order: list[int] = []
-    classes = sorted(of_class)
-    for turn, place in enumerate(generator.permutation(len(classes))):
-        clips = of_class[classes[place]]
-        wanted = (len(targets) + turn) // len(of_class)  # these add up to len(targets)
-        for visit in range(math.ceil(wanted / len(clips))):
-            remaining = wanted - visit * len(clips)
-            order += [clips[place] + visit * len(targets) for place in generator.permutation(len(clips))[:remaining]]
-    return [order[place] for place in generator.permutation(len(order))]
-
-
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack the clips that could be read, and gather the failures of all.
 
@@ -421,10 +258,6 @@ def _shared(x: Tensor) -> Tensor:
     if get_worker_info() is not None:
         x.share_memory_()  # type: ignore[no-untyped-call]
     return x
-
-
-def _free_bytes() -> int:
-    return shutil.disk_usage(tempfile.gettempdir()).free
 
 
 def _title(entry: Entry) -> str:

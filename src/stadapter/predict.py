@@ -18,7 +18,8 @@ from stadapter.artefact import load_artefact
 from stadapter.clips import ClipConfig, clip_from_array, load_clip
 from stadapter.errors import SettingsError, STAdapterError
 from stadapter.machine import choose_device
-from stadapter.model import VideoClassifier, check_finite_scores, prepare_trunk, view_scores
+from stadapter.model import VideoClassifier, prepare_trunk
+from stadapter.scores import check_finite_scores, view_scores
 from stadapter.vit import ImageViT
 
 Video: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor"

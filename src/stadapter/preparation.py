@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.costs import CheckpointingCost, checkpointing_cost
-from stadapter.dataset import MAX_EPOCHS_AHEAD, Batch, VideoDataset, ViewStore
+from stadapter.dataset import Batch, VideoDataset
 from stadapter.errors import TrainingError, counted, listed, printable
 from stadapter.frozen import FrozenPart
 from stadapter.machine import (
@@ -37,6 +37,7 @@ from stadapter.schedule import Plan, make_plan
 from stadapter.settings import TrainConfig
 from stadapter.token_cache import TokenCache
 from stadapter.tuning import tuning_name
+from stadapter.view_store import MAX_EPOCHS_AHEAD, ViewStore
 from stadapter.vit import ImageViT, nearest_multiple
 
 if TYPE_CHECKING:

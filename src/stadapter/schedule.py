@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.utils.data import Sampler
 
-from stadapter.dataset import balanced_order, epoch_order
 from stadapter.errors import counted
 
 MIN_STEPS = 600
@@ -113,3 +112,38 @@ def learning_rate_share(step: int, total: int, warmup_fraction: float) -> float:
 def seed_dropout(*key: int) -> None:
     """Make what is random inside the model a pure function of a key, as the order of clips and their views are."""
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
+def epoch_order(num_clips: int, seed: int, epoch: int) -> list[int]:
+    """A permutation of range(num_clips): the order in which an epoch visits the clips.
+
+    >>> epoch_order(4, seed=0, epoch=1) == epoch_order(4, seed=0, epoch=1)
+    True
+    """
+    sequence = np.random.SeedSequence((seed, epoch), spawn_key=(1,))  # not the stream of any clip
+    return [int(index) for index in np.random.default_rng(sequence).permutation(num_clips)]
+
+
+def balanced_order(targets: Sequence[tuple[int, ...]], seed: int, epoch: int) -> list[int]:
+    """As many clips as there are, equally many of every class that has any, give or take one, in random order.
+
+    Of a large class other clips are taken in every epoch; those of a small one come several times: visit number v of
+    clip i is i + v * len(targets), which `VideoDataset` gives a view of its own. With several heads it is their
+    combinations that come equally often: what is balanced for one head is not for another.
+
+    >>> sorted(balanced_order([(0,), (0,), (0,), (1,)], seed=0, epoch=0))[-2:]  # the only clip of class 1, twice
+    [3, 7]
+    """
+    generator = np.random.default_rng(np.random.SeedSequence((seed, epoch), spawn_key=(2,)))
+    of_class: dict[tuple[int, ...], list[int]] = {}
+    for index, target in enumerate(targets):
+        of_class.setdefault(target, []).append(index)
+    order: list[int] = []
+    classes = sorted(of_class)
+    for turn, place in enumerate(generator.permutation(len(classes))):
+        clips = of_class[classes[place]]
+        wanted = (len(targets) + turn) // len(of_class)  # these add up to len(targets)
+        for visit in range(math.ceil(wanted / len(clips))):
+            remaining = wanted - visit * len(clips)
+            order += [clips[place] + visit * len(targets) for place in generator.permutation(len(clips))[:remaining]]
+    return [order[place] for place in generator.permutation(len(order))]

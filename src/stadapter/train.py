@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from stadapter.artefact import METRICS_NAME, save_artefact
 from stadapter.checkpoint import CHECKPOINT_NAME, DIVERGED, Checkpoints, Progress, check_weights, read_checkpoint
 from stadapter.compiled import compile_nothing, try_compiled
-from stadapter.dataset import Batch, ViewStore, collate
+from stadapter.dataset import Batch, collate
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
 from stadapter.evaluate import evaluate
 from stadapter.evaluate.figures import Report, headline
@@ -40,6 +40,7 @@ from stadapter.report import REPORT_NAME, write_report
 from stadapter.schedule import EpochBatches, learning_rate_share, make_optimizer, seed_dropout
 from stadapter.settings import TrainConfig, settings_to_json
 from stadapter.token_cache import TokenCache
+from stadapter.view_store import ViewStore
 
 LOG_EVERY_STEPS = 10
 TIME_CHECK_CLIPS = 1000

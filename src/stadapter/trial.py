@@ -17,10 +17,11 @@ from stadapter.costs import forget_peak_memory, peak_memory_bytes
 from stadapter.dataset import Batch, Failure, Sample, VideoDataset, collate
 from stadapter.errors import TrainingError
 from stadapter.machine import available_memory_bytes, readable_memory_errors
-from stadapter.model import Finisher, prepare_trunk, view_scores
+from stadapter.model import Finisher, prepare_trunk
 from stadapter.preparation import Prepared
 from stadapter.progress import Meter
 from stadapter.schedule import make_optimizer
+from stadapter.scores import view_scores
 
 MAX_CLIPS = 16
 MAX_TIMED_STEPS, ENOUGH_SECONDS = 8, 10.0

@@ -10,6 +10,7 @@ Both insertion points start as identities, so a fresh `ImageViT` computes exactl
 
 # B batch, T frames, N tokens (prefix + patches), D width, H W pixels, h w patch grid
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, cast
@@ -375,3 +376,19 @@ def unfreeze(parameters: Iterable[nn.Parameter]) -> None:
 def nearest_multiple(pixels: int, patch: int) -> int:
     """The multiple of `patch` nearest to `pixels`, at least one patch."""
     return max(patch, round(pixels / patch) * patch)
+
+
+def share_weights(vit: ImageViT) -> ImageViT:
+    """A second view of a trunk: own modules on the same storage. Ten tasks then hold one trunk in memory.
+
+    The parameters are objects of their own, so that casting, moving or unfreezing one view leaves the others alone.
+
+    Raises:
+        SettingsError: something has been inserted into the trunk already, or some of it learns.
+    """
+    adapted = any(not isinstance(point, InsertionPoint) for point in vit.insertion_points())
+    if adapted or vit.inserted or any(parameter.requires_grad for parameter in vit.parameters()):
+        raise SettingsError("this trunk is adapted already; load_backbone gives a fresh one")
+    copies: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in vit.parameters()}
+    copies |= {id(buffer): buffer.detach() for buffer in vit.buffers()}
+    return copy.deepcopy(vit, copies)

@@ -21,9 +21,9 @@ from stadapter.benchmark.config import BenchmarkConfig
 from stadapter.benchmark.released import Released
 from stadapter.benchmark.timing import Call, Case, Check
 from stadapter.clips import ClipConfig, load_clip, load_random_views
-from stadapter.dataset import ViewStore
 from stadapter.transforms import Augmentation
 from stadapter.video import read_frames
+from stadapter.view_store import ViewStore
 
 AUGMENTATION = Augmentation(scale=(0.08, 1.0))
 """As the released Something-Something-v2 run crops."""

@@ -17,8 +17,8 @@ from stadapter.evaluate.figures import Report, make_report
 from stadapter.labels import LabelSpace
 from stadapter.machine import copies_beside_work, takes_turns
 from stadapter.manifest import Manifest
-from stadapter.model import ClipClassifier, check_finite_scores, label_space_of, scores_in_orders
 from stadapter.processes import Turns, quiet_worker, workers_of
+from stadapter.scores import ClipClassifier, check_finite_scores, label_space_of, scores_in_orders
 from stadapter.timecheck import CHANGED_ORDERS, Order, frame_places
 
 if TYPE_CHECKING:

@@ -1,0 +1,120 @@
+"""The scores of clips: all views through a model, averaged after softmax; also with frames in other orders."""
+
+# B batch, V views, T frames, C classes, H W pixels
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from stadapter.errors import STAdapterError, listed
+from stadapter.labels import LabelSpace
+from stadapter.machine import copies_beside_work
+from stadapter.model import VideoClassifier
+
+
+class ClipClassifier(Protocol):
+    """What evaluation and prediction ask of a model, an `nn.Module`."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in the order of the logits. A model of several heads has a `label_space` too."""
+
+    def normalise(self, clips: Tensor) -> Tensor:
+        """uint8 or float (..., T, 3, H, W) to normalised float of the same shape."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def __call__(self, clips: Tensor) -> Any:
+        """Normalised float (B, T, 3, H, W) to logits (B, C)."""
+
+
+def view_scores(
+    model: ClipClassifier, clips: Tensor, *, autocast_dtype: torch.dtype | None, views_at_once: int
+) -> Tensor:
+    """The probability of every class for each clip, averaged over its views after softmax.
+
+    Args:
+        model: the classifier, in eval mode; it computes where it is.
+        clips: (B, V, T, 3, H, W), uint8 or normalised float, on any device.
+        autocast_dtype: such as torch.bfloat16; None computes in the dtype of the model.
+        views_at_once: views put through the model at once, of one clip or of several.
+
+    Returns:
+        fp32 (B, C) on the CPU, adding up to 1 in every head; not finite where the model's answer is not, see
+        `check_finite_scores`.
+    """
+    return scores_in_orders(model, clips, (), autocast_dtype=autocast_dtype, views_at_once=views_at_once)[0]
+
+
+def scores_in_orders(
+    model: ClipClassifier,
+    clips: Tensor,
+    orders: Sequence[Tensor],
+    *,
+    autocast_dtype: torch.dtype | None,
+    views_at_once: int,
+) -> list[Tensor]:
+    """`view_scores` of clips as they are, and with their frames in other orders.
+
+    What sees every frame alone, as the frozen first blocks do, is computed once for all orders.
+
+    Args:
+        model, clips, autocast_dtype, views_at_once: as for `view_scores`.
+        orders: of each the places (B, T), int64, that the frames of every clip are taken from, in all its views.
+
+    Returns:
+        One fp32 (B, C) more than there are orders, on the CPU.
+    """
+    num_clips, num_views = clips.shape[:2]
+    device = next(model.parameters()).device
+    views = clips.flatten(0, 1)  # (B*V, T, 3, H, W)
+    places = [order.repeat_interleave(num_views, dim=0).to(device) for order in orders]  # (B*V, T)
+
+    def normalised(frames: Tensor) -> Tensor:
+        logits: Tensor = model(model.normalise(frames))
+        return logits
+
+    parts = []
+    with torch.inference_mode(), torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+        for start in range(0, len(views), views_at_once):
+            part = slice(start, start + views_at_once)
+            frames = views[part].to(device, non_blocking=copies_beside_work(device))
+            rest: Callable[[Tensor], Tensor] = normalised
+            if orders and _sees_frames_alone(model):
+                images = model.normalise(frames)
+                frames = model.frozen_tokens(images)
+                rest = partial(model.finish, height=images.shape[-2], width=images.shape[-1])
+            row = torch.arange(len(frames), device=device)[:, None]
+            parts.append([rest(frames), *(rest(frames[row, place[part]]) for place in places)])
+        scores = [label_space_of(model).softmax(torch.cat(logits).float()) for logits in zip(*parts, strict=True)]
+    return [each.reshape(num_clips, num_views, -1).mean(1).cpu() for each in scores]  # (B, C)
+
+
+def _sees_frames_alone(model: ClipClassifier) -> TypeGuard[VideoClassifier]:
+    """Whether the model begins with blocks that see every frame by itself; one with a `forward` of its own may not."""
+    return type(model) is VideoClassifier and model.trunk.num_frozen_blocks() > 0
+
+
+def label_space_of(model: ClipClassifier) -> LabelSpace:
+    """The classes of each head of a model; one that tells no heads has one."""
+    space: LabelSpace | None = getattr(model, "label_space", None)
+    return space if space is not None else LabelSpace.of(model.labels)
+
+
+def check_finite_scores(scores: Tensor, names: Sequence[str]) -> None:
+    """Refuse scores (B, C) of which some are not numbers; `names` are those of the B clips.
+
+    Raises:
+        STAdapterError: there are some; the message names their clips.
+    """
+    broken = [name for name, finite in zip(names, scores.isfinite().all(-1).tolist(), strict=True) if not finite]
+    if broken:
+        raise STAdapterError(
+            f"{listed(broken)}: the scores are not finite numbers; compute in float32, or train again: "
+            "the weights may have diverged"
+        )
