@@ -1,5 +1,6 @@
 """What a command does with the memory it frees, by the page faults that the system counts."""
 
+import multiprocessing.queues
 import os
 import subprocess
 import sys
@@ -51,6 +52,8 @@ def test_decoding_processes_keep_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("keep_no_freed_memory", "torch.set_num_threads"):
         monkeypatch.setattr(f"stadapter.processes.{name}", lambda *_: called.append(None))
     monkeypatch.setattr("stadapter.processes.signal.signal", lambda *_: None)
+    queue = multiprocessing.queues.Queue
+    monkeypatch.setattr(queue, "_on_queue_feeder_error", queue._on_queue_feeder_error)  # put back what it replaces
     processes.quiet_worker(0)
     assert len(called) == 2
 

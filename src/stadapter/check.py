@@ -17,7 +17,7 @@ from stadapter.errors import DataError, SettingsError, counted, printable
 from stadapter.examine import Clip, examine_all
 from stadapter.findings import LEVELS, Finding, find_all
 from stadapter.layouts import LabelKind
-from stadapter.manifest import Entry, Manifest, find_videos, looks_like_video, read_splits, sort_labels
+from stadapter.manifest import NOTHING, Entry, Manifest, find_videos, looks_like_video, read_splits, sort_labels
 from stadapter.video import VIDEO_SUFFIXES
 
 SHOWN_ITEMS, SHOWN_PER_KIND, SHOWN_CLASSES, SHOWN_VALUES = 5, 5, 30, 4
@@ -118,7 +118,7 @@ def check_data(
     if not 0 <= max_bad_fraction <= 1:
         raise SettingsError(f"max_bad_fraction {max_bad_fraction}: expected 0 to 1")
     problems: list[str] = []
-    train, val = Manifest((), ()), None
+    train, val = NOTHING, None
     try:
         train, val = read_splits(
             data,

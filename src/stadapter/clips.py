@@ -45,6 +45,11 @@ class ClipConfig:
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     """What the difference is divided by."""
 
+    @property
+    def num_views(self) -> int:
+        """Views of a clip when testing."""
+        return self.num_temporal_views * self.num_spatial_views
+
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("num_frames", "size", "num_temporal_views"):

@@ -152,7 +152,7 @@ class Estimate:
     @property
     def num_views(self) -> int:
         """Views of a held-out clip."""
-        return self.run.clip_config.num_temporal_views * self.run.clip_config.num_spatial_views
+        return self.run.clip_config.num_views
 
     @property
     def num_orders(self) -> int:

@@ -156,7 +156,7 @@ class Prepared:
             + (f", {self.accelerator.num_processes} processes" if self.accelerator.num_processes > 1 else ""),
             f"{self.model.count_parameters()}; {self.plan}",
             *self._lr_notes(),
-            *self._price(),
+            *self._checkpointing_notes(),
             *self.frozen_part.describe(num_clips=len(self.train_set.entries), num_epochs=self.plan.epochs),
         ]
 
@@ -177,7 +177,7 @@ class Prepared:
                 once more as normalised floats.
         """
         clip, batch = self.clip_config, self.config.batch_size
-        views = clip.num_temporal_views * clip.num_spatial_views if self.val_set is not None else 1
+        views = clip.num_views if self.val_set is not None else 1
         values = clip.num_frames * 3 * clip.size**2
         on_cpu = self.accelerator.device.type == "cpu"
         needed = batch * values * ((1 if clip.resize == "fast" else 4) * views + 4 * on_cpu)
@@ -211,7 +211,7 @@ class Prepared:
             f"{tuning_name(self.config.tuning)} wants {highest:g} or less: --lr {highest / 2:g}"
         ]
 
-    def _price(self) -> list[str]:
+    def _checkpointing_notes(self) -> list[str]:
         if not self.config.gradient_checkpointing:
             return []
         clips = min(self.config.batch_size, len(self.train_set.entries))

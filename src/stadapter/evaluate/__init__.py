@@ -125,9 +125,7 @@ def _classify(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Row], list[Failure]]:
     """What the model says of the readable clips among `share`, and the failures of the others."""
-
     space = label_space_of(model)
-
     loader = DataLoader(
         Subset(dataset, share),
         batch_size=batch_size,

@@ -30,6 +30,7 @@ from stadapter.manifest.lists import read_list
 from stadapter.manifest.paths import absolute, looks_like_video, size_bytes
 
 __all__ = [
+    "NOTHING",
     "Entry",
     "Manifest",
     "find_videos",

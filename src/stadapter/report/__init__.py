@@ -235,7 +235,7 @@ def _receipt(folder: Path, spec: Mapping[str, Any]) -> list[Line]:
 
 
 def _evaluation(report: Report, manifest: Manifest | None, config: ClipConfig, command: str | None) -> list[Line]:
-    views = counted(config.num_temporal_views * config.num_spatial_views, "view")
+    views = counted(config.num_views, "view")
     lines = {
         "command": command,
         "data sha256": manifest.hash() if manifest is not None else None,
