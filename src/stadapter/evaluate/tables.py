@@ -60,10 +60,10 @@ def time_table(check: TimeCheck, suffix: str = "") -> Group:
 def class_table(report: Report, suffix: str = "") -> Group:
     """Clips, accuracy and precision of every class, and the class it is most often mistaken for."""
     table = Table()
-    table.add_column("class")
+    table.add_column("class", overflow="fold")
     for header in ("clips", "accuracy", "precision"):
-        table.add_column(header, justify="right")
-    table.add_column("most often mistaken for")
+        table.add_column(header, justify="right", overflow="fold")
+    table.add_column("most often mistaken for", overflow="fold")
     for position, result in enumerate(report.per_class):
         errors = [0 if column == position else count for column, count in enumerate(report.confusion[position])]
         worst = max(errors)
