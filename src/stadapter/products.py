@@ -64,7 +64,8 @@ def as_autocast(x: Tensor) -> Tensor:
 
 def _product_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
-    is_on = x.dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    # Of "meta" autocast knows nothing. torch.amp.is_autocast_available cannot be traced in torch 2.11.
+    is_on = x.dtype != torch.float64 and kind != "meta" and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if is_on else x.dtype
 
 

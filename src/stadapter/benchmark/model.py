@@ -164,9 +164,10 @@ def _compare_logits(
     exact = networks.ours().eval()
     logits = _inference(exact, clips, None)()
     trunk = networks.ours(adapted=False).trunk
+    vision = networks.vision.to(networks.device)  # moved in inference mode its weights could never be trained beside
     with torch.inference_mode():
         images = clips.flatten(0, 1)  # (B*T, 3, H, W)
-        theirs = networks.vision.to(networks.device)(images).last_hidden_state
+        theirs = vision(images).last_hidden_state
         tokens = trunk(clips).flatten(0, 1)
     checks = [Check("tokens of the bare trunk, against transformers", relative_error(tokens, theirs), _EXACT)]
     if released is not None:

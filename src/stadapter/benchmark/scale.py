@@ -102,6 +102,7 @@ def _variants(
     config: BenchmarkConfig, networks: Networks, precision: Precision, *, training: bool
 ) -> tuple[dict[str, VideoClassifier], tuple[str, ...]]:
     """The same classifier as it is, computing blocks again, compiled, and both; and what could not be had."""
+    torch.compiler.reset()  # beyond 8 kinds of one block, of all cases together, it would quietly compile no more
     ours = ready(networks.ours(), precision, training=training)
     models = {"ours": ours}
     if training:
@@ -149,7 +150,8 @@ def _compare(models: dict[str, VideoClassifier], clips: Tensor, targets: Tensor,
         assert gradients.keys() == expected.keys()
         errors = [relative_error(gradients[key], expected[key]) for key in expected]
         worst = max(errors, key=lambda error: error if error == error else float("inf"))  # no number is the worst
-        limit = _AGAIN if name == _CHECKPOINTED else _EXACT if precision == "fp32" else _ROUNDED
+        same_kernels = name == _CHECKPOINTED and precision == "fp32"  # in bf16 the last bit may come out otherwise
+        limit = _AGAIN if same_kernels else _EXACT if precision == "fp32" else _ROUNDED
         checks.append(Check(f"gradients, {name} (the worst of {len(expected)})", worst, limit))
     return checks
 
