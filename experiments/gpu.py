@@ -8,6 +8,8 @@ inference with and without gradient checkpointing and torch.compile, peak memory
 one core and the training loop, each verified before it is timed, beside the matrix products alone and beside the
 released code where a checkout of it is given. `python experiments/scaling.py` then fills the tables of docs/scaling.md.
 The exit code is 1 where a test failed or two sides were not equal.
+
+The package must be importable, installed or by PYTHONPATH=src, with av, tyro and pytest beside what it computes with.
 """
 
 import argparse

@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_refused_by_name(values: dict[str, Any], message: s
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"tuning": tuning} for tuning in (None, "lora", st.STAdapter, st.STAdapter(width=1.5))),  # type: ignore[arg-type]
+        *({"tuning": tuning} for tuning in (None, "lora", st.STAdapter, st.STAdapter(width=1.5))),
         *({"epochs": 1.5}, {"lr": "x"}, {"data": None}, {"batch_size": True}, {"augmentation": None}),
     ],
 )

@@ -317,7 +317,11 @@ def test_one_manifest_from_split_folders_is_what_is_held_out(
 def test_what_two_data_sets_share_is_told(tmp_path: Path) -> None:
     touch(tmp_path, "one/up/a.mp4", "one/down/b.mp4", "two/down/c.mp4")
     (tmp_path / "two/up").symlink_to(tmp_path / "one/up")
-    assert read_manifest(tmp_path / "one").shared_with(read_manifest(tmp_path / "two")) == ["up/a.mp4"]
+    one, two = read_manifest(tmp_path / "one"), read_manifest(tmp_path / "two")
+    assert one.shared_with(two) == ["up/a.mp4"]
+    (tmp_path / "one/up/a.mp4").unlink()  # what has gone meanwhile is known by its path
+    assert one.shared_with(two) == []
+    assert one.shared_with(one) == ["down/b.mp4", "up/a.mp4"]
 
 
 def test_a_validation_folder_without_class_folders_is_an_error(tmp_path: Path) -> None:

@@ -260,11 +260,11 @@ def test_held_out_clips_that_are_trained_on_are_told(config: TrainConfig) -> Non
 
 
 @pytest.mark.parametrize(("tuning", "lr", "is_told"), [(Full(), 2e-3, True), (Full(), 5e-5, False)])
-def test_a_learning_rate_that_destroys_a_trunk_is_told(
+def test_a_learning_rate_that_is_high_for_a_trunk_is_told(
     config: TrainConfig, tuning: Full, lr: float, is_told: bool
 ) -> None:
     lines = prepare(dataclasses.replace(config, tuning=tuning, lr=lr)).describe()
-    assert any("full wants 0.0001 or less: --lr 5e-05" in line for line in lines) == is_told
+    assert any("high for full, which wants about 1e-05 to 0.0001 (--lr 5e-05)" in line for line in lines) == is_told
 
 
 @pytest.mark.parametrize(
@@ -273,12 +273,15 @@ def test_a_learning_rate_that_destroys_a_trunk_is_told(
         {"num_frames": 10**9},
         {"size": 16 * 10**6},
         {"num_temporal_views": 10**9, "val_fraction": 0.5},
-        {"batch_size": 10**12},
     ],
 )
 def test_clips_that_cannot_be_held_are_refused_before_any_is_read(config: TrainConfig, changes: dict[str, Any]) -> None:
     with pytest.raises(TrainingError, match=r"takes [\d,]+ GiB of memory at least, [\d,]+ GiB are free"):
         prepare(dataclasses.replace(config, **changes))
+
+
+def test_a_batch_is_no_larger_than_the_data(config: TrainConfig) -> None:
+    assert prepare(dataclasses.replace(config, batch_size=10**12)).plan.steps_per_epoch == 1
 
 
 def test_a_finished_run_is_neither_overwritten_nor_resumed(config: TrainConfig) -> None:

@@ -176,20 +176,24 @@ class Prepared:
             TrainingError: they take more memory than there is, counted from below: as they are read, and for a CPU
                 once more as normalised floats.
         """
-        clip, batch = self.clip_config, self.config.batch_size
-        views = clip.num_views if self.val_set is not None else 1
-        values = clip.num_frames * 3 * clip.size**2
-        on_cpu = self.accelerator.device.type == "cpu"
-        needed = batch * values * ((1 if clip.resize == "fast" else 4) * views + 4 * on_cpu)
-        free = available_memory_bytes(torch.device("cpu"))
-        if free is not None and needed > free:
-            raise TrainingError(
-                f"a batch of {counted(batch, 'clip')} of {counted(clip.num_frames, 'frame')} of {clip.size} x "
-                f"{clip.size} pixels"
-                + (f", {views} views each when validating," if views > 1 else "")
-                + f" takes {needed / 2**30:,.0f} GiB of memory at least, {free / 2**30:,.0f} GiB are free; lower "
-                "--batch-size, --num-frames, --size or --num-temporal-views"
-            )
+        clip, free = self.clip_config, available_memory_bytes(torch.device("cpu"))
+        bytes_read, bytes_normalised = (
+            (1, 4) if clip.resize == "fast" else (4, 0)
+        )  # released: read as normalised floats
+        if self.accelerator.device.type != "cpu":
+            bytes_normalised = 0
+        for manifest, num_views in ((self.train_set, 1), (self.val_set, clip.num_views)):
+            if free is None or manifest is None:
+                continue
+            num_clips = min(self.config.batch_size, len(manifest.entries))
+            needed = num_clips * clip.num_frames * 3 * clip.size**2 * (bytes_read * num_views + bytes_normalised)
+            if needed > free:
+                raise TrainingError(
+                    f"a batch of {counted(num_clips, 'clip')}, {counted(num_views, 'view')} each, of "
+                    f"{counted(clip.num_frames, 'frame')} of {clip.size} x {clip.size} pixels takes "
+                    f"{needed / 2**30:,.0f} GiB of memory at least, {free / 2**30:,.0f} GiB are free; lower "
+                    "--batch-size, --num-frames, --size or --num-temporal-views"
+                )
 
     def checkpointing_cost(self, num_clips: int) -> CheckpointingCost:
         """What gradient checkpointing takes and saves in a step on so many clips, whether it is on or not."""
@@ -207,8 +211,8 @@ class Prepared:
         if self.lr <= highest:
             return []
         return [
-            f"a learning rate of {self.lr:g} is for new layers and destroys what a trunk has learned; "
-            f"{tuning_name(self.config.tuning)} wants {highest:g} or less: --lr {highest / 2:g}"
+            f"a learning rate of {self.lr:g} is high for {tuning_name(self.config.tuning)}, which wants about "
+            f"{highest / 10:g} to {highest:g} (--lr {highest / 2:g}): one for new layers destroys what a trunk has learned"
         ]
 
     def _checkpointing_notes(self) -> list[str]:

@@ -164,7 +164,7 @@ def _compare_logits(
     exact = networks.ours().eval()
     logits = _inference(exact, clips, None)()
     trunk = networks.ours(adapted=False).trunk
-    vision = networks.vision.to(networks.device)  # moved in inference mode its weights could never be trained beside
+    vision = networks.vision.to(networks.device)  # what is made in inference mode cannot be trained on
     with torch.inference_mode():
         images = clips.flatten(0, 1)  # (B*T, 3, H, W)
         theirs = vision(images).last_hidden_state

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stadapter.errors import DataError, counted, listed
 from stadapter.labels import LabelSpace, qualified
-from stadapter.manifest.paths import size_bytes
+from stadapter.manifest.paths import file_identity, size_bytes
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,9 @@ class Manifest:
     def shared_with(self, other: "Manifest") -> list[str]:
         """The names of the clips that are also in another data set: the same part of the same file; sorted."""
 
-        def places(manifest: Manifest) -> dict[tuple[Path, float | None, float | None], str]:
-            return {(e.path.resolve(), e.start_seconds, e.end_seconds): e.name for e in manifest.entries}
+        def places(manifest: Manifest) -> dict[tuple[Hashable, float | None, float | None], str]:
+            files = {path: file_identity(path) for path in {entry.path for entry in manifest.entries}}
+            return {(files[e.path], e.start_seconds, e.end_seconds): e.name for e in manifest.entries}
 
         ours = places(self)
         return sorted(ours[place] for place in ours.keys() & places(other).keys())

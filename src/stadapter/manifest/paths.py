@@ -1,6 +1,7 @@
 """Files and folders as they are met in a data set; nothing is opened."""
 
 import os
+from collections.abc import Hashable
 from pathlib import Path
 
 from stadapter.errors import DataError
@@ -22,6 +23,18 @@ def size_bytes(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
+
+
+def file_identity(path: Path) -> Hashable:
+    """The same for two paths of one file, or of one folder, whatever links lead there.
+
+    One look at the disk, where `Path.resolve` takes one for every folder on the way: lists have hundred thousands.
+    """
+    try:
+        found = path.stat()
+    except OSError:  # it has gone since it was listed
+        return path
+    return (found.st_dev, found.st_ino) if found.st_ino else path  # some file systems number nothing
 
 
 def looks_like_video(path: Path) -> bool:

@@ -16,6 +16,7 @@ class Full:
     """
 
     highest_lr: ClassVar[float] = 1e-4
+    """Above it a run says that its learning rate is high for weights of a trunk."""
 
     def apply(self, vit: ImageViT) -> None:
         """Let every weight of the trunk that a forward pass reads learn, in fp32 and in storage of its own."""

@@ -17,6 +17,7 @@ class FullTemporal:
     """
 
     highest_lr: ClassVar[float] = 1e-4
+    """Above it a run says that its learning rate is high for weights of a trunk."""
 
     num_frames: int = 8
     """Frames of the learned time embedding; clips of another length interpolate it."""

@@ -15,6 +15,7 @@ class Partial:
     """
 
     highest_lr: ClassVar[float] = 1e-4
+    """Above it a run says that its learning rate is high for weights of a trunk."""
 
     last_blocks: int = 1
     """How many blocks learn, counted from the last."""

@@ -2,6 +2,7 @@
 
 import operator
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,9 @@ VIDEO_SUFFIXES = frozenset({
 # fmt: on
 
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # of two letters and more: C:// is a disk
+
+
 class VideoReader:
     """An open video whose frames are read by number.
 
@@ -54,7 +58,7 @@ class VideoReader:
     ) -> None:
         if not os.fspath(path):
             raise VideoError("an empty path; expected a video file or a folder of numbered images")
-        if "://" in os.fspath(path):
+        if _ADDRESS.match(os.fspath(path)):
             raise VideoError(f"{path}: an address; expected a file or folder on this machine: download it first")
         self.path = Path(path).expanduser()
         segment = Segment(start_seconds, end_seconds)

@@ -73,9 +73,10 @@ class VideoFile:
 
     def _look_closer(self) -> None:
         """Open the file anew if that was done at a glance: what a decoder puts out in which order may depend on it."""
-        if (at_a_glance := self._packets).opened.at_a_glance:
+        first_look = self._packets
+        if first_look.opened.at_a_glance:
             self._look(at_a_glance=False)
-            at_a_glance.close()
+            first_look.close()
 
     def read(self, wanted: set[int], region: Region | None) -> Gathered:
         """The frames with these numbers, as far as they come."""
