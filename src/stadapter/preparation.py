@@ -177,11 +177,9 @@ class Prepared:
                 once more as normalised floats.
         """
         clip, free = self.clip_config, available_memory_bytes(torch.device("cpu"))
-        bytes_read, bytes_normalised = (
-            (1, 4) if clip.resize == "fast" else (4, 0)
-        )  # released: read as normalised floats
-        if self.accelerator.device.type != "cpu":
-            bytes_normalised = 0
+        is_fast, on_cpu = clip.resize == "fast", self.accelerator.device.type == "cpu"
+        bytes_read = 1 if is_fast else 4
+        bytes_normalised = 4 if is_fast and on_cpu else 0  # what is read on the released road is normalised
         for manifest, num_views in ((self.train_set, 1), (self.val_set, clip.num_views)):
             if free is None or manifest is None:
                 continue
@@ -212,7 +210,7 @@ class Prepared:
             return []
         return [
             f"a learning rate of {self.lr:g} is high for {tuning_name(self.config.tuning)}, which wants about "
-            f"{highest / 10:g} to {highest:g} (--lr {highest / 2:g}): one for new layers destroys what a trunk has learned"
+            f"{highest / 10:g} to {highest:g} (--lr {highest / 2:g}); one for new layers destroys what a trunk knows"
         ]
 
     def _checkpointing_notes(self) -> list[str]:

@@ -150,8 +150,7 @@ def _compare(models: dict[str, VideoClassifier], clips: Tensor, targets: Tensor,
         assert gradients.keys() == expected.keys()
         errors = [relative_error(gradients[key], expected[key]) for key in expected]
         worst = max(errors, key=lambda error: error if error == error else float("inf"))  # no number is the worst
-        same_kernels = name == _CHECKPOINTED and precision == "fp32"  # in bf16 the last bit may come out otherwise
-        limit = _AGAIN if same_kernels else _EXACT if precision == "fp32" else _ROUNDED
+        limit = _AGAIN if name == _CHECKPOINTED else _EXACT if precision == "fp32" else _ROUNDED
         checks.append(Check(f"gradients, {name} (the worst of {len(expected)})", worst, limit))
     return checks
 
