@@ -43,9 +43,9 @@ class Aim:
         return f"at {'least' if self.kind == FASTER else 'most'} {self.limit:g}"
 
     def ratios(self, result: Mapping[str, Any]) -> list[float]:
-        """Those of a file, to two digits behind the point; not a number for a case that was not equal, so not timed."""
+        """Those of a file, to two digits behind the point; not a number for a case that was not timed: not equal."""
         cases = [case for case in result["cases"] if re.fullmatch(self.cases, case["name"])]
-        return [math.nan for case in cases if not case["equal"]] + [
+        return [math.nan for case in cases if "seconds" not in case] + [
             round(ratio, 2)
             for case in cases
             for name, ratio in case.get(self.kind, {}).items()
@@ -145,11 +145,11 @@ def table(part: str, result: Mapping[str, Any]) -> str:
     """The cases of one part, a line each."""
     lines = []
     for case in (case for case in result["cases"] if case["part"] == part):
-        ours = seconds_text(case["seconds"]["ours"]["median"]) if case["equal"] else "not equal: not timed"
+        ours = seconds_text(case["seconds"]["ours"]["median"]) if "seconds" in case else "not equal: not timed"
         ratios = [
             "; ".join(f"{ratio:.2f} {name}" for name, ratio in case.get(kind, {}).items()) for kind in (FASTER, OVER)
         ]
-        lines.append([case["name"], ours, *ratios, share_of_rate(case, result) if case["equal"] else ""])
+        lines.append([case["name"], ours, *ratios, share_of_rate(case, result) if "seconds" in case else ""])
     return markdown_table(HEADERS, lines)
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,56 @@ def test_what_is_not_equal_is_not_timed() -> None:
         assert "seconds" not in result
     assert not called
     assert measure(Case("part", "case", ours=no_wait), repeats=1, synchronise=no_wait)["seconds"]["ours"]["median"] > 0
+
+
+def test_a_side_that_is_not_equal_is_left_out_and_the_others_are_timed() -> None:
+    case = Case(
+        "part",
+        "case",
+        ours=no_wait,
+        others={"right": no_wait, "wrong": lambda: pytest.fail("timed")},
+        floors={"floor": no_wait},
+        checks=lambda: [Check("sum", 0.0, 0.1, side="right"), Check("sum", 0.2, 0.1, side="wrong")],
+    )
+    result = measure(case, repeats=1, synchronise=no_wait)
+    assert not result["equal"]
+    assert list(result["seconds"]) == ["ours", "right", "floor"]
+    assert list(result["times_as_fast_as"]) == ["right"]
+
+
+def test_what_cannot_be_computed_is_told_and_the_rest_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def out_of_memory() -> None:
+        raise torch.OutOfMemoryError("no room\nfor this")
+
+    def cases(*_: Any) -> Iterator[Case]:
+        yield Case("adapter", "too large", ours=out_of_memory)
+        yield Case("adapter", "small", ours=no_wait)
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(module.adapter, "cases", cases)
+    monkeypatch.setattr(module.scale, "cases", lambda *_: iter([Case("scale", "another", ours=no_wait)]))
+    target = tmp_path / "result.json"
+    assert main(["benchmark", "--parts", "adapter", "scale", "--device", "cpu", "--json", str(target)]) == 1
+    result = json.loads(target.read_text())
+    assert [case["name"] for case in result["cases"]] == ["small", "another"]
+    assert [(each["where"], each["error"]) for each in result["failures"]] == [
+        ("too large", "OutOfMemoryError: no room"),
+        ("between its cases", "RuntimeError: no more"),
+    ]
+    shown = capsys.readouterr()
+    assert "adapter: FAILED too large: OutOfMemoryError: no room" in " ".join(shown.out.split())
+    assert "out_of_memory" in shown.err  # where it came from
+
+
+def test_sums_of_shifted_frames_are_the_convolution() -> None:
+    adapted = st_adapter.SpaceTimeAdapter(width=4, bottleneck=3, kernel_size=(5, 1, 1)).requires_grad_(False)
+    adapted.conv.weight.normal_()
+    adapted.conv.bias.normal_()
+    x, conv = torch.randn(2, 4, 6, 3), adapted.conv
+    expected = st_adapter.convolve_time(x, conv.weight, conv.bias)
+    torch.testing.assert_close(adapter.shifted_convolution(x, conv.weight, conv.bias), expected)
 
 
 def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch) -> None:

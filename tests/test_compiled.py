@@ -100,6 +100,7 @@ def test_inductor_on_a_gpu_gives_the_values_of_plain_blocks(family: str) -> None
         pytest.skip("no CUDA device")
     model = make(family).to("cuda")
     check_that_compiled_is_plain(model, backend="inductor", rtol=1e-3)
+    torch._dynamo.reset()
     bf16 = make(family).to("cuda")
     prepare_trunk(bf16, torch.device("cuda"), torch.bfloat16)
     logits, _ = learn(bf16, dtype=torch.bfloat16)

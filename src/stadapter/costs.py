@@ -161,9 +161,10 @@ def bytes_text(size: int) -> str:
 
 def forget_peak_memory(device: torch.device) -> None:
     """Let `peak_memory_bytes` begin anew. On a CPU this works on Linux alone; elsewhere the peak is of all time."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
     hand_back_freed_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")

@@ -94,10 +94,10 @@ def added_product(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = No
 def scaled_product(x: Tensor, weight: Tensor, bias: Tensor, *, scale: float, bias_scale: float) -> Tensor:
     """scale · x (R, I) times a weight (O, I), plus bias_scale · bias (O), without a gradient.
 
-    The factors cost nothing, or little, and are not rounded on their own.
+    The factors cost nothing, or little.
     """
     if x.dtype != torch.float32 or not has_fast_kernel(x):
-        return torch.addmm(bias, x, weight.mT, alpha=scale, beta=bias_scale)
+        return torch.addmm(bias * bias_scale, x, weight.mT, alpha=scale)  # a GPU adds on the way what has no factor
     if weight.shape[0] > weight.shape[1]:  # oneDNN's has no factors: the narrower side takes them
         return product(x * scale, weight, bias * bias_scale)
     return product(x, weight, bias * (bias_scale / scale)).mul_(scale)

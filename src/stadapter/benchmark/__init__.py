@@ -3,6 +3,7 @@
 import os
 import platform
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from stadapter.benchmark.floors import copy_rate, product_rate
 from stadapter.benchmark.networks import DTYPES
 from stadapter.benchmark.released import Released, import_released
 from stadapter.benchmark.timing import Case, measure, synchroniser
+from stadapter.errors import first_line
 from stadapter.machine import choose_device, describe_device
 from stadapter.provenance import commit, processor
 
@@ -42,7 +44,8 @@ def benchmark(
         keep: given what there is at the start and after every case: so it is not lost if the rest is not waited for.
 
     Returns:
-        JSON values: hardware, versions, date, and for every case its checks, seconds and ratios.
+        JSON values: hardware, versions, date, for every case its checks, seconds and ratios, and what failed: a case
+        or a part that cannot be computed is told, and the rest measured.
 
     Raises:
         SettingsError: a device that is not there, or a reference that is no checkout of the released code.
@@ -54,8 +57,8 @@ def benchmark(
 
 
 def all_equal(result: dict[str, Any]) -> bool:
-    """Whether every check of a benchmark holds."""
-    return all(case["equal"] for case in result["cases"])
+    """Whether all could be computed, and every check of a benchmark holds."""
+    return not result["failures"] and all(case["equal"] for case in result["cases"])
 
 
 def _measure_all(
@@ -72,13 +75,38 @@ def _measure_all(
         for part in config.parts:
             # As decoding processes have it, and as those do that train.
             (keep_no_freed_memory if part == "clips" else keep_freed_memory)()
-            for case in _cases(part, config, released, device, folders):
-                progress(case.name)
-                with _threads(1 if case.clock == "processor" else torch.get_num_threads()):
-                    result["cases"].append(measure(case, repeats=config.repeats, synchronise=synchronise))
-                keep(result)
-                hand_back_freed_memory()  # a case of large videos leaves gigabytes
+            with _told(result, part, "between its cases"):
+                for case in _cases(part, config, released, device, folders):
+                    progress(case.name)
+                    with _told(result, part, case.name), _threads(_num_threads(case)):
+                        result["cases"].append(measure(case, repeats=config.repeats, synchronise=synchronise))
+                    keep(result)
+                    _free(device)
+            keep(result)
     return result
+
+
+@contextmanager
+def _told(result: dict[str, Any], part: Part, where: str) -> Iterator[None]:
+    """Note what fails within, and let the rest be measured: it takes minutes, and may be had only once."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        result["failures"].append(
+            {"part": part, "where": where, "error": f"{type(error).__name__}: {first_line(error)}"}
+        )
+
+
+def _free(device: torch.device) -> None:
+    """Hand back what a case leaves: gigabytes of large videos, or what did not fit into a GPU."""
+    hand_back_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _num_threads(case: Case) -> int:
+    return 1 if case.clock == "processor" else torch.get_num_threads()
 
 
 @contextmanager
@@ -141,4 +169,5 @@ def _header(
         },
         "reference": {"notes": list(released.notes)} if released is not None else None,
         "cases": [],
+        "failures": [],
     }

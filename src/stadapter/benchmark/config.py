@@ -38,7 +38,7 @@ class BenchmarkConfig:
     clip_gops: tuple[int, ...] = (12, 250)
     """Frames from one keyframe to the next in the videos to load."""
     loop_clips: int | None = None
-    """Videos that the training loop is measured with, of 64 frames and 240 pixels in height; default 4 on a CPU, 128
+    """Videos that the training loop is measured with, of 64 frames and 240 pixels in height; default 4 on a CPU, 1024
     on a GPU."""
     repeats: int = 5
     """Rounds in which all sides take turns; the medians over rounds are told."""
@@ -75,4 +75,4 @@ class BenchmarkConfig:
         """The number of videos for a kind of device."""
         if self.loop_clips is not None:
             return self.loop_clips
-        return 4 if device_type == "cpu" else 128
+        return 4 if device_type == "cpu" else 1024

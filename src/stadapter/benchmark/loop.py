@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ EPOCHS = 2
 
 
 def cases(config: BenchmarkConfig, released: Released | None, device: torch.device, *, folder: Path) -> Iterator[Case]:
-    """Two epochs from files, in every precision, the workers' start included; beside the same steps from memory."""
+    """Two epochs from files, in every precision, the workers' start included; beside the same steps from memory.
+
+    On either side the network and the list of videos stand before time begins.
+    """
     sizes = sizes_of(config, config.presets[0], device)
     backbone = save_vision(sizes, folder / "trunk")
     videos = write_loop_videos(folder / "clips", config.clips_of_a_loop(device.type))
@@ -77,28 +81,29 @@ def _our_loop(
     config: BenchmarkConfig, sizes: Sizes, precision: Precision, device: torch.device, backbone: Path, folder: Path
 ) -> Callable[[], None]:
     runs = itertools.count()
+    settings = TrainConfig(
+        data=folder / "clips",
+        out=folder / f"run-{precision}",
+        backbone=backbone,
+        tuning=STAdapter(
+            width=sizes.bottleneck,
+            before_attention=sizes.before_attention,
+            before_mlp=sizes.before_mlp,
+            activation=None,
+        ),
+        val_fraction=0.0,
+        num_frames=config.num_frames,
+        size=sizes.image_size,
+        batch_size=config.clips_of_a_step(device.type),
+        epochs=EPOCHS,
+        precision=precision,
+        augmentation=AUGMENTATION,
+        device=str(device),
+    )
+    prepared = prepare(settings)
 
     def train() -> None:
-        settings = TrainConfig(
-            data=folder / "clips",
-            out=folder / f"run-{precision}-{next(runs)}",
-            backbone=backbone,
-            tuning=STAdapter(
-                width=sizes.bottleneck,
-                before_attention=sizes.before_attention,
-                before_mlp=sizes.before_mlp,
-                activation=None,
-            ),
-            val_fraction=0.0,
-            num_frames=config.num_frames,
-            size=sizes.image_size,
-            batch_size=config.clips_of_a_step(device.type),
-            epochs=EPOCHS,
-            precision=precision,
-            augmentation=AUGMENTATION,
-            device=str(device),
-        )
-        run = prepare(settings)
+        run = replace(prepared, config=replace(settings, out=f"{settings.out}-{next(runs)}"))
         with run.occupied():
             Loop(run, Console(file=io.StringIO())).fit()
 

@@ -15,6 +15,7 @@ from stadapter.backbones import CLIP_MEAN, CLIP_STD, quiet_loading, view_model
 from stadapter.benchmark.config import BenchmarkConfig, Precision, Preset, TrunkName
 from stadapter.benchmark.floors import Sizes
 from stadapter.benchmark.released import Released, released_model
+from stadapter.costs import forget_peak_memory
 from stadapter.model import VideoClassifier, build_model, prepare_trunk
 from stadapter.schedule import make_optimizer
 from stadapter.tuning import LinearProbe, STAdapter
@@ -27,6 +28,9 @@ _TRUNKS: dict[TrunkName, dict[str, int]] = {
     "tiny": {"width": 64, "num_heads": 2, "num_blocks": 2, "patch_size": 16, "image_size": 64},
 }
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+EXACT: dict[str, float] = {"cpu": 1e-5, "cuda": 3e-5}
+"""How far apart two fp32 computations of the same may be (relative, of a tensor), by kind of device: batches on a GPU
+are larger, and with them the sums."""
 
 
 def sizes_of(config: BenchmarkConfig, preset: Preset, device: torch.device) -> Sizes:
@@ -180,8 +184,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 def peak_bytes(step: Callable[[], object], model: nn.Module) -> int:
     """GPU memory at the height of a step: what the model and its optimizer hold, and what the step takes beside."""
     step()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
+    forget_peak_memory(torch.device("cuda"))
     before = torch.cuda.memory_allocated()
     step()
     torch.cuda.synchronize()

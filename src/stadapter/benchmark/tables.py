@@ -35,8 +35,9 @@ def _table(part: str, cases: Sequence[Mapping[str, Any]], result: Mapping[str, A
     for header in headers:
         table.add_column(header, justify="left" if header in ("", *headers[2:4]) else "right")
     for case in cases:
-        if not case["equal"]:
-            table.add_row(Text(case["name"]), "not timed", "", "", "", Text("NO", style="bold red"))
+        equal = Text("NO", style="bold red") if not case["equal"] else Text("yes" if case["checks"] else "")
+        if "seconds" not in case:
+            table.add_row(Text(case["name"]), "not timed", "", "", "", equal)
             continue
         table.add_row(
             Text(case["name"]),
@@ -44,7 +45,7 @@ def _table(part: str, cases: Sequence[Mapping[str, Any]], result: Mapping[str, A
             Text("\n".join(f"{ratio:.2f} {name}" for name, ratio in case["times_as_fast_as"].items())),
             Text("\n".join(f"{ratio:.2f} {name}" for name, ratio in case["times_the_floor"].items())),
             share_of_rate(case, result),
-            "yes" if case["checks"] else "",
+            equal,
         )
     return table
 
@@ -71,6 +72,7 @@ def _machine(result: Mapping[str, Any]) -> list[str]:
 def notes(result: Mapping[str, Any]) -> list[str]:
     """What to know beside the figures: what was not equal, what was not measured and why, memory."""
     told = [f"released code: {note}" for note in result["reference"]["notes"]] if result["reference"] else []
+    told += [f"{each['part']}: FAILED {each['where']}: {each['error']}" for each in result.get("failures", [])]
     for case in result["cases"]:
         told += [f"{case['name']}: {note}" for note in case.get("notes", [])]
         if "bare_trunk_flops" in (facts := case.get("facts", {})):
