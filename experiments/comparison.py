@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gestures import replace_between, split
-from stadapter.compare import Comparison, write_summary
-from stadapter.compare.summary import Row, difference
-from stadapter.compare.tables import markdown, markdown_table
+from stadapter.comparison import Comparison, write_summary
+from stadapter.comparison.summary import Row, difference
+from stadapter.comparison.tables import markdown, markdown_table
 from stadapter.tuning import STRATEGIES as TUNINGS
 from stadapter.uncertainty import Difference
 

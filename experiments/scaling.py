@@ -19,10 +19,10 @@ from gestures import replace_between
 from stadapter.benchmark.config import BenchmarkConfig
 from stadapter.benchmark.floors import Sizes, backward_products, flops, forward_products
 from stadapter.benchmark.networks import NUM_CLASSES, make_networks, sizes_of
-from stadapter.compare.tables import markdown_table
+from stadapter.comparison.tables import markdown_table
 from stadapter.costs import checkpointing_cost
 from stadapter.errors import duration
-from stadapter.recipes import k400_b16
+from stadapter.training.recipes import k400_b16
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, MEASURED = ROOT / "docs" / "scaling.md", ROOT / "benchmarks"

@@ -16,7 +16,7 @@ from gestures import replace_between
 from scaling import EMPTY, is_gpu, read_benchmarks
 from stadapter.benchmark import BenchmarkConfig
 from stadapter.benchmark.tables import notes, seconds_text, share_of_rate
-from stadapter.compare.tables import markdown_table
+from stadapter.comparison.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "benchmarks"

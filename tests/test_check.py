@@ -22,8 +22,8 @@ from stadapter.cli.check import CheckFlags
 from stadapter.cli.train import parse_train_flags
 from stadapter.errors import SettingsError
 from stadapter.manifest import read_splits
-from stadapter.settings import TrainConfig
 from stadapter.synthetic import draw_clip, write_clips, write_video
+from stadapter.training.settings import TrainConfig
 
 
 @pytest.fixture(scope="module")

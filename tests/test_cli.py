@@ -384,7 +384,7 @@ def test_evaluate_puts_json_alone_on_standard_output(
 def test_evaluate_uses_the_views_that_are_asked_for(
     run: Path, clips: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("stadapter.evaluate")
+    module = importlib.import_module("stadapter.evaluation")
     real, seen = module.evaluate, []
     monkeypatch.setattr(module, "evaluate", lambda *given, **named: seen.append(given[2]) or real(*given, **named))
     for views in ([], ["--num-temporal-views", "3"], ["--num-spatial-views", "1"]):

@@ -14,16 +14,16 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from stadapter.checkpoint import CHECKPOINT_NAME
-from stadapter.compare import CompareConfig, child, compare, runner, write_summary
-from stadapter.compare.experiments import Experiment, read_experiment, read_experiments
-from stadapter.compare.search import choose_rate
-from stadapter.compare.tables import tables
+from stadapter.comparison import CompareConfig, child, compare, runner, write_summary
+from stadapter.comparison.experiments import Experiment, read_experiment, read_experiments
+from stadapter.comparison.search import choose_rate
+from stadapter.comparison.tables import tables
 from stadapter.errors import DataError, SettingsError, TrainingError
 from stadapter.manifest import read_manifest
 from stadapter.model import build_model
-from stadapter.run_folder import LOCK_NAME
 from stadapter.synthetic import write_clips
+from stadapter.training.checkpoint import CHECKPOINT_NAME
+from stadapter.training.run_folder import LOCK_NAME
 from stadapter.tuning import STRATEGIES, STAdapter
 from trunks import make_trunk, save_trunk
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from stadapter.compiled import compile_nothing, try_compiled
 from stadapter.model import VideoClassifier, build_model, prepare_trunk
-from stadapter.settings import TrainConfig
 from stadapter.synthetic import write_clips
-from stadapter.train import train
+from stadapter.training.loop import train
+from stadapter.training.settings import TrainConfig
 from stadapter.tuning import STAdapter
 from strategies import CASES, LABELS, disturb
 from trunks import make_clips, make_trunk, save_trunk
@@ -171,7 +171,7 @@ def test_a_compiled_training_learns_the_same_under_the_same_names(
 ) -> None:
     def trained(name: str, backend: str | None) -> tuple[dict[str, Tensor], str]:
         output = io.StringIO()
-        module = sys.modules["stadapter.train"]
+        module = sys.modules["stadapter.training.loop"]
         monkeypatch.setattr(module, "try_compiled", functools.partial(try_compiled, backend=backend))
         run = dataclasses.replace(config, out=tmp_path / name, compile=backend is not None)
         folder = train(run, console=Console(file=output, width=300)).folder

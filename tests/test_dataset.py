@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 
 import stadapter.dataset as dataset_module
 from stadapter.clips import ClipConfig, load_clip
-from stadapter.dataset import Sample, VideoDataset, collate
-from stadapter.errors import DataError, SettingsError
+from stadapter.dataset import EvaluationClips, TrainingClips
+from stadapter.errors import DataError
 from stadapter.manifest import Manifest, read_manifest
-from stadapter.schedule import balanced_order, epoch_order
+from stadapter.samples import Sample, collate
 from stadapter.synthetic import write_clips
+from stadapter.training.schedule import balanced_order, epoch_order
 from stadapter.transforms import Augmentation
 from stadapter.view_store import ViewStore
 
@@ -29,8 +30,8 @@ def manifest(tmp_path: Path) -> Manifest:
     return read_manifest(tmp_path)
 
 
-def training(manifest: Manifest, seed: int = 0) -> VideoDataset:
-    return VideoDataset(manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), seed=seed)
+def training(manifest: Manifest, seed: int = 0) -> TrainingClips:
+    return TrainingClips(manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), seed=seed)
 
 
 def clip_of(sample: Sample) -> torch.Tensor:
@@ -54,7 +55,7 @@ def test_a_training_sample_is_one_random_view_with_its_label(manifest: Manifest)
 
 def test_an_evaluation_sample_is_all_test_views(manifest: Manifest) -> None:
     config = ClipConfig(num_frames=4, size=32, num_temporal_views=2, num_spatial_views=3)
-    sample = VideoDataset(manifest, config, labels=manifest.labels)[1]
+    sample = EvaluationClips(manifest, config, labels=manifest.labels)[1]
     assert clip_of(sample).shape == (6, 4, 3, 32, 32)
     assert torch.equal(clip_of(sample), load_clip(manifest.entries[1].path, config))
 
@@ -70,7 +71,7 @@ def resident_bytes() -> int:
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_clips_that_were_loaded(manifest: Manifest, count: int) -> None:
     break_clip(manifest, 0)  # what fails is to leave nothing behind either
-    datasets = (training(manifest), VideoDataset(manifest, CONFIG, labels=manifest.labels))
+    datasets = (training(manifest), EvaluationClips(manifest, CONFIG, labels=manifest.labels))
 
     def load(number: int) -> None:
         for position in range(number):
@@ -88,7 +89,7 @@ def test_segments_are_respected(tmp_path: Path) -> None:
     listed = tmp_path / "list.csv"
     listed.write_text("path,label,start,end\nleft/left_00.mp4,left,0,1\nleft/left_00.mp4,late,1,2\n")
     manifest = read_manifest(listed)
-    dataset = VideoDataset(manifest, CONFIG, labels=manifest.labels)
+    dataset = EvaluationClips(manifest, CONFIG, labels=manifest.labels)
     path = manifest.entries[0].path
     assert torch.equal(clip_of(dataset[0]), load_clip(path, CONFIG, start_seconds=0, end_seconds=1))
     assert not torch.equal(clip_of(dataset[0]), clip_of(dataset[1]))
@@ -168,7 +169,7 @@ def test_where_nothing_is_readable_a_training_sample_is_none_with_all_that_was_t
 
 def test_in_evaluation_an_unreadable_clip_is_dropped_and_named(manifest: Manifest) -> None:
     broken = break_clip(manifest, 1)
-    dataset = VideoDataset(manifest, CONFIG, labels=manifest.labels)
+    dataset = EvaluationClips(manifest, CONFIG, labels=manifest.labels)
     batch = collate([dataset[0], dataset[1], dataset[2]])
     assert batch["clips"].shape == (2, 1, 4, 3, 32, 32)
     assert batch["indices"].tolist() == [0, 2]
@@ -178,28 +179,26 @@ def test_in_evaluation_an_unreadable_clip_is_dropped_and_named(manifest: Manifes
 
 def test_a_batch_may_hold_no_readable_clip(manifest: Manifest) -> None:
     break_clip(manifest, 0)
-    batch = collate([VideoDataset(manifest, CONFIG, labels=manifest.labels)[0]])
+    batch = collate([EvaluationClips(manifest, CONFIG, labels=manifest.labels)[0]])
     assert len(batch["clips"]) == len(batch["labels"]) == len(batch["indices"]) == 0
     assert len(batch["failures"]) == 1
 
 
 def test_labels_are_positions_in_the_given_names(manifest: Manifest) -> None:
     labels = ("spare", *reversed(manifest.labels))
-    dataset = VideoDataset(manifest, CONFIG, labels=labels)
+    dataset = EvaluationClips(manifest, CONFIG, labels=labels)
     assert [labels[target] for (target,) in dataset.targets] == [entry.label for entry in manifest.entries]
 
 
 def test_classes_that_are_not_among_the_labels_are_named(manifest: Manifest) -> None:
     with pytest.raises(DataError, match="2 classes of the data not among the labels: right, up;"):
-        VideoDataset(manifest, CONFIG, labels=["left", "down"])
+        EvaluationClips(manifest, CONFIG, labels=["left", "down"])
 
 
 def test_a_clip_without_a_label_is_refused(manifest: Manifest, tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("path\nleft/left_00.mp4\n")
     with pytest.raises(DataError, match=r"left/left_00.mp4 has no label; expected one of left"):
-        VideoDataset(read_manifest(tmp_path / "l.csv"), CONFIG, labels=["left"])
-    with pytest.raises(SettingsError, match="max_bad_tries is 0"):
-        VideoDataset(manifest, CONFIG, labels=manifest.labels, max_bad_tries=0)
+        EvaluationClips(read_manifest(tmp_path / "l.csv"), CONFIG, labels=["left"])
 
 
 def test_the_order_of_an_epoch_is_a_permutation_of_its_own() -> None:
@@ -247,7 +246,7 @@ def test_views_drawn_ahead_are_the_views_drawn_in_their_own_epoch(manifest: Mani
     per_epoch = len(manifest.entries) * (8 + 4 * 3 * 32**2)
     store = ViewStore(num_clips=len(manifest.entries), view_shape=(4, 3, 32, 32), max_bytes=3 * per_epoch)
     assert store.epochs_ahead == 3
-    ahead = VideoDataset(
+    ahead = TrainingClips(
         manifest,
         CONFIG,
         labels=manifest.labels,
@@ -270,7 +269,7 @@ def test_views_drawn_ahead_are_the_views_drawn_in_their_own_epoch(manifest: Mani
 @pytest.mark.parametrize("max_bytes", [0, 2**30])
 def test_views_that_come_again_are_those_of_the_first_epochs_in_turn(manifest: Manifest, max_bytes: int) -> None:
     fresh = training(manifest, seed=3)
-    again = VideoDataset(
+    again = TrainingClips(
         manifest,
         CONFIG,
         labels=manifest.labels,
@@ -294,7 +293,7 @@ def test_a_video_is_decoded_once_for_the_epochs_that_fit(
 ) -> None:
     store = ViewStore(num_clips=len(manifest.entries), view_shape=(4, 3, 32, 32), max_bytes=2**30)
     assert store.epochs_ahead == 7
-    dataset = VideoDataset(
+    dataset = TrainingClips(
         manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), store=store, num_epochs=10
     )
     opened = []
@@ -315,7 +314,7 @@ def test_a_disk_that_fills_up_stops_the_drawing_ahead_and_every_process_knows(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = ViewStore(num_clips=len(manifest.entries), view_shape=(4, 3, 32, 32), max_bytes=2**30)
-    ahead = VideoDataset(manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), seed=3, store=store)
+    ahead = TrainingClips(manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), seed=3, store=store)
     plain = training(manifest, seed=3)
 
     def refuse(*args: Any) -> int:
@@ -353,5 +352,5 @@ def test_a_store_without_room_draws_nothing_ahead(manifest: Manifest) -> None:
     store = ViewStore(num_clips=10**9, view_shape=(4, 3, 32, 32), max_bytes=2**30)
     assert store.epochs_ahead == 0
     assert store.problem() is None  # as was asked for
-    dataset = VideoDataset(manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), store=store)
+    dataset = TrainingClips(manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), store=store)
     assert torch.equal(clip_of(dataset[1]), clip_of(training(manifest)[1]))

@@ -8,16 +8,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from stadapter import estimate as module
 from stadapter import machine
-from stadapter.checkpoint import Checkpoints, Progress
-from stadapter.estimate import Estimate, estimate, tables
 from stadapter.model import ParameterCount
-from stadapter.preparation import Prepared, prepare
-from stadapter.settings import TrainConfig
 from stadapter.synthetic import write_clips
-from stadapter.train import train
-from stadapter.trial import Trial
+from stadapter.training import estimate as module
+from stadapter.training.checkpoint import Checkpoints, Progress
+from stadapter.training.estimate import Estimate, estimate, tables
+from stadapter.training.loop import train
+from stadapter.training.preparation import Prepared, prepare
+from stadapter.training.settings import TrainConfig
+from stadapter.training.trial import Trial
 from stadapter.tuning import STAdapter
 from trunks import save_trunk
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from stadapter.clips import ClipConfig, load_clip
 from stadapter.errors import DataError, SettingsError, STAdapterError
-from stadapter.evaluate import evaluate
-from stadapter.evaluate.figures import headline_figures
-from stadapter.evaluate.tables import ConfusionTable, tables
+from stadapter.evaluation import evaluate
+from stadapter.evaluation.figures import headline_figures
+from stadapter.evaluation.tables import ConfusionTable, tables
 from stadapter.labels import Labels, LabelSpace
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.synthetic import write_clips
@@ -378,7 +378,7 @@ import json, sys
 import torch
 from accelerate import Accelerator
 from stadapter.clips import ClipConfig
-from stadapter.evaluate import evaluate
+from stadapter.evaluation import evaluate
 from stadapter.manifest import read_manifest
 
 class Mean(torch.nn.Module):

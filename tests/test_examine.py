@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stadapter.examine import WHOLE, Fault, content_hash, examine, examine_all
+from stadapter.check.examine import WHOLE, Fault, content_hash, examine, examine_all
 from stadapter.manifest import Entry
 from stadapter.synthetic import draw_clip, write_video
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from stadapter.examine import Clip, Segment, Video
-from stadapter.findings import Finding, find_all, sided_labels
+from stadapter.check.examine import Clip, Segment, Video
+from stadapter.check.findings import Finding, find_all, sided_labels
 from stadapter.video import VideoInfo
 
 

@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from stadapter import dataset as dataset_module
 from stadapter.errors import SettingsError
 from stadapter.model import VideoClassifier
-from stadapter.preparation import prepare
-from stadapter.progress import Meter
 from stadapter.synthetic import write_clips
-from stadapter.train import TrainConfig, train
+from stadapter.training.loop import TrainConfig, train
+from stadapter.training.preparation import prepare
+from stadapter.training.progress import Meter
 from stadapter.transforms import Augmentation
 from stadapter.tuning import AttentivePooling, LinearProbe, STAdapter
 from trunks import save_trunk
@@ -328,7 +328,7 @@ def run_in_two_processes(config: TrainConfig, folder: Path, name: str, **changes
     script = folder / "two.py"
     script.write_text(
         "import json, sys\n"
-        "from stadapter.train import TrainConfig, train\n"
+        "from stadapter.training.loop import TrainConfig, train\n"
         "from stadapter.tuning import STAdapter\n"
         "if __name__ == '__main__':\n"
         "    train(TrainConfig(**json.loads(sys.argv[1]), tuning=STAdapter(width=8, last_blocks=2)))\n"

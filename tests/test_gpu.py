@@ -13,12 +13,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from stadapter.costs import checkpointing_cost
-from stadapter.estimate import estimate
 from stadapter.model import build_model, prepare_trunk
 from stadapter.predict import Classifier
-from stadapter.preparation import prepare
 from stadapter.synthetic import write_clips
-from stadapter.train import TrainConfig, train
+from stadapter.training.estimate import estimate
+from stadapter.training.loop import TrainConfig, train
+from stadapter.training.preparation import prepare
 from stadapter.tuning import STAdapter
 from trunks import make_trunk, save_trunk
 

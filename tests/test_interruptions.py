@@ -22,13 +22,13 @@ from rich.console import Console
 
 from stadapter.__main__ import BROKEN_PIPE
 from stadapter.artefact import WEIGHTS_NAME, load_artefact, save_artefact
-from stadapter.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
 from stadapter.machine import count_cores
-from stadapter.progress import Meter
-from stadapter.run_folder import occupied
 from stadapter.synthetic import write_clips
-from stadapter.train import TrainConfig, train
+from stadapter.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
+from stadapter.training.loop import TrainConfig, train
+from stadapter.training.progress import Meter
+from stadapter.training.run_folder import occupied
 from stadapter.tuning import STAdapter
 from trunks import save_trunk
 

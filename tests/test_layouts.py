@@ -13,7 +13,7 @@ from PIL import Image
 from stadapter.__main__ import main
 from stadapter.check import check_data
 from stadapter.clips import ClipConfig
-from stadapter.dataset import VideoDataset
+from stadapter.dataset import EvaluationClips
 from stadapter.errors import DataError
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.synthetic import draw_clip, write_video
@@ -420,7 +420,7 @@ def test_epic_kitchens_frames_are_cut_by_their_rate_for_loading_and_for_the_doct
     assert val is not None
     assert [entry.frames_per_second for entry in train.entries] == [60.0, 60.0, 50.0, 60.0]
     config = ClipConfig(num_frames=2, size=16, num_spatial_views=1)
-    sampled = VideoDataset(train, config, labels=train.labels)
+    sampled = EvaluationClips(train, config, labels=train.labels)
     reds = [sampled[index]["clip"][0, :, 0].float().mean((1, 2)).tolist() for index in range(3)]
     with VideoReader(train.entries[0].path, 0.14, 1.0, frames_per_second=60) as reader:
         assert reader.num_frames == 60 - 9  # images 9 to 59, shown at 0.15 to 0.983 s

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from stadapter.artefact import save_artefact
 from stadapter.clips import ClipConfig
 from stadapter.costs import saved_bytes
-from stadapter.dataset import Batch
 from stadapter.model import VideoClassifier, build_model, prepare_trunk
 from stadapter.predict import Classifier
-from stadapter.preparation import prepare
-from stadapter.settings import TrainConfig
+from stadapter.samples import Batch
 from stadapter.synthetic import write_clips
-from stadapter.train import train
-from stadapter.trial import Stepper
+from stadapter.training.loop import train
+from stadapter.training.preparation import prepare
+from stadapter.training.settings import TrainConfig
+from stadapter.training.trial import Stepper
 from stadapter.tuning import Bottleneck, LoRA, Partial, STAdapter, Tuning
 from strategies import CASES, LABELS, build, disturb, shared_trunk
 from trunks import FAMILIES, NUM_BLOCKS, make_clips, make_trunk, save_trunk

@@ -12,7 +12,7 @@ from stadapter.artefact import save_artefact
 from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig, load_clip
 from stadapter.errors import SettingsError, STAdapterError, VideoError
-from stadapter.evaluate import evaluate
+from stadapter.evaluation import evaluate
 from stadapter.machine import choose_device
 from stadapter.manifest import read_manifest
 from stadapter.model import build_model

@@ -80,7 +80,7 @@ def test_a_wrong_number_is_refused_before_anything_is_written(tmp_path: Path, wr
 
 
 def test_a_second_one_keeps_out_of_a_folder_in_use(tmp_path: Path) -> None:
-    hold = "import sys; from pathlib import Path; from stadapter.run_folder import locked\n"
+    hold = "import sys; from pathlib import Path; from stadapter.training.run_folder import locked\n"
     hold += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     folder = tmp_path / "q"
     command = [sys.executable, "-c", hold, str(folder)]

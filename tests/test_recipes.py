@@ -13,10 +13,10 @@ from stadapter.backbones import view_model
 from stadapter.cli.train import parse_train_flags
 from stadapter.costs import gmacs_per_view
 from stadapter.model import build_model
-from stadapter.preparation import prepare
-from stadapter.recipes import RECIPES, small
-from stadapter.settings import TrainConfig
 from stadapter.synthetic import write_clips
+from stadapter.training.preparation import prepare
+from stadapter.training.recipes import RECIPES, small
+from stadapter.training.settings import TrainConfig
 from stadapter.tuning import LoRA, STAdapter
 from stadapter.vit import BackboneInfo
 from test_layouts import EPIC, write

@@ -19,7 +19,7 @@ from stadapter.clips import ClipConfig
 from stadapter.convert import convert_released
 from stadapter.errors import ArtefactError, SettingsError
 from stadapter.predict import Classifier
-from stadapter.recipes import RECIPES
+from stadapter.training.recipes import RECIPES
 from test_golden_model import make_golden_clip, part, read_golden, relative_error
 
 RELEASED = Path(__file__).parent / "released"

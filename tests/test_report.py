@@ -15,7 +15,8 @@ from browser import Browser
 from stadapter.artefact import read_spec, save_artefact
 from stadapter.clips import ClipConfig, load_frames
 from stadapter.errors import ArtefactError
-from stadapter.evaluate.figures import ClassResult, ClipPrediction, Report
+from stadapter.evaluation.figures import ClassResult, ClipPrediction, Report
+from stadapter.evaluation.timecheck import ORDER_NAMES, Order, make_time_check
 from stadapter.manifest import Entry, Manifest, read_manifest
 from stadapter.model import build_model
 from stadapter.report import write_report
@@ -24,7 +25,6 @@ from stadapter.report.curves import read_curves, round_numbers
 from stadapter.report.filmstrips import make_filmstrips
 from stadapter.sampling import uniform_indices
 from stadapter.synthetic import write_clips
-from stadapter.timecheck import ORDER_NAMES, Order, make_time_check
 from stadapter.tuning import STAdapter
 from stadapter.uncertainty import bootstrap_interval
 from stadapter.video import read_frames

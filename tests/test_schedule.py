@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stadapter.schedule import EpochBatches, learning_rate_share, make_optimizer, make_plan, seed_dropout
+from stadapter.training.schedule import EpochBatches, learning_rate_share, make_optimizer, make_plan, seed_dropout
 
 
 def test_only_matrices_are_decayed() -> None:

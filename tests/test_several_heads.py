@@ -18,18 +18,18 @@ import stadapter as st
 from stadapter.__main__ import main
 from stadapter.artefact import load_artefact
 from stadapter.clips import ClipConfig
-from stadapter.compare.child import figures
-from stadapter.compare.results import RUN_COLUMNS
-from stadapter.compare.summary import summarise
-from stadapter.dataset import VideoDataset
+from stadapter.comparison.child import figures
+from stadapter.comparison.results import RUN_COLUMNS
+from stadapter.comparison.summary import summarise
+from stadapter.dataset import EvaluationClips
 from stadapter.errors import ArtefactError, DataError, TrainingError
-from stadapter.evaluate import evaluate
-from stadapter.evaluate.figures import headline_figures
-from stadapter.evaluate.tables import tables
+from stadapter.evaluation import evaluate
+from stadapter.evaluation.figures import headline_figures
+from stadapter.evaluation.tables import tables
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.predict import Prediction
-from stadapter.schedule import balanced_order
 from stadapter.synthetic import draw_clip, write_video
+from stadapter.training.schedule import balanced_order
 from test_evaluate import ByLookup, knowing, shown
 from test_layouts import EPIC, epic_row, write
 from test_train import stop_after
@@ -112,7 +112,7 @@ def test_every_clip_has_a_class_of_each_head_and_the_heads_all_classes_of_their_
     ]
     assert [entry.label for entry in val.entries] == ["take plate", "put plate", "take door", "put pan"]
     assert train.counts() == {"verb: take": 6, "verb: put": 4, "noun: plate": 4, "noun: door": 4, "noun: pan": 2}
-    dataset = VideoDataset(val, ClipConfig(num_frames=2, size=16), labels=val.label_space)
+    dataset = EvaluationClips(val, ClipConfig(num_frames=2, size=16), labels=val.label_space)
     assert dataset.targets == [(0, 0), (1, 0), (0, 1), (1, 2)]
     assert train.hash() != read_splits(kitchens, label_kind="action")[0].hash()
 
@@ -361,7 +361,7 @@ def test_a_csv_may_have_a_column_for_each_head_in_any_order(
     ):
         evaluate(load_artefact(run.folder).model, read_manifest(tmp_path / "list.csv"), ClipConfig(size=16))
     with pytest.raises(DataError, match=r"expected a hand and way each: columns label:hand,label:way of a CSV$"):
-        VideoDataset(manifest, ClipConfig(size=16), labels={"hand": ["left", "right"], "way": ["in", "out"]})
+        EvaluationClips(manifest, ClipConfig(size=16), labels={"hand": ["left", "right"], "way": ["in", "out"]})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from stadapter.timecheck import ORDER_NAMES, Order, TimeCheck, frame_places, make_time_check, shuffled_order
+from stadapter.evaluation.timecheck import ORDER_NAMES, Order, TimeCheck, frame_places, make_time_check, shuffled_order
 
 
 def checked(num_clips: int, **right: int) -> TimeCheck:

@@ -20,16 +20,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import stadapter
 from stadapter.artefact import load_artefact
-from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.clips import load_clip
 from stadapter.errors import ArtefactError, DataError, SettingsError, TrainingError
 from stadapter.model import build_model
 from stadapter.predict import Classifier
-from stadapter.preparation import make_accelerator, prepare
-from stadapter.progress import Meter
 from stadapter.provenance import command_line
 from stadapter.synthetic import write_clips
-from stadapter.train import Loop, TrainConfig, train
+from stadapter.training.checkpoint import CHECKPOINT_NAME
+from stadapter.training.loop import Loop, TrainConfig, train
+from stadapter.training.preparation import make_accelerator, prepare
+from stadapter.training.progress import Meter
 from stadapter.transforms import Augmentation
 from stadapter.tuning import Full, LinearProbe, STAdapter
 from trunks import make_trunk, save_trunk
@@ -116,7 +116,7 @@ def test_a_report_that_cannot_be_written_does_not_end_the_run(
     def refuse(*given: Any, **named: Any) -> None:
         raise ArtefactError("cannot write report.html: No space left on device")
 
-    monkeypatch.setattr(sys.modules["stadapter.train"], "write_report", refuse)  # the package has the function
+    monkeypatch.setattr(sys.modules["stadapter.training.loop"], "write_report", refuse)  # the package has the function
     output = io.StringIO()
     result = train(config, console=Console(file=output, width=200))
     assert load_artefact(result.folder).model.labels == ("left", "right")
@@ -331,7 +331,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(config: TrainConfig) -> None:
 def test_weights_that_are_not_numbers_are_never_saved_over_good_ones(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, bad_step: int
 ) -> None:
-    monkeypatch.setattr("stadapter.checkpoint.EPOCH_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("stadapter.training.checkpoint.EPOCH_PAUSE_SECONDS", 0.0)
     original = Loop.learn
 
     def learn(self: Loop, *args: Any) -> None:
@@ -410,7 +410,7 @@ def test_a_tensorboard_file_is_written_where_tensorboard_is_installed(config: Tr
 def test_batches_are_copied_beside_the_work_of_a_gpu(
     config: TrainConfig, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["stadapter.preparation"], "choose_device", lambda _: torch.device(name))
+    monkeypatch.setattr(sys.modules["stadapter.training.preparation"], "choose_device", lambda _: torch.device(name))
     assert make_accelerator(config).dataloader_config.non_blocking == (name == "cuda")
 
 
@@ -441,7 +441,7 @@ def test_two_processes_train_one_model(config: TrainConfig, tmp_path: Path) -> N
     script = tmp_path / "two.py"
     script.write_text(
         "import json, sys\n"
-        "from stadapter.train import TrainConfig, train\n"
+        "from stadapter.training.loop import TrainConfig, train\n"
         "from stadapter.tuning import STAdapter\n"
         "if __name__ == '__main__':\n"
         "    train(TrainConfig(**json.loads(sys.argv[1]), tuning=STAdapter(width=8)))\n"
@@ -485,7 +485,7 @@ def free_port() -> int:
 def test_ctrl_c_leaves_a_checkpoint_and_no_traceback_of_workers(config: TrainConfig, tmp_path: Path) -> None:
     script = tmp_path / "one.py"
     script.write_text(
-        "from stadapter.train import TrainConfig, train\n"
+        "from stadapter.training.loop import TrainConfig, train\n"
         "from stadapter.tuning import STAdapter\n"
         "if __name__ == '__main__':\n"
         f"    train(TrainConfig(data={config.data!r}, backbone={config.backbone!r}, out={config.out!r}, size=16,\n"

@@ -8,14 +8,23 @@ from typing import Any
 import pytest
 import torch
 
-from stadapter import trial
 from stadapter.clips import load_random_views
 from stadapter.costs import forget_peak_memory, peak_memory_bytes
 from stadapter.errors import TrainingError
-from stadapter.preparation import Prepared, prepare
-from stadapter.settings import TrainConfig
 from stadapter.synthetic import write_clips
-from stadapter.trial import Stepper, Trial, peak_bytes, predict, read_clips, step_seconds, time_forward, try_steps
+from stadapter.training import trial
+from stadapter.training.preparation import Prepared, prepare
+from stadapter.training.settings import TrainConfig
+from stadapter.training.trial import (
+    Stepper,
+    Trial,
+    peak_bytes,
+    predict,
+    read_training_clips,
+    step_seconds,
+    time_forward,
+    try_steps,
+)
 from stadapter.tuning import STAdapter
 from trunks import save_trunk
 
@@ -39,7 +48,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 
 
 def batch_of(run: Prepared) -> Any:
-    return read_clips(run.training_clips(None), num_epochs=1, seconds=100).batch
+    return read_training_clips(run.training_clips(None), num_epochs=1, seconds=100).batch
 
 
 def test_it_grows_from_a_frame_to_a_whole_batch(config: TrainConfig) -> None:
@@ -170,12 +179,12 @@ def test_a_clip_read_for_several_epochs_costs_each_its_share(
     monkeypatch.setattr("stadapter.dataset.load_random_views", noted)
     monkeypatch.setattr(trial, "time", SimpleNamespace(monotonic=clock))
     for num_epochs, share in ((1, 1.0), (3, 1 / 3), (100, 1 / 8)):
-        reading = read_clips(dataset, num_epochs=num_epochs, seconds=1000)
+        reading = read_training_clips(dataset, num_epochs=num_epochs, seconds=1000)
         assert reading.seconds == pytest.approx([share] * (len(dataset) - 1))  # the first is cold
         assert reading.batch["clips"].shape == (len(dataset), 4, 3, 16, 16)
         assert drawn == [min(8, num_epochs)] * len(dataset)
         drawn.clear()
-    assert len(read_clips(dataset, num_epochs=1, seconds=4).batch["clips"]) == 2
+    assert len(read_training_clips(dataset, num_epochs=1, seconds=4).batch["clips"]) == 2
 
 
 def test_clips_that_cannot_be_read_are_named_and_steps_still_tried(config: TrainConfig, tmp_path: Path) -> None:
@@ -185,7 +194,7 @@ def test_clips_that_cannot_be_read_are_named_and_steps_still_tried(config: Train
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(b"no video")
     run = prepare(replace(config, data=tmp_path / "clips", val_fraction=0))
-    reading = read_clips(run.training_clips(None), num_epochs=1, seconds=100)
+    reading = read_training_clips(run.training_clips(None), num_epochs=1, seconds=100)
     assert reading.seconds == ()
     assert {name for name, _ in reading.failures} == {f"{label}/{n}.mp4" for label in ("left", "right") for n in (0, 1)}
     trials = try_steps(Stepper(run), reading.batch, num_clips=2, seconds=300)

@@ -5,8 +5,6 @@ Everything a user needs is an attribute of this package; a name is imported when
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,9 +13,9 @@ if TYPE_CHECKING:
     from stadapter.check import check_data as check_data
     from stadapter.clips import ClipConfig as ClipConfig
     from stadapter.clips import load_clip as load_clip
-    from stadapter.compare import CompareConfig as CompareConfig
-    from stadapter.compare import Comparison as Comparison
-    from stadapter.compare import compare as compare
+    from stadapter.comparison import CompareConfig as CompareConfig
+    from stadapter.comparison import Comparison as Comparison
+    from stadapter.comparison import compare as compare
     from stadapter.convert import convert_released as convert_released
     from stadapter.errors import ArtefactError as ArtefactError
     from stadapter.errors import BackboneError as BackboneError
@@ -26,8 +24,8 @@ if TYPE_CHECKING:
     from stadapter.errors import STAdapterError as STAdapterError
     from stadapter.errors import TrainingError as TrainingError
     from stadapter.errors import VideoError as VideoError
-    from stadapter.evaluate import Report as Report
-    from stadapter.evaluate import evaluate as evaluate
+    from stadapter.evaluation import Report as Report
+    from stadapter.evaluation import evaluate as evaluate
     from stadapter.manifest import Manifest as Manifest
     from stadapter.manifest import read_manifest as read_manifest
     from stadapter.manifest import read_splits as read_splits
@@ -40,9 +38,9 @@ if TYPE_CHECKING:
     from stadapter.sampling import random_dense_indices as random_dense_indices
     from stadapter.sampling import random_uniform_indices as random_uniform_indices
     from stadapter.sampling import uniform_indices as uniform_indices
-    from stadapter.settings import TrainConfig as TrainConfig
-    from stadapter.train import TrainResult as TrainResult
-    from stadapter.train import train as train
+    from stadapter.training.loop import TrainResult as TrainResult
+    from stadapter.training.loop import train as train
+    from stadapter.training.settings import TrainConfig as TrainConfig
     from stadapter.transforms import Augmentation as Augmentation
     from stadapter.tuning import AIM as AIM
     from stadapter.tuning import AttentivePooling as AttentivePooling
@@ -65,7 +63,7 @@ _NAMES = {
     "backbones": ("load_backbone",),
     "check": ("DataReport", "check_data"),
     "clips": ("ClipConfig", "load_clip"),
-    "compare": ("CompareConfig", "Comparison", "compare"),
+    "comparison": ("CompareConfig", "Comparison", "compare"),
     "convert": ("convert_released",),
     "errors": (
         "ArtefactError",
@@ -76,13 +74,13 @@ _NAMES = {
         "TrainingError",
         "VideoError",
     ),
-    "evaluate": ("Report", "evaluate"),
+    "evaluation": ("Report", "evaluate"),
     "manifest": ("Manifest", "read_manifest", "read_splits"),
     "model": ("VideoClassifier", "build_model"),
     "predict": ("Classifier", "Prediction", "PredictionFailure"),
     "sampling": ("dense_indices", "random_dense_indices", "random_uniform_indices", "uniform_indices"),
-    "settings": ("TrainConfig",),
-    "train": ("TrainResult", "train"),
+    "training.settings": ("TrainConfig",),
+    "training.loop": ("TrainResult", "train"),
     "transforms": ("Augmentation",),
     "tuning": (
         "AIM",
@@ -107,35 +105,13 @@ _ROOM_OF = {name: room for room, names in _NAMES.items() for name in names}
 __all__ = ["__version__", *_ROOM_OF]
 
 
-class _Package(ModuleType):
-    """Finds public names in their rooms; `train`, `evaluate` and `compare`, which are rooms too, are the functions.
-
-    Importing a room sets it as an attribute of its package. For these a property stands in the way, so that
-    `stadapter.train(...)` works whatever was imported before; `from stadapter.train import ...` does as ever.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _ROOM_OF:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
-        self.__dict__[name] = value
-        return value
-
-    def __dir__(self) -> list[str]:
-        return sorted(__all__)
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
 
 
-def _function(name: str) -> property:
-    """The function `name` of the room `name`; setting it does nothing."""
-
-    def get(package: ModuleType) -> Any:
-        return getattr(importlib.import_module(f"{__name__}.{name}"), name)
-
-    def keep(package: ModuleType, value: object) -> None: ...
-
-    return property(get, keep)
-
-
-for _name in sorted(_NAMES.keys() & _ROOM_OF.keys()):
-    setattr(_Package, _name, _function(_name))
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted(__all__)

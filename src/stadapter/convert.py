@@ -25,8 +25,8 @@ from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.errors import ArtefactError, SettingsError, first_line, listed
 from stadapter.model import VideoClassifier, build_model
-from stadapter.recipes import RECIPES
-from stadapter.settings import TrainConfig
+from stadapter.training.recipes import RECIPES
+from stadapter.training.settings import TrainConfig
 from stadapter.tuning import STAdapter
 from stadapter.vit import ImageViT
 

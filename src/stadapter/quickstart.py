@@ -17,16 +17,16 @@ from rich.table import Table
 
 from stadapter import __version__
 from stadapter.backbones import EMBEDDED_BACKBONE
-from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.durable import write_whole
 from stadapter.errors import SettingsError
-from stadapter.evaluate.figures import Report
-from stadapter.evaluate.tables import interval_text, percent
+from stadapter.evaluation.figures import Report
+from stadapter.evaluation.tables import interval_text, percent
 from stadapter.hands import CLASSES, write_hand_clips
 from stadapter.predict import Classifier
-from stadapter.run_folder import LOCK_NAME, locked
-from stadapter.settings import TrainConfig
-from stadapter.train import train
+from stadapter.training.checkpoint import CHECKPOINT_NAME
+from stadapter.training.loop import train
+from stadapter.training.run_folder import LOCK_NAME, locked
+from stadapter.training.settings import TrainConfig
 from stadapter.transforms import Augmentation
 from stadapter.tuning import LinearProbe, STAdapter, Tuning
 from stadapter.uncertainty import Interval

@@ -27,9 +27,9 @@ from stadapter.benchmark.networks import (
 from stadapter.benchmark.released import Released
 from stadapter.benchmark.timing import Call, Case
 from stadapter.machine import count_cores, default_workers
-from stadapter.preparation import prepare
-from stadapter.settings import TrainConfig
-from stadapter.train import Loop
+from stadapter.training.loop import Loop
+from stadapter.training.preparation import prepare
+from stadapter.training.settings import TrainConfig
 from stadapter.tuning import STAdapter
 
 EPOCHS = 2

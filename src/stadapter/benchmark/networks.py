@@ -17,7 +17,7 @@ from stadapter.benchmark.floors import Sizes
 from stadapter.benchmark.released import Released, released_model
 from stadapter.costs import forget_peak_memory
 from stadapter.model import VideoClassifier, build_model, prepare_trunk
-from stadapter.schedule import make_optimizer
+from stadapter.training.schedule import make_optimizer
 from stadapter.tuning import LinearProbe, STAdapter
 from stadapter.vit import BackboneInfo
 

@@ -15,7 +15,7 @@ _COMMANDS = {
     "stadapter predict --help": ("-m", "stadapter", "predict", "--help"),
     "stadapter train --help": ("-m", "stadapter", "train", "--help"),
     "import stadapter": ("-c", "import stadapter"),
-    "import all that training needs": ("-c", "import stadapter.train"),
+    "import all that training needs": ("-c", "import stadapter.training.loop"),
 }
 _NEEDS_TORCH = {"import all that training needs"}
 

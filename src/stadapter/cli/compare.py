@@ -12,8 +12,8 @@ from stadapter.cli.output import output_console, say
 
 def run(arguments: Sequence[str]) -> int:
     """stadapter compare; 1 where a run failed."""
-    from stadapter.compare import CompareConfig, compare
-    from stadapter.compare.tables import tables
+    from stadapter.comparison import CompareConfig, compare
+    from stadapter.comparison.tables import tables
 
     flags = tyro.cli(CompareConfig, prog="stadapter compare", args=arguments)
     try:

@@ -59,8 +59,8 @@ def run(arguments: Sequence[str]) -> int:
     """stadapter evaluate"""
     flags = tyro.cli(EvaluateFlags, prog="stadapter evaluate", args=arguments)
     from stadapter.artefact import find_run, read_spec
-    from stadapter.evaluate import evaluate
-    from stadapter.evaluate.tables import tables
+    from stadapter.evaluation import evaluate
+    from stadapter.evaluation.tables import tables
     from stadapter.machine import default_workers
     from stadapter.manifest import read_manifest
 

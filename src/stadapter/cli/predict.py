@@ -123,7 +123,7 @@ class Watched:
 
 def results_table(results: Iterable["Result"], top_k: int, heads: Iterable[str] = ()) -> Table:
     """A table for people; of several heads it names the action, and has a column for each head."""
-    from stadapter.evaluate.tables import percent
+    from stadapter.evaluation.tables import percent
     from stadapter.labels import ACTION
     from stadapter.predict import PredictionFailure
 

@@ -14,15 +14,15 @@ from stadapter.cli.output import next_step, output_console, say
 from stadapter.errors import SettingsError
 
 if TYPE_CHECKING:
-    from stadapter.settings import TrainConfig
+    from stadapter.training.settings import TrainConfig
 
 
 def run(arguments: Sequence[str]) -> int:
     """stadapter train"""
-    from stadapter.checkpoint import CHECKPOINT_NAME
     from stadapter.report import REPORT_NAME
-    from stadapter.settings import TrainConfig
-    from stadapter.train import train
+    from stadapter.training.checkpoint import CHECKPOINT_NAME
+    from stadapter.training.loop import train
+    from stadapter.training.settings import TrainConfig
 
     flags = parse_train_flags(arguments)
     config = TrainConfig(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(TrainConfig)})
@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
     if result.report is not None:
-        from stadapter.evaluate.tables import tables
+        from stadapter.evaluation.tables import tables
 
         output_console(sys.stdout).print(tables(result.report))
     page = result.folder / REPORT_NAME
@@ -49,9 +49,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _estimate(config: "TrainConfig") -> int:
     """Say what would be trained, and after a short run what that would take."""
-    from stadapter.estimate import SECONDS, estimate, tables
     from stadapter.machine import readable_memory_errors
-    from stadapter.preparation import prepare
+    from stadapter.training.estimate import SECONDS, estimate, tables
+    from stadapter.training.preparation import prepare
 
     run = prepare(config)
     if not run.accelerator.is_main_process:
@@ -67,8 +67,8 @@ def _estimate(config: "TrainConfig") -> int:
 
 def parse_train_flags(arguments: Sequence[str]) -> Any:
     """A `TrainConfig` with the flags of recipe and strategy, unchecked, and what only the command line has."""
-    from stadapter.recipes import RECIPES
-    from stadapter.settings import TrainConfig
+    from stadapter.training.recipes import RECIPES
+    from stadapter.training.settings import TrainConfig
     from stadapter.tuning import STRATEGIES, tuning_name
 
     name = chosen_value("--recipe", arguments, RECIPES) or "small"

@@ -32,6 +32,14 @@ class Entry:
     """Name of the head and class, where a clip has a class of several; `label` is then these classes joined."""
 
     @property
+    def title(self) -> str:
+        """Its name, with its times where it is a segment."""
+        if self.start_seconds is None and self.end_seconds is None:
+            return self.name
+        start, end = (f"{time:g}" if time is not None else "" for time in (self.start_seconds, self.end_seconds))
+        return f"{self.name} [{start}-{end} s]"
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Its class, or those of its heads as `LabelSpace.labels` has them; none without a label."""
         if self.by_head:

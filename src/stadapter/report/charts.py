@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stadapter.errors import counted
-from stadapter.evaluate.figures import Report
-from stadapter.timecheck import ORDER_NAMES, TimeCheck
+from stadapter.evaluation.figures import Report
+from stadapter.evaluation.timecheck import ORDER_NAMES, TimeCheck
 from stadapter.uncertainty import Interval
 
 MAX_NUMBERED_CLASSES = 30

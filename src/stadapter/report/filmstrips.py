@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stadapter.clips import ClipConfig, load_frames
 from stadapter.errors import STAdapterError
-from stadapter.evaluate.figures import ClipPrediction, Report
+from stadapter.evaluation.figures import ClipPrediction, Report
 from stadapter.manifest import Entry, Manifest
 from stadapter.transforms import resize_fast
 

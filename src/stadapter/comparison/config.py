@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 import tyro
 
 from stadapter.backbones import DEFAULT_BACKBONE
-from stadapter.compare.experiments import Experiment, read_experiments
+from stadapter.comparison.experiments import Experiment, read_experiments
 from stadapter.errors import SettingsError
 from stadapter.layouts import LabelKind
-from stadapter.settings import TrainConfig
+from stadapter.training.settings import TrainConfig
 from stadapter.transforms import Augmentation
 from stadapter.tuning import STRATEGIES
 

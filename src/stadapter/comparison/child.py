@@ -1,4 +1,4 @@
-"""One training of a comparison, in a process of its own: python -m stadapter.compare.child JOB.
+"""One training of a comparison, in a process of its own: python -m stadapter.comparison.child JOB.
 
 So its peak memory is its own, and its crash is one result that failed.
 """
@@ -17,17 +17,17 @@ import torch
 
 from stadapter.allocator import keep_freed_memory
 from stadapter.artefact import METRICS_NAME, SPEC_NAME, WEIGHTS_NAME
-from stadapter.checkpoint import CHECKPOINT_NAME
-from stadapter.compare.results import write_result
+from stadapter.comparison.results import write_result
 from stadapter.costs import COUNTED, gmacs_per_view, peak_memory_bytes
 from stadapter.errors import STAdapterError, first_line
-from stadapter.evaluate.figures import Report
-from stadapter.preparation import prepare
+from stadapter.evaluation.figures import Report
 from stadapter.processes import stop_with_parent
 from stadapter.provenance import commit, processor
-from stadapter.run_folder import refuse_folder_in_use
-from stadapter.settings import TrainConfig, settings_from_json, settings_to_json
-from stadapter.train import TrainResult, train
+from stadapter.training.checkpoint import CHECKPOINT_NAME
+from stadapter.training.loop import TrainResult, train
+from stadapter.training.preparation import prepare
+from stadapter.training.run_folder import refuse_folder_in_use
+from stadapter.training.settings import TrainConfig, settings_from_json, settings_to_json
 
 _SHARES = ("top1", "top1_interval", "top5", "top5_interval")
 

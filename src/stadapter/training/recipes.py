@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from stadapter.settings import TrainConfig
+from stadapter.training.settings import TrainConfig
 from stadapter.transforms import Augmentation
 from stadapter.tuning import STAdapter
 

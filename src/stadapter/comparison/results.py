@@ -8,7 +8,7 @@ from typing import Any
 
 from stadapter.durable import write_whole
 from stadapter.errors import DataError
-from stadapter.settings import TrainConfig, settings_to_json
+from stadapter.training.settings import TrainConfig, settings_to_json
 from stadapter.tuning import STRATEGIES
 
 FORMAT = 1

@@ -15,11 +15,10 @@ from typing import Any
 from rich.console import Console
 
 from stadapter.backbones import load_backbone
-from stadapter.checkpoint import CHECKPOINT_NAME
 from stadapter.clips import ClipConfig
-from stadapter.compare.config import CompareConfig
-from stadapter.compare.experiments import Experiment
-from stadapter.compare.results import (
+from stadapter.comparison.config import CompareConfig
+from stadapter.comparison.experiments import Experiment
+from stadapter.comparison.results import (
     FORMAT,
     changes,
     learned_from,
@@ -29,14 +28,15 @@ from stadapter.compare.results import (
     result_name,
     write_result,
 )
-from stadapter.compare.search import choose_rate
+from stadapter.comparison.search import choose_rate
 from stadapter.errors import DataError, SettingsError, listed
 from stadapter.machine import choose_device, choose_precision
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.processes import stopped_by_signals
-from stadapter.run_folder import locked
-from stadapter.schedule import make_plan
-from stadapter.settings import TrainConfig, settings_to_json
+from stadapter.training.checkpoint import CHECKPOINT_NAME
+from stadapter.training.run_folder import locked
+from stadapter.training.schedule import make_plan
+from stadapter.training.settings import TrainConfig, settings_to_json
 from stadapter.vit import BackboneInfo
 
 SEARCH_FOLDER, RUNS_FOLDER = "search", "runs"
@@ -330,7 +330,7 @@ def _run(job: Job, console: Console) -> None:
     job.result.unlink(missing_ok=True)
     content = {"settings": settings_to_json(job.config), "known": job.known, "result": str(job.result.resolve())}
     write_result(job_file, content)
-    code = _wait_for([sys.executable, "-m", "stadapter.compare.child", str(job_file)])
+    code = _wait_for([sys.executable, "-m", "stadapter.comparison.child", str(job_file)])
     result = read_result(job.result)
     if result is None:
         _fail(job, _ending(code))

@@ -128,7 +128,7 @@ def balanced_order(targets: Sequence[tuple[int, ...]], seed: int, epoch: int) ->
     """As many clips as there are, equally many of every class that has any, give or take one, in random order.
 
     Of a large class other clips are taken in every epoch; those of a small one come several times: visit number v of
-    clip i is i + v * len(targets), which `VideoDataset` gives a view of its own. With several heads it is their
+    clip i is i + v * len(targets), which `TrainingClips` gives a view of its own. With several heads it is their
     combinations that come equally often: what is balanced for one head is not for another.
 
     >>> sorted(balanced_order([(0,), (0,), (0,), (1,)], seed=0, epoch=0))[-2:]  # the only clip of class 1, twice

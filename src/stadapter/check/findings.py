@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, TypeVar
 
+from stadapter.check.examine import Clip, Fault
 from stadapter.errors import counted
-from stadapter.examine import Clip, Fault
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from stadapter.errors import ArtefactError, TrainingError, listed
-from stadapter.settings import FIXED_SETTINGS, FREE_SETTINGS
 from stadapter.tensor_file import DIGEST_KEY, read_tensors, write_tensors
+from stadapter.training.settings import FIXED_SETTINGS, FREE_SETTINGS
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 EPOCH_PAUSE_SECONDS = 10.0

@@ -11,15 +11,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from stadapter.clips import ClipConfig
-from stadapter.dataset import Failure, VideoDataset, collate
+from stadapter.dataset import EvaluationClips
 from stadapter.errors import DataError, SettingsError
-from stadapter.evaluate.figures import Report, make_report
+from stadapter.evaluation.figures import Report, make_report
+from stadapter.evaluation.timecheck import CHANGED_ORDERS, Order, frame_places
 from stadapter.labels import LabelSpace
 from stadapter.machine import copies_beside_work, takes_turns
 from stadapter.manifest import Manifest
 from stadapter.processes import Turns, quiet_worker, workers_of
+from stadapter.samples import Failure, collate
 from stadapter.scores import ClipClassifier, check_finite_scores, label_space_of, scores_in_orders
-from stadapter.timecheck import CHANGED_ORDERS, Order, frame_places
 
 if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
@@ -79,7 +80,7 @@ def evaluate(
     space = label_space_of(model)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     turns = Turns(are_taken=takes_turns(world, device_type=next(model.parameters()).device.type))
-    dataset = VideoDataset(manifest, clip_config, labels=space, turns=turns)
+    dataset = EvaluationClips(manifest, clip_config, labels=space, turns=turns)
     with _eval_mode(model):
         rows, failures = _classify(
             model,
@@ -114,7 +115,7 @@ def _eval_mode(model: ClipClassifier) -> Iterator[None]:
 
 def _classify(
     model: ClipClassifier,
-    dataset: VideoDataset,
+    dataset: EvaluationClips,
     turns: Turns,
     share: range,
     *,
@@ -159,7 +160,7 @@ def _classify(
     return rows, failures
 
 
-def _report(dataset: VideoDataset, space: LabelSpace, rows: Sequence[Row], failures: Sequence[Failure]) -> Report:
+def _report(dataset: EvaluationClips, space: LabelSpace, rows: Sequence[Row], failures: Sequence[Failure]) -> Report:
     if not rows:
         name, message = failures[0] if failures else ("no clip", "the data is empty")
         raise DataError(f"none of {len(dataset)} clips could be read, first {name}: {message}")

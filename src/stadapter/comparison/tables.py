@@ -11,12 +11,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from stadapter.compare.results import RUN_COLUMNS
-from stadapter.compare.summary import Comparison, Row
+from stadapter.comparison.results import RUN_COLUMNS
+from stadapter.comparison.summary import Comparison, Row
 from stadapter.costs import COUNTED
 from stadapter.durable import write_whole
 from stadapter.errors import counted
-from stadapter.evaluate.tables import interval_text, percent
+from stadapter.evaluation.tables import interval_text, percent
 from stadapter.uncertainty import Difference
 
 _DISPENSABLE = ("top-5", "lowest to\nhighest seed", "reversed", "shuffled", "seeds", "one frame", "verdict")

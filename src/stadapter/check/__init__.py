@@ -13,9 +13,9 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from stadapter.check.examine import Clip, examine_all
+from stadapter.check.findings import LEVELS, Finding, find_all
 from stadapter.errors import DataError, SettingsError, counted, printable
-from stadapter.examine import Clip, examine_all
-from stadapter.findings import LEVELS, Finding, find_all
 from stadapter.layouts import LabelKind
 from stadapter.manifest import NOTHING, Entry, Manifest, find_videos, looks_like_video, read_splits, sort_labels
 from stadapter.video import VIDEO_SUFFIXES

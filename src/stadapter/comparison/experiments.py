@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stadapter.errors import SettingsError, listed
-from stadapter.settings import TrainConfig
+from stadapter.training.settings import TrainConfig
 from stadapter.tuning import STRATEGIES, Tuning, tuning_from_json
 
 NUMBER_SETTINGS = (

@@ -14,14 +14,15 @@ import torch
 from torch import nn
 
 from stadapter.costs import forget_peak_memory, peak_memory_bytes
-from stadapter.dataset import Batch, Failure, Sample, VideoDataset, collate
+from stadapter.dataset import EvaluationClips, TrainingClips
 from stadapter.errors import TrainingError
 from stadapter.machine import available_memory_bytes, readable_memory_errors
 from stadapter.model import Finisher, prepare_trunk
-from stadapter.preparation import Prepared
-from stadapter.progress import Meter
-from stadapter.schedule import make_optimizer
+from stadapter.samples import Batch, Failure, Sample, collate
 from stadapter.scores import view_scores
+from stadapter.training.preparation import Prepared
+from stadapter.training.progress import Meter
+from stadapter.training.schedule import make_optimizer
 
 MAX_CLIPS = 16
 MAX_TIMED_STEPS, ENOUGH_SECONDS = 8, 10.0
@@ -61,28 +62,44 @@ class Trial:
         return self.num_clips * self.num_frames
 
 
-def read_clips(dataset: VideoDataset, *, num_epochs: int, seconds: float) -> Reading:
+def read_training_clips(dataset: TrainingClips, *, num_epochs: int, seconds: float) -> Reading:
     """Read up to 16 clips from all over a data set, in this process and one thread, as a decoding process does.
 
     Where views are kept for later epochs, the time of a clip is shared by all of the `num_epochs` that it is read for.
 
     Args:
-        dataset: the clips, for training or evaluation.
+        dataset: the clips.
         num_epochs: how often the run will visit each.
         seconds: no clip is begun after so long.
     """
-    end = time.monotonic() + seconds
     span = dataset.store.epochs_ahead + 1 if dataset.store is not None else 1
+    visits = min(span, num_epochs)
+
+    def read(index: int) -> Sample:
+        first = -index % span  # an epoch in which this clip is read for as many as there is room for
+        dataset.num_epochs = first + visits
+        dataset.set_epoch(first)
+        return dataset[index]
+
+    return _read_some(dataset, read, seconds=seconds, visits=visits)
+
+
+def read_evaluation_clips(dataset: EvaluationClips, *, seconds: float) -> Reading:
+    """The same of clips to evaluate on, with all their views."""
+    return _read_some(dataset, dataset.__getitem__, seconds=seconds, visits=1)
+
+
+def _read_some(
+    dataset: TrainingClips | EvaluationClips, read: Callable[[int], Sample], *, seconds: float, visits: int
+) -> Reading:
+    end = time.monotonic() + seconds
     samples: list[Sample] = []
     taken: list[float] = []
     with _one_thread():
         for index in _spread(len(dataset), MAX_CLIPS):
-            first = -index % span  # an epoch in which this clip is read for as many as there is room for
-            dataset.num_epochs = first + min(span, num_epochs)
-            dataset.set_epoch(first)
             started = time.monotonic()
-            samples.append(dataset[index])
-            taken.append((time.monotonic() - started) / min(span, num_epochs))
+            samples.append(read(index))
+            taken.append((time.monotonic() - started) / visits)
             if time.monotonic() > end:
                 break
     failures = tuple(failure for sample in samples for failure in sample["failures"])

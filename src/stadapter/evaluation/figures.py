@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stadapter.dataset import Failure
+from stadapter.evaluation.timecheck import Order, TimeCheck, make_time_check
 from stadapter.labels import ACTION, LabelSpace
 from stadapter.manifest import Entry
-from stadapter.timecheck import Order, TimeCheck, make_time_check
+from stadapter.samples import Failure
 from stadapter.uncertainty import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_interval
 
 CALIBRATION_BINS = 15

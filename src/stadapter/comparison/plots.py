@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from stadapter.compare.summary import Comparison, Row
+from stadapter.comparison.summary import Comparison, Row
 from stadapter.durable import write_whole
 from stadapter.errors import counted, duration
 

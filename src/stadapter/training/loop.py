@@ -18,12 +18,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from stadapter.artefact import METRICS_NAME, save_artefact
-from stadapter.checkpoint import CHECKPOINT_NAME, DIVERGED, Checkpoints, Progress, check_weights, read_checkpoint
 from stadapter.compiled import compile_nothing, try_compiled
-from stadapter.dataset import Batch, collate
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
-from stadapter.evaluate import evaluate
-from stadapter.evaluate.figures import Report, headline
+from stadapter.evaluation import evaluate
+from stadapter.evaluation.figures import Report, headline
 from stadapter.machine import (
     copies_beside_work,
     describe_device,
@@ -32,14 +30,23 @@ from stadapter.machine import (
     takes_turns,
 )
 from stadapter.model import Finisher, prepare_trunk
-from stadapter.preparation import Prepared, prepare
 from stadapter.processes import Turns, interruption, stopped_by_signals, workers_of, yielding_worker
-from stadapter.progress import Curves, LastingConsole, Meter, RunDisplay, rewind
 from stadapter.provenance import command_line
 from stadapter.report import REPORT_NAME, write_report
-from stadapter.schedule import EpochBatches, learning_rate_share, make_optimizer, seed_dropout
-from stadapter.settings import TrainConfig, settings_to_json
+from stadapter.samples import Batch, collate
 from stadapter.token_cache import TokenCache
+from stadapter.training.checkpoint import (
+    CHECKPOINT_NAME,
+    DIVERGED,
+    Checkpoints,
+    Progress,
+    check_weights,
+    read_checkpoint,
+)
+from stadapter.training.preparation import Prepared, prepare
+from stadapter.training.progress import Curves, LastingConsole, Meter, RunDisplay, rewind
+from stadapter.training.schedule import EpochBatches, learning_rate_share, make_optimizer, seed_dropout
+from stadapter.training.settings import TrainConfig, settings_to_json
 from stadapter.view_store import ViewStore
 
 LOG_EVERY_STEPS = 10

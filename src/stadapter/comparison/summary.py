@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stadapter.compare.results import read_results
+from stadapter.comparison.results import read_results
 from stadapter.errors import counted
 from stadapter.tuning import STRATEGIES
 from stadapter.uncertainty import Difference, Interval, difference_over_seeds, interval_over_seeds

@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stadapter.artefact import CARD_NAME, METRICS_NAME, SPEC_NAME, WEIGHTS_NAME
-from stadapter.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from stadapter.durable import remove_parts
 from stadapter.errors import TrainingError
+from stadapter.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
 
 LOCK_NAME = ".training"
 _WRITTEN_WHOLE = (METRICS_NAME, CHECKPOINT_NAME, WEIGHTS_NAME, SPEC_NAME, CARD_NAME)

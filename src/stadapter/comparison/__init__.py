@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stadapter.compare.config import CompareConfig, choose_experiments
-from stadapter.compare.plots import write_figures
-from stadapter.compare.runner import run_all
-from stadapter.compare.summary import Comparison, summarise
-from stadapter.compare.tables import write_csv, write_markdown
+from stadapter.comparison.config import CompareConfig, choose_experiments
+from stadapter.comparison.plots import write_figures
+from stadapter.comparison.runner import run_all
+from stadapter.comparison.summary import Comparison, summarise
+from stadapter.comparison.tables import write_csv, write_markdown
 
 __all__ = ["CompareConfig", "Comparison", "compare"]
 MARKDOWN_NAME, CSV_NAME = "comparison.md", "runs.csv"

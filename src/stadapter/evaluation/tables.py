@@ -5,9 +5,9 @@ from rich.table import Table
 from rich.text import Text
 
 from stadapter.errors import printable
-from stadapter.evaluate.figures import Report, headline_figures, largest_errors
+from stadapter.evaluation.figures import Report, headline_figures, largest_errors
+from stadapter.evaluation.timecheck import ORDER_NAMES, TimeCheck
 from stadapter.labels import ACTION
-from stadapter.timecheck import ORDER_NAMES, TimeCheck
 from stadapter.uncertainty import CONFIDENCE, Interval
 
 _MAX_MATRIX_CLASSES = 20

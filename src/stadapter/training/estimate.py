@@ -8,22 +8,24 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from stadapter.checkpoint import read_checkpoint
 from stadapter.costs import CheckpointingCost, bytes_text, gmacs_per_view, gmacs_text
-from stadapter.dataset import Failure, VideoDataset
+from stadapter.dataset import EvaluationClips
 from stadapter.errors import counted, duration, listed
+from stadapter.evaluation.timecheck import CHANGED_ORDERS
 from stadapter.machine import random_devices, share_of_cores, takes_turns
 from stadapter.model import ParameterCount
-from stadapter.preparation import Prepared
-from stadapter.timecheck import CHANGED_ORDERS
-from stadapter.train import TIME_CHECK_CLIPS
-from stadapter.trial import (
+from stadapter.samples import Failure
+from stadapter.training.checkpoint import read_checkpoint
+from stadapter.training.loop import TIME_CHECK_CLIPS
+from stadapter.training.preparation import Prepared
+from stadapter.training.trial import (
     Reading,
     Stepper,
     Trial,
     peak_bytes,
     predict,
-    read_clips,
+    read_evaluation_clips,
+    read_training_clips,
     step_seconds,
     time_forward,
     time_on_tokens,
@@ -198,11 +200,11 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
     steps_done = read_checkpoint(run.folder)[0].step if run.config.resume else 0
     gmacs = gmacs_per_view(run.model, num_frames=run.clip_config.num_frames, size=run.clip_config.size)
     share = seconds * _SHARE_OF_READING
-    reading = read_clips(run.training_clips(run.view_store()), num_epochs=run.plan.epochs, seconds=share)
+    reading = read_training_clips(run.training_clips(run.view_store()), num_epochs=run.plan.epochs, seconds=share)
     held_out = None
     if run.val_set is not None:
-        dataset = VideoDataset(run.val_set, run.clip_config, labels=run.model.label_space)
-        held_out = read_clips(dataset, num_epochs=1, seconds=share / 2)
+        dataset = EvaluationClips(run.val_set, run.clip_config, labels=run.model.label_space)
+        held_out = read_evaluation_clips(dataset, seconds=share / 2)
     clips_per_batch = min(run.config.batch_size, len(run.train_set.entries))
     with torch.random.fork_rng(random_devices(run.accelerator.device)):
         stepper = Stepper(run)

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.costs import CheckpointingCost, checkpointing_cost
-from stadapter.dataset import Batch, VideoDataset
+from stadapter.dataset import TrainingClips
 from stadapter.errors import TrainingError, counted, listed, printable
-from stadapter.frozen import FrozenPart
 from stadapter.machine import (
     available_memory_bytes,
     choose_device,
@@ -32,10 +31,12 @@ from stadapter.machine import (
 from stadapter.manifest import Manifest, read_splits
 from stadapter.model import VideoClassifier, build_model
 from stadapter.processes import Turns
-from stadapter.run_folder import occupied, refuse_folder
-from stadapter.schedule import Plan, make_plan
-from stadapter.settings import TrainConfig
+from stadapter.samples import Batch
 from stadapter.token_cache import TokenCache
+from stadapter.training.frozen import FrozenPart
+from stadapter.training.run_folder import occupied, refuse_folder
+from stadapter.training.schedule import Plan, make_plan
+from stadapter.training.settings import TrainConfig
 from stadapter.tuning import tuning_name
 from stadapter.view_store import MAX_EPOCHS_AHEAD, ViewStore
 from stadapter.vit import ImageViT, nearest_multiple
@@ -86,9 +87,9 @@ class Prepared:
 
     def training_clips(
         self, store: ViewStore | None, tokens: TokenCache | None = None, turns: Turns | None = None
-    ) -> VideoDataset:
+    ) -> TrainingClips:
         """The clips to train on, as they are read and varied."""
-        return VideoDataset(
+        return TrainingClips(
             self.train_set,
             self.clip_config,
             labels=self.model.label_space,
