@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from stadapter.comparison import CompareConfig, child, compare, runner, write_summary
+from stadapter.comparison import CompareConfig, child, compare, process, write_summary
 from stadapter.comparison.experiments import Experiment, read_experiment, read_experiments
 from stadapter.comparison.search import choose_rate
 from stadapter.comparison.tables import tables
@@ -89,7 +89,7 @@ def finished(stage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results") / "out"
     compare(small(stage, out, strategies=("st-adapter",)), console=quiet())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_wait_for", in_this_process)
+        patch.setattr(process, "_wait_for", in_this_process)
         compare(small(stage, out, seeds=(0, 1)), console=quiet())
     return out
 
@@ -125,7 +125,7 @@ def test_all_runs_have_the_same_budget(finished: Path) -> None:
 
 
 def test_what_is_there_is_passed_over(stage: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_wait_for", no_child)
+    monkeypatch.setattr(process, "_wait_for", no_child)
     comparison = compare(small(stage, finished, seeds=(0, 1)), console=quiet())
     assert [row.title for row in comparison.rows] == ["st-adapter/default", "linear-probe/default"]
 
@@ -133,7 +133,7 @@ def test_what_is_there_is_passed_over(stage: Path, finished: Path, monkeypatch: 
 def test_results_with_other_settings_are_refused(
     stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_wait_for", no_child)
+    monkeypatch.setattr(process, "_wait_for", no_child)
     write_experiment(tmp_path / "e", "linear-probe/default", lr=0.125)
     shutil.copytree(finished, tmp_path / "out")
     changed = small(stage, tmp_path / "out", seeds=(0, 1), experiments=(str(tmp_path / "e"),))
@@ -146,7 +146,7 @@ def test_results_with_other_settings_are_refused(
 def test_a_result_from_before_a_setting_existed_has_its_default(
     stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_wait_for", no_child)
+    monkeypatch.setattr(process, "_wait_for", no_child)
     shutil.copytree(finished, tmp_path / "out")
     for path in (tmp_path / "out").glob("st-adapter*.json"):
         result = json.loads(path.read_text())
@@ -184,7 +184,7 @@ def test_a_result_damaged_by_hand_is_told_before_any_run_or_made_again(
     damage: dict[str, Any],
     is_told: bool,
 ) -> None:
-    monkeypatch.setattr(runner, "_wait_for", no_child)
+    monkeypatch.setattr(process, "_wait_for", no_child)
     shutil.copytree(finished, out := tmp_path / "out")
     path = out / "linear-probe--default--seed1.json"
     path.write_text(damage.get("text", json.dumps(json.loads(path.read_text()) | damage)))
@@ -208,7 +208,7 @@ def test_a_result_under_the_name_of_another_is_told(stage: Path, finished: Path,
 def test_a_damaged_job_file_is_written_again(
     stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_wait_for", no_child)
+    monkeypatch.setattr(process, "_wait_for", no_child)
     shutil.copytree(finished, out := tmp_path / "out")
     (out / "linear-probe--default--seed1.json").unlink()
     run = out / "runs" / "linear-probe--default--seed1"
@@ -222,7 +222,7 @@ def test_a_damaged_job_file_is_written_again(
 def test_two_comparisons_in_one_folder_are_refused(
     stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_wait_for", no_child)
+    monkeypatch.setattr(process, "_wait_for", no_child)
     (out := tmp_path / "out").mkdir()
     code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
     command = [sys.executable, "-c", code, str(out / LOCK_NAME)]
@@ -334,7 +334,7 @@ def test_differences_are_taken_clip_by_clip(finished: Path, tmp_path: Path) -> N
 def test_a_failing_run_is_recorded_and_the_rest_goes_on(
     stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_wait_for", in_this_process)
+    monkeypatch.setattr(process, "_wait_for", in_this_process)
     write_experiment(tmp_path / "e", "lora/default", tuning={"rank": 0})
     write_experiment(tmp_path / "e", "full/default", tuning={})
     config = small(stage, tmp_path / "out", experiments=(str(tmp_path / "e"),))
@@ -348,7 +348,7 @@ def test_a_failing_run_is_recorded_and_the_rest_goes_on(
 def test_a_killed_run_is_recorded_and_gone_on_with(
     stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started = runner.subprocess.Popen  # type: ignore[attr-defined]
+    started = process.subprocess.Popen  # type: ignore[attr-defined]
     config = small(stage, tmp_path / "out", strategies=("st-adapter",), steps=60, checkpoint_minutes=0.0)
     checkpoint = tmp_path / "out" / "runs" / "st-adapter--default--seed0" / CHECKPOINT_NAME
 
@@ -364,11 +364,11 @@ def test_a_killed_run_is_recorded_and_gone_on_with(
             return code
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.subprocess, "Popen", Killed)  # type: ignore[attr-defined]
+        patch.setattr(process.subprocess, "Popen", Killed)  # type: ignore[attr-defined]
         comparison = compare(config, console=quiet())
     assert "ended by a signal (Killed); most likely memory" in comparison.failures[0].error
     assert checkpoint.is_file()
-    monkeypatch.setattr(runner, "_wait_for", in_this_process)
+    monkeypatch.setattr(process, "_wait_for", in_this_process)
     comparison = compare(config, console=quiet())
     assert not comparison.failures
     (run,) = comparison.rows[0].runs
@@ -379,7 +379,7 @@ def test_a_killed_run_is_recorded_and_gone_on_with(
 def test_the_learning_rate_is_searched_without_the_test_clips(
     stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_wait_for", in_this_process)
+    monkeypatch.setattr(process, "_wait_for", in_this_process)
     config = small(stage, tmp_path / "out", strategies=("linear-probe",), steps=6, lr_search=(1e-4, 1e-1))
     compare(config, console=quiet())
     (result,) = results(tmp_path / "out").values()
@@ -415,7 +415,7 @@ def test_the_search_takes_the_best_and_among_equals_the_one_that_learned_most() 
 
 
 def test_the_clips_of_the_search_can_be_named(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_wait_for", in_this_process)
+    monkeypatch.setattr(process, "_wait_for", in_this_process)
     for side, number in (("part", 3), ("held-out", 0)):
         for label in ("left", "right"):
             (tmp_path / side / label).mkdir(parents=True)
@@ -463,7 +463,7 @@ def test_clips_on_both_sides_are_refused(stage: Path, tmp_path: Path) -> None:
 def test_settings_that_no_run_could_have_are_refused_before_the_first_one(
     stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr(runner, "_wait_for", no_child)
+    monkeypatch.setattr(process, "_wait_for", no_child)
     with pytest.raises(SettingsError, match=message):
         compare(small(stage, tmp_path / "out", **change), console=quiet())
     assert not (tmp_path / "out").exists()
@@ -480,7 +480,7 @@ def test_ctrl_c_reaches_the_training_once_and_then_the_comparison_stops(tmp_path
     )
     try:
         with pytest.raises(KeyboardInterrupt):
-            runner._wait_for([sys.executable, "-c", code, str(tmp_path / "told")])
+            process._wait_for([sys.executable, "-c", code, str(tmp_path / "told")])
     finally:
         signal.signal(signal.SIGINT, before)
     assert (tmp_path / "told").read_text() == "asked "
@@ -500,7 +500,7 @@ def test_a_training_stops_when_the_comparison_has_been_killed() -> None:
         child.stdin.close()  # as the system does for whoever held it
         assert child.wait(30) == -signal.SIGTERM
     waits = "import select, sys; sys.exit(len(select.select([0], [], [], 0.3)[0]))"  # nothing to read, and no end
-    assert runner._wait_for([sys.executable, "-c", waits]) == 0
+    assert process._wait_for([sys.executable, "-c", waits]) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,51 @@
 """Which of several learning rates to take, after a short training with each."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from stadapter.comparison.config import CompareConfig
+from stadapter.comparison.experiments import Experiment
+from stadapter.comparison.jobs import Common, rates_of, search_job
+from stadapter.comparison.process import is_done, run
 from stadapter.uncertainty import paired_difference
+
+_FIGURES = ("top1", "loss", "train_loss")
+"""What is told of every rate."""
+
+
+def search(
+    config: CompareConfig, common: Common, experiment: Experiment, folder: Path, console: Console
+) -> dict[str, Any]:
+    """Try every learning rate on clips held out of the training data; what is there already is not tried again.
+
+    Returns:
+        JSON values: the rates, their figures or errors, and the one chosen; None where none worked.
+    """
+    assert common.search_sets is not None
+    _, held_out = common.search_sets
+    found: dict[str, Any] = {"values": list(rates_of(config, experiment)), "chosen": None, "errors": {}}
+    found |= {"num_held_out_clips": len(held_out.entries), "held_out_sha256": held_out.hash()}
+    found |= {name: {} for name in _FIGURES}
+    tried: dict[float, dict[str, Any]] = {}
+    for rate in found["values"]:
+        job = search_job(config, common, experiment, rate, folder)
+        if not is_done(job):
+            console.print(job.title, highlight=False)
+            run(job, console)
+        result = json.loads(job.result.read_text(encoding="utf-8"))
+        if "error" in result:
+            found["errors"][f"{rate:g}"] = result["error"]
+        else:
+            tried[rate] = result
+            found["steps"] = result["steps"]
+            for name in _FIGURES:
+                found[name][f"{rate:g}"] = result[name]
+    found["chosen"] = choose_rate(tried) if tried else None
+    return found
 
 
 def choose_rate(results: Mapping[float, dict[str, Any]]) -> float:

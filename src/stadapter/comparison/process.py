@@ -1,0 +1,106 @@
+"""A training of a comparison in a process of its own, from where it stands to its result on the disk."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from stadapter.comparison.jobs import Job
+from stadapter.comparison.results import changes, read_job, read_result, write_result
+from stadapter.training.checkpoint import CHECKPOINT_NAME
+from stadapter.training.settings import settings_to_json
+
+
+def run(job: Job, console: Console) -> None:
+    """Train in a process of its own; its result, or its error, is on disk afterwards.
+
+    Raises:
+        KeyboardInterrupt: asked to stop; the training has been, and has left a checkpoint.
+    """
+    job_file, identity = _job_file(job), job.known["identity"]
+    job_file.parent.mkdir(parents=True, exist_ok=True)
+    job.result.parent.mkdir(parents=True, exist_ok=True)
+    before = read_job(job_file)
+    if before is None or changes(before[0], identity) or before[1] != job.config.lr:
+        shutil.rmtree(job.config.out, ignore_errors=True)  # done again with other settings
+    job.result.unlink(missing_ok=True)
+    content = {"settings": settings_to_json(job.config), "known": job.known, "result": str(job.result.resolve())}
+    write_result(job_file, content)
+    code = _wait_for([sys.executable, "-m", "stadapter.comparison.child", str(job_file)])
+    result = read_result(job.result)
+    if result is None:
+        fail(job, _ending(code))
+        result = {"error": _ending(code)}
+    if "error" in result:
+        console.print(f"{job.title} failed: {result['error']}", style="red", highlight=False, markup=False)
+
+
+def is_done(job: Job) -> bool:
+    """Whether its result is there, made with the same settings."""
+    result = read_result(job.result)
+    if result is None or "error" in result:
+        return False
+    return not changes(result["identity"], job.known["identity"])
+
+
+def identity_there(job: Job) -> dict[str, Any] | None:
+    """Of the result that is there, or of an unfinished run; None where nothing would be lost."""
+    result = read_result(job.result)
+    if result is not None and "error" not in result:
+        return dict(result["identity"])
+    if (Path(job.config.out) / CHECKPOINT_NAME).is_file() and (unfinished := read_job(_job_file(job))):
+        return unfinished[0]
+    return None
+
+
+def fail(job: Job, error: str, lr_search: dict[str, Any] | None = None) -> None:
+    """Leave a result that tells why there is none."""
+    write_result(job.result, {**job.known, "lr_search": lr_search, "error": error})
+
+
+def _job_file(job: Job) -> Path:
+    return Path(job.config.out).with_name(f"{Path(job.config.out).name}.job.json")
+
+
+def _wait_for(command: Sequence[str]) -> int:
+    """Run a command in a session of its own, so that Ctrl-C reaches it once, through us; its exit code.
+
+    It holds the other end of a pipe, by which it notices that we have been killed.
+    """
+    child: subprocess.Popen[bytes] | None = None
+    stopped = False
+    theirs, ours = os.pipe()
+    try:
+        while True:
+            try:
+                child = child or subprocess.Popen(command, start_new_session=True, stdin=theirs)
+                code = child.wait()
+                break
+            except KeyboardInterrupt:
+                if child is None:
+                    raise
+                stopped = True
+                child.send_signal(signal.SIGTERM)
+            except BaseException:
+                if child is not None:
+                    child.kill()
+                raise
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    if stopped:
+        raise KeyboardInterrupt
+    return code
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"the training process ended with exit code {code} and no result"
+    advice = "; most likely memory did not suffice: lower --batch-size or --size" if code == -signal.SIGKILL else ""
+    return f"the training process was ended by a signal ({signal.strsignal(-code)}){advice}"
