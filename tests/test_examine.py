@@ -11,6 +11,7 @@ from PIL import Image
 from stadapter.check.examine import WHOLE, Fault, content_hash, examine, examine_all
 from stadapter.manifest import Entry
 from stadapter.synthetic import draw_clip, write_video
+from stadapter.video.segment import Segment
 
 
 @pytest.fixture
@@ -63,17 +64,17 @@ def test_what_cannot_be_read_has_a_fault_and_a_reason(fault: Fault, clip: Path) 
     if fault == "forbidden" and os.access(clip, os.R_OK):
         pytest.skip("this user may read every file")
     assert examine(clip.parent / "gone" / "x.mp4").fault == "missing"
-    video = examine(clip, [WHOLE, (0.1, 0.5)], deep=True, hashed=True)
+    video = examine(clip, [WHOLE, Segment(0.1, 0.5)], deep=True, hashed=True)
     assert (video.info, video.fault) == (None, fault)
     assert video.error is not None
-    assert video.segments == {WHOLE: video.error, (0.1, 0.5): video.error}
+    assert video.segments == dict.fromkeys((WHOLE, Segment(0.1, 0.5)), video.error)
 
 
 def test_segments_are_counted_and_one_beyond_the_end_says_so(clip: Path) -> None:
-    video = examine(clip, [(0.5, 1.0), (1.0, None), (7.0, 8.0)])
-    counts = [video.segments[segment] for segment in ((0.5, 1.0), (1.0, None))]
-    assert counts == [5, 6]
-    assert "no frame between" in str(video.segments[7.0, 8.0])
+    inside, open_ended, beyond = Segment(0.5, 1.0), Segment(1.0), Segment(7.0, 8.0)
+    video = examine(clip, [inside, open_ended, beyond])
+    assert (video.segments[inside], video.segments[open_ended]) == (5, 6)
+    assert "no frame between" in str(video.segments[beyond])
 
 
 def test_the_same_content_has_the_same_hash_whatever_its_name(clip: Path, tmp_path: Path) -> None:
@@ -116,4 +117,4 @@ def test_a_clip_tells_its_length_and_its_place(clip: Path) -> None:
         progress=None,
     )
     assert (whole.seconds, part.seconds) == (1.6, 0.5)
-    assert (whole.where, part.where) == ("a.mp4", "a.mp4 [0.5 to 1 s]")
+    assert (whole.title, part.title) == ("a.mp4", "a.mp4 [0.5 to 1 s]")

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from stadapter.check.examine import Clip, Segment, Video
+from stadapter.check.examine import WHOLE, Clip, Video
 from stadapter.check.findings import Finding, find_all, sided_labels
 from stadapter.video import VideoInfo
+from stadapter.video.segment import Segment
 
 
 def make_clip(
@@ -15,7 +16,7 @@ def make_clip(
     label: str | None = "wave",
     *,
     held_out: bool = False,
-    segment: Segment = (None, None),
+    segment: Segment = WHOLE,
     num_frames: int = 50,
     content: str | None = None,
     error: str | None = None,
@@ -29,7 +30,7 @@ def make_clip(
     video = Video(
         Path("/data") / name, 1000, None if error else facts, fault, error, {segment: found}, *decoded, content
     )
-    return Clip(name, label, held_out, *segment, video)
+    return Clip(name, label, held_out, segment, video)
 
 
 def find(*clips: Clip) -> dict[str, Finding]:
@@ -59,7 +60,7 @@ def test_more_unreadable_clips_than_training_allows_are_an_error(num_bad: int, n
 
 
 def test_segments_of_one_broken_file_count_as_in_training_each_for_itself() -> None:
-    bad = [make_clip("wave/long.mp4", segment=(float(n), n + 1.0), error="long.mp4: broken") for n in range(3)]
+    bad = [make_clip("wave/long.mp4", segment=Segment(n, n + 1.0), error="long.mp4: broken") for n in range(3)]
     assert "too many unreadable" in find(*bad, *many("wave", 17))
     assert "too many unreadable" not in find(*bad[:1], *bad[:1], *bad[:1], *many("wave", 17))
 
@@ -91,7 +92,7 @@ def test_short_clips_are_a_note_and_single_frames_a_warning() -> None:
 
 
 def test_a_segment_past_the_end_is_told_and_half_a_second_forgiven() -> None:
-    found = find(*many("wave", 5), *(make_clip("a.mp4", segment=(1.0, end)) for end in (2.0, 2.5, 2.6)))
+    found = find(*many("wave", 5), *(make_clip("a.mp4", segment=Segment(1.0, end)) for end in (2.0, 2.5, 2.6)))
     assert found["past the end"].items == ("a.mp4 [1 to 2.6 s]: the video ends at 2.0 s",)
 
 
@@ -126,10 +127,10 @@ def test_unreadable_copies_are_no_copies() -> None:
 @pytest.mark.parametrize(
     ("train", "held_out", "kind"),
     [
-        ((0.0, 1.0), (0.5, 1.5), "leak"),
-        ((0.0, 1.0), (1.0, 2.0), "shared recording"),
-        ((None, None), (1.0, 2.0), "leak"),
-        ((1.5, None), (None, 1.5), "shared recording"),
+        (Segment(0.0, 1.0), Segment(0.5, 1.5), "leak"),
+        (Segment(0.0, 1.0), Segment(1.0, 2.0), "shared recording"),
+        (Segment(), Segment(1.0, 2.0), "leak"),
+        (Segment(1.5), Segment(end_seconds=1.5), "shared recording"),
     ],
 )
 def test_segments_of_one_file_leak_only_where_they_overlap(train: Segment, held_out: Segment, kind: str) -> None:
@@ -139,7 +140,7 @@ def test_segments_of_one_file_leak_only_where_they_overlap(train: Segment, held_
 
 
 def test_segments_of_one_file_in_training_are_no_copies() -> None:
-    clips = [make_clip("a.mp4", "wave", segment=(start, start + 1)) for start in (0.0, 0.5, 1.0)]
+    clips = [make_clip("a.mp4", "wave", segment=Segment(start, start + 1)) for start in (0.0, 0.5, 1.0)]
     assert not {"leak", "copies", "contradiction", "shared recording"} & find(*many("wave", 5), *clips).keys()
 
 

@@ -399,7 +399,7 @@ def test_epic_kitchens_gives_segments_of_long_videos_and_classes_in_the_order_of
     assert pairs(val) == [("EPIC-KITCHENS/P01/videos/P01_11.MP4", "put door")]
     assert val is not None
     assert train.labels == val.labels == ("take plate", "take door", "put door", "open plate", "open door")
-    assert train.missing == ("P02_109 [0.5-1.5 s]",)
+    assert train.missing == ("P02_109 [0.5 to 1.5 s]",)
     verbs, _ = read_splits(folder, label_kind="verb")
     assert verbs.labels == ("take", "put", "open")
     assert [entry.label for entry in verbs.entries] == ["open", "take", "take"]

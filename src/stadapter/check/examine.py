@@ -8,17 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
 from stadapter.errors import VideoError
 from stadapter.manifest import Entry, size_bytes
 from stadapter.video import VideoInfo, VideoReader
+from stadapter.video.segment import Segment
 
 Fault = Literal["missing", "forbidden", "empty", "cut", "unreadable"]
-Segment = tuple[float | None, float | None]
-"""Start and end in seconds; None for the start and the end of the video."""
-WHOLE: Segment = (None, None)
+WHOLE = Segment()
 Job = tuple[Path, list[Segment], bool, float | None]
 """A video, its segments, whether its content is hashed, and the rate of a folder of images."""
 
@@ -54,8 +54,8 @@ class Clip:
     """Path relative to the data folder."""
     label: str | None
     held_out: bool
-    start_seconds: float | None
-    end_seconds: float | None
+    segment: Segment
+    """Which part of the video it is."""
     video: Video
     by_head: tuple[str, ...] = ()
     """Its class of each head, where there are several; `label` is then these together."""
@@ -64,11 +64,6 @@ class Clip:
     def classes(self) -> tuple[str, ...]:
         """Its class, or those of its heads; none without a label."""
         return self.by_head or (() if self.label is None else (self.label,))
-
-    @property
-    def segment(self) -> Segment:
-        """Which part of the video it is."""
-        return self.start_seconds, self.end_seconds
 
     @property
     def num_frames(self) -> int:
@@ -91,12 +86,9 @@ class Clip:
         return self.num_frames / info.frames_per_second if info.frames_per_second else info.duration_seconds
 
     @property
-    def where(self) -> str:
+    def title(self) -> str:
         """Its name, and its segment where it is one."""
-        if self.segment == WHOLE:
-            return self.name
-        end = "end" if self.end_seconds is None else f"{self.end_seconds:g} s"
-        return f"{self.name} [{self.start_seconds or 0:g} to {end}]"
+        return self.segment.titled(self.name)
 
 
 def examine_all(
@@ -112,16 +104,15 @@ def examine_all(
     """
     segments: dict[Path, set[Segment]] = {}
     for entry, _ in entries:
-        segments.setdefault(entry.path, set()).add((entry.start_seconds, entry.end_seconds))
+        segments.setdefault(entry.path, set()).add(entry.segment)
     rates = {entry.path: entry.frames_per_second for entry, _ in entries}
     sizes = {path: size_bytes(path) for path in segments}
     alike: dict[int, int] = {}
     for size in sizes.values():
         alike[size] = alike.get(size, 0) + 1
     examine_one = partial(_examine_job, deep=deep)
-    jobs = [
-        (path, sorted(wanted, key=_order), alike[sizes[path]] > 1, rates[path]) for path, wanted in segments.items()
-    ]
+    in_order = {path: sorted(wanted, key=attrgetter("bounds")) for path, wanted in segments.items()}
+    jobs = [(path, wanted, alike[sizes[path]] > 1, rates[path]) for path, wanted in in_order.items()]
     videos: dict[Path, Video] = {}
     with closing(_mapped(examine_one, jobs, num_workers)) as results:
         for done, video in enumerate(results, start=1):
@@ -133,8 +124,7 @@ def examine_all(
             entry.name,
             entry.label,
             held_out,
-            entry.start_seconds,
-            entry.end_seconds,
+            entry.segment,
             videos[entry.path],
             entry.classes if entry.by_head else (),
         )
@@ -205,13 +195,10 @@ def _mapped(
         yield from pool.map(function, jobs)
 
 
-def _order(segment: Segment) -> tuple[float, float]:
-    return segment[0] or 0.0, segment[1] or 0.0
-
-
 def _num_frames(path: Path, segment: Segment, frames_per_second: float | None) -> int | str:
+    start, end = segment.start_seconds, segment.end_seconds
     try:
-        with VideoReader(path, *segment, frames_per_second=frames_per_second) as reader:
+        with VideoReader(path, start, end, frames_per_second=frames_per_second) as reader:
             return reader.num_frames
     except (VideoError, OSError) as error:
         return str(error)

@@ -72,7 +72,7 @@ def find_too_many_unreadable(clips: Sequence[Clip], max_bad_fraction: float) -> 
     for held_out, title in ((False, "training"), (True, "held-out")):
         part = [clip for clip in clips if clip.held_out == held_out]
         bad = [clip for clip in part if clip.error is not None]
-        different = {clip.where for clip in bad}  # one that is listed twice counts once
+        different = {clip.title for clip in bad}  # one that is listed twice counts once
         if part and len(bad) == len(part):
             found = f"not one of {counted(len(part), f'{title} clip')} can be read"
             yield Finding("none readable", "error", found, "give videos that FFmpeg decodes")
@@ -100,7 +100,7 @@ def find_unreadable(clips: Sequence[Clip]) -> Iterator[Finding]:
     for fault, (what, advice) in _FAULTS.items():
         bad = [clip for clip in clips if clip.video.fault == fault]
         if bad:
-            which = _with_errors(bad) if fault == "unreadable" else tuple(clip.where for clip in bad)
+            which = _with_errors(bad) if fault == "unreadable" else tuple(clip.title for clip in bad)
             yield Finding(fault, "warning", f"{counted(len(bad), 'clip')} {what}", advice, which)
     lost = [clip for clip in clips if clip.video.fault is None and clip.error is not None]
     if lost:
@@ -126,10 +126,11 @@ def find_incomplete(clips: Sequence[Clip]) -> Iterator[Finding]:
             damaged.append(f"{clip.name}: {video.num_damaged} of {counted(info.num_frames, 'frame')} damaged")
     for clip in clips:
         info = clip.video.info
-        if info is None or clip.error is not None or clip.end_seconds is None or info.duration_seconds is None:
+        end = clip.segment.end_seconds
+        if info is None or clip.error is not None or end is None or info.duration_seconds is None:
             continue
-        if clip.end_seconds > info.duration_seconds + _SEGMENT_SLACK_SECONDS:
-            beyond.append(f"{clip.where}: the video ends at {info.duration_seconds:.1f} s")
+        if end > info.duration_seconds + _SEGMENT_SLACK_SECONDS:
+            beyond.append(f"{clip.title}: the video ends at {info.duration_seconds:.1f} s")
     if cut:
         found = f"{counted(len(cut), 'video')} cut off: the file holds less than it announces"
         yield Finding("truncated", "warning", found, "training uses what is there; better copy them again", tuple(cut))
@@ -144,8 +145,8 @@ def find_incomplete(clips: Sequence[Clip]) -> Iterator[Finding]:
 
 def find_short(clips: Sequence[Clip], num_frames: int) -> Iterator[Finding]:
     """Clips of a single frame, and clips of fewer frames than the network sees."""
-    single = [clip.where for clip in clips if clip.num_frames == 1]
-    short = [f"{clip.where}: {clip.num_frames} frames" for clip in clips if 1 < clip.num_frames < num_frames]
+    single = [clip.title for clip in clips if clip.num_frames == 1]
+    short = [f"{clip.title}: {clip.num_frames} frames" for clip in clips if 1 < clip.num_frames < num_frames]
     if single:
         found = f"{counted(len(single), 'clip')} of a single frame: there is no motion to learn from"
         yield Finding("single frame", "warning", found, "remove them, or give longer clips", tuple(single))
@@ -163,12 +164,12 @@ def find_copies(clips: Sequence[Clip]) -> Iterator[Finding]:
     num_surplus = 0
     for alike in _by_content(clips):
         leaks += _leaks(alike)
-        for same in _groups(alike, lambda clip: (clip.start_seconds or 0.0, clip.end_seconds or math.inf)):
+        for same in _groups(alike, lambda clip: clip.segment.bounds):
             labels = {clip.label for clip in same}
             if len(labels) > 1:
-                contradictions.append(" = ".join(f"{clip.where} ({clip.label})" for clip in same))
+                contradictions.append(" = ".join(f"{clip.title} ({clip.label})" for clip in same))
             for side in _groups(same, lambda clip: (str(clip.label), clip.held_out)):
-                copies.append(" = ".join(clip.where for clip in side))
+                copies.append(" = ".join(clip.title for clip in side))
                 num_surplus += len(side) - 1
     if leaks:
         found = (
@@ -292,7 +293,7 @@ def _words(label: str) -> list[str]:
 
 def _with_errors(clips: Iterable[Clip]) -> tuple[str, ...]:
     reasons = ((clip, (clip.error or "").removeprefix(f"{clip.video.path.name}: ")) for clip in clips)
-    return tuple(f"{clip.where}: {reason}" for clip, reason in reasons)
+    return tuple(f"{clip.title}: {reason}" for clip, reason in reasons)
 
 
 def _first_of_each_video(clips: Sequence[Clip]) -> list[Clip]:
@@ -315,13 +316,11 @@ def _by_content(clips: Sequence[Clip]) -> list[list[Clip]]:
 
 def _leaks(alike: Sequence[Clip]) -> list[str]:
     """The held-out ones among clips of the same content that overlap one trained on."""
-    trained = sorted(
-        (clip.start_seconds or 0.0, clip.end_seconds or math.inf, clip.where) for clip in alike if not clip.held_out
-    )
+    trained = sorted((*clip.segment.bounds, clip.title) for clip in alike if not clip.held_out)
     leaks = []
     for clip in alike:
-        start, end = clip.start_seconds or 0.0, clip.end_seconds or math.inf
+        start, end = clip.segment.bounds
         other = next((name for begin, stop, name in trained if begin < end and start < stop), None)
         if clip.held_out and other is not None:
-            leaks.append(f"{clip.where} = {other} in training")
+            leaks.append(f"{clip.title} = {other} in training")
     return leaks

@@ -16,6 +16,7 @@ from stadapter.labels import ACTION, LabelSpace
 from stadapter.manifest import Entry
 from stadapter.samples import Failure
 from stadapter.uncertainty import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_interval
+from stadapter.video.segment import Segment
 
 CALIBRATION_BINS = 15
 
@@ -51,6 +52,11 @@ class ClipPrediction:
     """Probability given to `label`."""
     is_correct: bool
     """Whether `predicted` is `label`."""
+
+    @property
+    def segment(self) -> Segment:
+        """Which part of the video the clip is."""
+        return Segment(self.start_seconds, self.end_seconds)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from stadapter.errors import DataError, counted, listed
 from stadapter.labels import LabelSpace
 from stadapter.video import VIDEO_SUFFIXES
+from stadapter.video.segment import Segment
 
 OnProblem = Callable[[str], None]
 """What is done with a sentence on what is wrong; where it returns, reading goes on with what is left."""
@@ -45,9 +46,7 @@ class ListedClip:
     @property
     def title(self) -> str:
         """What it is called when its video is not there."""
-        if self.start_seconds is None:
-            return self.stem
-        return f"{self.stem} [{self.start_seconds:g}-{self.end_seconds:g} s]"
+        return Segment(self.start_seconds, self.end_seconds).titled(self.stem)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from pathlib import Path
 from stadapter.errors import counted, listed
 from stadapter.layouts import OnProblem
 from stadapter.manifest.entries import Entry, Manifest
+from stadapter.video.segment import Segment
 
 
 def check_one_label(source: Path, entries: Sequence[Entry], on_problem: OnProblem) -> None:
     """Tell of clips that are listed with two labels."""
-    labels: dict[tuple[Path, float | None, float | None], str | None] = {}
+    labels: dict[tuple[Path, Segment], str | None] = {}
     for entry in entries:
-        known = labels.setdefault((entry.path, entry.start_seconds, entry.end_seconds), entry.label)
+        known = labels.setdefault((entry.path, entry.segment), entry.label)
         if known != entry.label:
             on_problem(
                 f"{source}: {entry.name} is listed as {known!r} and as {entry.label!r}; expected one label a clip"

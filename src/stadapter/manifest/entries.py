@@ -10,6 +10,7 @@ from pathlib import Path
 from stadapter.errors import DataError, counted, listed
 from stadapter.labels import LabelSpace, qualified
 from stadapter.manifest.paths import file_identity, size_bytes
+from stadapter.video.segment import Segment
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Entry:
     """Name of the head and class, where a clip has a class of several; `label` is then these classes joined."""
 
     @property
+    def segment(self) -> Segment:
+        """Which part of the video it is."""
+        return Segment(self.start_seconds, self.end_seconds)
+
+    @property
     def title(self) -> str:
-        """Its name, with its times where it is a segment."""
-        if self.start_seconds is None and self.end_seconds is None:
-            return self.name
-        start, end = (f"{time:g}" if time is not None else "" for time in (self.start_seconds, self.end_seconds))
-        return f"{self.name} [{start}-{end} s]"
+        """Its name, and its segment where it is one."""
+        return self.segment.titled(self.name)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -123,9 +126,9 @@ class Manifest:
     def shared_with(self, other: "Manifest") -> list[str]:
         """The names of the clips that are also in another data set: the same part of the same file; sorted."""
 
-        def places(manifest: Manifest) -> dict[tuple[Hashable, float | None, float | None], str]:
+        def places(manifest: Manifest) -> dict[tuple[Hashable, Segment], str]:
             files = {path: file_identity(path) for path in {entry.path for entry in manifest.entries}}
-            return {(files[e.path], e.start_seconds, e.end_seconds): e.name for e in manifest.entries}
+            return {(files[e.path], e.segment): e.name for e in manifest.entries}
 
         ours = places(self)
         return sorted(ours[place] for place in ours.keys() & places(other).keys())

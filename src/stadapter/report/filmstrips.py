@@ -44,16 +44,15 @@ def make_filmstrips(
     """
     if manifest is None:
         return [], []
-    entries = {(entry.name, entry.start_seconds, entry.end_seconds): entry for entry in manifest.entries}
+    entries = {(entry.name, entry.segment): entry for entry in manifest.entries}
     surest = sorted(report.predictions, key=lambda prediction: -prediction.score)
     hits = _by_turns([prediction for prediction in surest if prediction.is_correct])
     misses = [prediction for prediction in surest if not prediction.is_correct]
 
     def strips(predictions: Sequence[ClipPrediction]) -> list[Filmstrip]:
-        keys = [(prediction.name, prediction.start_seconds, prediction.end_seconds) for prediction in predictions]
         return [
-            make_filmstrip(prediction, entries.get(key), clip_config)
-            for prediction, key in zip(predictions, keys, strict=True)
+            make_filmstrip(prediction, entries.get((prediction.name, prediction.segment)), clip_config)
+            for prediction in predictions
         ]
 
     return strips(hits[:limit]), strips(misses[:limit])

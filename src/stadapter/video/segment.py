@@ -19,16 +19,32 @@ class Segment:
     def __str__(self) -> str:
         return f"start_seconds={self.start_seconds} and end_seconds={self.end_seconds}"
 
+    def titled(self, name: str) -> str:
+        """What a clip is called: the name of its video, and which part of it where that is not the whole.
+
+        >>> Segment().titled("a.mp4"), Segment(0.5).titled("a.mp4"), Segment(end_seconds=2).titled("a.mp4")
+        ('a.mp4', 'a.mp4 [0.5 to end]', 'a.mp4 [0 to 2 s]')
+        """
+        if self.is_whole:
+            return name
+        end = "end" if self.end_seconds is None else f"{self.end_seconds:g} s"
+        return f"{name} [{self.start_seconds or 0:g} to {end}]"
+
     @property
     def is_whole(self) -> bool:
         """Whether it is all of a video."""
         return not self.start_seconds and self.end_seconds is None
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """Start and end as numbers: 0 and infinity where none is given."""
+        return self.start_seconds or 0.0, math.inf if self.end_seconds is None else self.end_seconds
+
+    @property
     def has_length(self) -> bool:
         """Whether there is time in it, and none of it before the video."""
-        start = self.start_seconds or 0.0
-        return start >= 0 and (self.end_seconds is None or self.end_seconds > start)
+        start, end = self.bounds
+        return 0 <= start < end
 
     def ticks(self, *, tick_seconds: float, origin: int) -> tuple[float, float]:
         """Start and end by a clock that shows `origin` when the video starts."""
