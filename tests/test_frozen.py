@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +26,7 @@ from stadapter.training.progress import Meter
 from stadapter.transforms import Augmentation
 from stadapter.tuning import AttentivePooling, LinearProbe, STAdapter
 from trunks import save_trunk
+from two_processes import train_in_two_processes
 
 NUM_CLIPS, NUM_VIEWS = 8, 2
 LAST_BLOCKS = STAdapter(width=8, last_blocks=2)
@@ -317,42 +316,11 @@ def test_views_may_come_again_where_every_block_learns(config: TrainConfig) -> N
 
 def test_two_processes_keep_tokens_for_each_other(config: TrainConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(config, batch_size=2, epochs=4)
-    plain = run_in_two_processes(config, tmp_path, "plain", token_cache_gigabytes=0)
-    assert not entries(config)
-    kept = run_in_two_processes(config, tmp_path, "kept", token_cache_gigabytes=1)
+    weights = []
+    for gigabytes in (0, 1):
+        out = tmp_path / f"two-{gigabytes}"
+        train_in_two_processes(config, tmp_path, out=out, token_cache_gigabytes=gigabytes)
+        weights.append(load_file(out / "stadapter.safetensors"))
+        assert len(entries(config)) == NUM_VIEWS * NUM_CLIPS * gigabytes
+    plain, kept = weights
     assert all(torch.equal(kept[name], tensor) for name, tensor in plain.items())
-    assert len(entries(config)) == NUM_VIEWS * NUM_CLIPS
-
-
-def run_in_two_processes(config: TrainConfig, folder: Path, name: str, **changes: Any) -> dict[str, torch.Tensor]:
-    script = folder / "two.py"
-    script.write_text(
-        "import json, sys\n"
-        "from stadapter.training.loop import TrainConfig, train\n"
-        "from stadapter.tuning import STAdapter\n"
-        "if __name__ == '__main__':\n"
-        "    train(TrainConfig(**json.loads(sys.argv[1]), tuning=STAdapter(width=8, last_blocks=2)))\n"
-    )
-    settings = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    settings |= {"out": f"{config.out}-{name}", **changes}
-    given = json.dumps({name: value for name, value in settings.items() if name not in ("tuning", "augmentation")})
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    done = subprocess.run(
-        [*launch, str(script), given],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return load_file(Path(settings["out"]) / "stadapter.safetensors")
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

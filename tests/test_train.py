@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import stadapter
 from stadapter.artefact import load_artefact
 from stadapter.clips import load_clip
 from stadapter.errors import ArtefactError, DataError, SettingsError, TrainingError
+from stadapter.manifest import read_manifest
 from stadapter.model import build_model
 from stadapter.predict import Classifier
 from stadapter.provenance import command_line
@@ -30,9 +32,11 @@ from stadapter.training.checkpoint import CHECKPOINT_NAME
 from stadapter.training.loop import Loop, TrainConfig, train
 from stadapter.training.preparation import make_accelerator, prepare
 from stadapter.training.progress import Meter
+from stadapter.training.schedule import epoch_order
 from stadapter.transforms import Augmentation
 from stadapter.tuning import Full, LinearProbe, STAdapter
 from trunks import make_trunk, save_trunk
+from two_processes import train_in_two_processes
 
 
 @pytest.fixture(scope="module")
@@ -438,32 +442,9 @@ def test_bytes_are_copied_to_the_device_and_become_floats_there() -> None:
 
 
 def test_two_processes_train_one_model(config: TrainConfig, tmp_path: Path) -> None:
-    script = tmp_path / "two.py"
-    script.write_text(
-        "import json, sys\n"
-        "from stadapter.training.loop import TrainConfig, train\n"
-        "from stadapter.tuning import STAdapter\n"
-        "if __name__ == '__main__':\n"
-        "    train(TrainConfig(**json.loads(sys.argv[1]), tuning=STAdapter(width=8)))\n"
-    )
-    settings = {
-        item.name: getattr(config, item.name)
-        for item in dataclasses.fields(config)
-        if item.name not in ("tuning", "augmentation")
-    }
     # On two cores each process takes turns with the one that decodes for it. Checkpointing gradients changes no result.
-    settings |= {"batch_size": 2, "val_fraction": 0.3, "num_workers": 1, "gradient_checkpointing": True}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launch += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    done = subprocess.run(
-        [*launch, str(script), json.dumps(settings)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "2 processes" in done.stderr
+    changes = {"batch_size": 2, "val_fraction": 0.3, "num_workers": 1, "gradient_checkpointing": True}
+    assert "2 processes" in train_in_two_processes(config, tmp_path, **changes)
     folder = Path(config.out)
     by_itself = run(config, out=config.out + "-alone", batch_size=4, val_fraction=0.3)
     losses = [records(path, "validation")[-1]["loss"] for path in (folder, by_itself)]
@@ -473,13 +454,19 @@ def test_two_processes_train_one_model(config: TrainConfig, tmp_path: Path) -> N
         torch.testing.assert_close(together[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def test_a_clip_that_another_process_cannot_read_is_named_too(config: TrainConfig, tmp_path: Path) -> None:
+    shutil.copytree(config.data, tmp_path / "broken")
+    manifest = read_manifest(tmp_path / "broken")
+    order = epoch_order(len(manifest.entries), config.seed, 0)
+    broken = [manifest.entries[order[place]] for place in (0, 2)]  # batches of 2 go to the processes in turn
+    for entry in broken:
+        entry.path.write_bytes(b"no video")
+    changes = {"data": str(tmp_path / "broken"), "batch_size": 2, "epochs": 1, "max_bad_fraction": 0.2}
+    told = train_in_two_processes(config, tmp_path, **changes)
+    names = {entry.name for entry in broken}
+    assert {record["name"] for record in records(Path(config.out), "unreadable")} == names
+    assert load_artefact(Path(config.out)).receipt["unreadable"].keys() == names
+    assert all(told.count(f"skipped {name}") == 1 for name in names)
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_no_traceback_of_workers(config: TrainConfig, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import platform
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from stadapter.model import Finisher, prepare_trunk
 from stadapter.processes import Turns, interruption, stopped_by_signals, workers_of, yielding_worker
 from stadapter.provenance import command_line
 from stadapter.report import REPORT_NAME, write_report
-from stadapter.samples import Batch, collate
+from stadapter.samples import Batch, Failure, collate
 from stadapter.token_cache import TokenCache
 from stadapter.training.checkpoint import (
     CHECKPOINT_NAME,
@@ -160,7 +160,7 @@ class Loop:
             batches.start(epoch, done * self.accelerator.num_processes)
             loader.set_epoch(epoch)  # reaches the dataset: accelerate would count epochs from 0 after resuming
             for number, batch in enumerate(self.turns.over(loader), start=done):
-                self._note_failures(batch, display)
+                self._note_failures(batch["failures"], display, is_readable=len(batch["labels"]) > 0)
                 self._note_lost_room(display)
                 seed_dropout(config.seed, epoch, number, self.accelerator.process_index)
                 for group in optimizer.param_groups:
@@ -177,6 +177,7 @@ class Loop:
                     self._checkpoint(checkpoints)
                 if stopped:
                     raise KeyboardInterrupt
+            self._note_failures_elsewhere(display)
 
     def _compile(self, display: RunDisplay) -> None:
         """Compile for whole batches and for the last one of an epoch; say so if that fails."""
@@ -348,15 +349,23 @@ class Loop:
         }
         display.step(self.step, epoch=(self.step - 1) // self.run.plan.steps_per_epoch, **figures)
 
-    def _note_failures(self, batch: Batch, display: RunDisplay) -> None:
-        """Name every unreadable clip once, and stop when they are too many. One alone never stops a run."""
-        for name, reason in batch["failures"]:
+    def _note_failures_elsewhere(self, display: RunDisplay) -> None:
+        """Once an epoch: name the clips that the other processes could not read."""
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils.operations import gather_object
+
+            self._note_failures(gather_object(list(self.failures.items())), display)
+
+    def _note_failures(self, failures: Sequence[Failure], display: RunDisplay, *, is_readable: bool = True) -> None:
+        """Name every unreadable clip once, and stop when they are too many. One alone never stops a run, unless
+        nothing of a batch was readable."""
+        for name, reason in failures:
             if name not in self.failures:
                 self.failures[name] = reason
                 display.say(f"skipped {name}: {reason}")
                 display.record("unreadable", name=name, reason=reason)
         total, bad = len(self.run.train_set.entries), len(self.failures)
-        if (bad <= 1 or bad <= self.config.max_bad_fraction * total) and len(batch["labels"]):
+        if (bad <= 1 or bad <= self.config.max_bad_fraction * total) and is_readable:
             return
         data = Path(self.config.data).expanduser()
         if not data.exists():

@@ -1,0 +1,46 @@
+"""A training in two processes that compute as one."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from stadapter.training.settings import TrainConfig, settings_to_json
+
+_SCRIPT = """
+import json, sys
+from stadapter.training.loop import train
+from stadapter.training.settings import settings_from_json
+
+if __name__ == "__main__":
+    train(settings_from_json(json.loads(sys.argv[1])))
+"""
+
+
+def train_in_two_processes(config: TrainConfig, folder: Path, **changes: Any) -> str:
+    """Train with the settings changed, by gloo on this machine's CPU; what the processes said."""
+    script = folder / "two.py"
+    script.write_text(_SCRIPT)
+    settings = json.dumps(settings_to_json(dataclasses.replace(config, **changes)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
+    done = subprocess.run(
+        [*launch, str(script), settings],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
