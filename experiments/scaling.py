@@ -21,8 +21,8 @@ from stadapter.benchmark.floors import Sizes, backward_products, flops, forward_
 from stadapter.benchmark.networks import NUM_CLASSES, make_networks, sizes_of
 from stadapter.comparison.tables import markdown_table
 from stadapter.costs import checkpointing_cost
-from stadapter.errors import duration
 from stadapter.training.recipes import k400_b16
+from stadapter.wording import duration
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, MEASURED = ROOT / "docs" / "scaling.md", ROOT / "benchmarks"

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -518,3 +519,14 @@ def test_a_folder_that_may_not_be_listed_is_told(tmp_path: Path) -> None:
     finally:
         (tmp_path / "left").chmod(0o755)
     assert "left cannot be listed (Permission denied)" in problems[0]
+
+
+def test_a_setting_that_means_nothing_for_the_data_is_told(tmp_path: Path) -> None:
+    touch(tmp_path / "clips", "left/a.mp4", "right/b.mp4")
+    write(tmp_path / "list.csv", "clips/left/a.mp4,left\nclips/right/b.mp4,right\n")
+    given: dict[str, Any] = {"video_root": tmp_path, "label_kind": "verb", "split_number": 2, "val_fraction": 0}
+    told = [remark.split(" is not")[0] for remark in read_splits(tmp_path / "clips", **given)[0].notes()]
+    assert told == ["--video-root", "--label-kind verb", "--split-number 2"]
+    told = [remark.split(" is not")[0] for remark in read_splits(tmp_path / "list.csv", **given)[0].notes()]
+    assert told == ["--label-kind verb", "--split-number 2"]
+    assert read_splits(tmp_path / "clips", val_fraction=0)[0].notes() == []

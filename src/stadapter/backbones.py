@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stadapter.errors import BackboneError, counted, listed
+from stadapter.errors import BackboneError
 from stadapter.hub import fetch_snapshot, is_hub_id
 from stadapter.vit import UNREAD_WEIGHTS, BackboneInfo, Block, ImageViT
+from stadapter.wording import counted, listed
 
 DEFAULT_BACKBONE = "facebook/dinov2-small"
 EMBEDDED_BACKBONE = "tiny"

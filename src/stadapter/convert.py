@@ -23,12 +23,13 @@ from torch import Tensor
 from stadapter.artefact import save_artefact
 from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
-from stadapter.errors import ArtefactError, SettingsError, first_line, listed
+from stadapter.errors import ArtefactError, SettingsError
 from stadapter.model import VideoClassifier, build_model
 from stadapter.training.recipes import RECIPES
 from stadapter.training.settings import TrainConfig
 from stadapter.tuning import STAdapter
 from stadapter.vit import ImageViT
+from stadapter.wording import first_line, listed
 
 _PIECES = {
     "before_attention": "adapter_pre_attn",

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from stadapter.allocator import hand_back_freed_memory
-from stadapter.errors import counted
 from stadapter.model import VideoClassifier, prepare_trunk
 from stadapter.products import as_elsewhere, count_products
+from stadapter.wording import counted
 
 COUNTED = (
     "multiply-adds of linear layers, convolutions and attention's two products in one forward pass of the bare model, "

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stadapter.clips import ClipConfig, load_clip, load_random_views
-from stadapter.errors import DataError, VideoError, counted, listed
+from stadapter.errors import DataError, VideoError
 from stadapter.labels import Labels, LabelSpace
 from stadapter.layouts import LABEL_KINDS
 from stadapter.manifest import Manifest
@@ -17,6 +17,7 @@ from stadapter.samples import Failure, Sample
 from stadapter.token_cache import TokenCache
 from stadapter.transforms import Augmentation
 from stadapter.view_store import ViewStore
+from stadapter.wording import counted, listed
 
 _MAX_TRIES = 10
 """After so many unreadable clips in a row a training sample is None."""

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from stadapter.errors import BackboneError, first_line
+from stadapter.errors import BackboneError
+from stadapter.wording import first_line
 
 HUB_TIMEOUT_SECONDS = 5.0
 

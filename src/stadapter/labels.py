@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stadapter.errors import SettingsError, counted
+from stadapter.errors import SettingsError
+from stadapter.wording import counted
 
 ACTION = "action"
 """What the classes of all heads together are called: it is right where every head is."""

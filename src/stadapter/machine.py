@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from stadapter.errors import SettingsError, TrainingError, counted
+from stadapter.errors import SettingsError, TrainingError
+from stadapter.wording import counted
 
 MAX_WORKERS = 8
 MAX_WORKERS_FOR_GPU = 16

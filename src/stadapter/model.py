@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from stadapter.backbones import load_backbone
-from stadapter.errors import ArtefactError, SettingsError, listed
+from stadapter.errors import ArtefactError, SettingsError
 from stadapter.heads import FrameAverageHead, Head
 from stadapter.labels import Labels, LabelSpace
 from stadapter.machine import copies_beside_work
 from stadapter.tuning import MakesHead, STAdapter, Tuning, check_tuning
 from stadapter.vit import ImageViT, share_weights
+from stadapter.wording import listed
 
 
 @dataclass(frozen=True)

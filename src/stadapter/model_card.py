@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stadapter.errors import printable
 from stadapter.labels import ACTION, LabelSpace
+from stadapter.wording import printable
 
 
 def model_card(spec: Mapping[str, Any]) -> str:

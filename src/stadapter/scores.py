@@ -9,10 +9,11 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from stadapter.errors import STAdapterError, listed
+from stadapter.errors import STAdapterError
 from stadapter.labels import LabelSpace
 from stadapter.machine import copies_beside_work
 from stadapter.model import VideoClassifier
+from stadapter.wording import listed
 
 
 class ClipClassifier(Protocol):

@@ -11,7 +11,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stadapter.durable import write_whole
-from stadapter.errors import ArtefactError, first_line
+from stadapter.errors import ArtefactError
+from stadapter.wording import first_line
 
 DIGEST_KEY = "sha256"
 

@@ -21,9 +21,9 @@ from stadapter.benchmark.floors import copy_rate, product_rate
 from stadapter.benchmark.networks import DTYPES
 from stadapter.benchmark.released import Released, import_released
 from stadapter.benchmark.timing import Case, measure, synchroniser
-from stadapter.errors import first_line
 from stadapter.machine import choose_device, describe_device
 from stadapter.provenance import commit, processor
+from stadapter.wording import first_line
 
 __all__ = ["BenchmarkConfig", "all_equal", "benchmark"]
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stadapter.errors import SettingsError, first_line
+from stadapter.errors import SettingsError
+from stadapter.wording import first_line
 
 _SETTINGS = {"CLIP_VIT_B16_PATH": "", "CLIP_VIT_L14_PATH": "", "DWCONV3D_DISABLE_CUDNN": True}
 """As in its configs.py.example."""

@@ -15,10 +15,11 @@ from rich.text import Text
 
 from stadapter.check.examine import Clip, examine_all
 from stadapter.check.findings import LEVELS, Finding, find_all
-from stadapter.errors import DataError, SettingsError, counted, printable
+from stadapter.errors import DataError, SettingsError
 from stadapter.layouts import LabelKind
 from stadapter.manifest import NOTHING, Entry, Manifest, find_videos, looks_like_video, read_splits, sort_labels
 from stadapter.video import VIDEO_SUFFIXES
+from stadapter.wording import counted, printable
 
 SHOWN_ITEMS, SHOWN_PER_KIND, SHOWN_CLASSES, SHOWN_VALUES = 5, 5, 30, 4
 """How many clips of a finding, findings of a kind, classes, and sizes or codecs the tables show; JSON has all."""

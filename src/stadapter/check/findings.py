@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Literal, TypeVar
 
 from stadapter.check.examine import Clip, Fault
-from stadapter.errors import counted
+from stadapter.wording import counted
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")

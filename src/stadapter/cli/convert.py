@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from stadapter.cli.output import next_step, say
-from stadapter.errors import counted
+from stadapter.wording import counted
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from stadapter.cli.classifier import Precision, load_classifier
 from stadapter.cli.output import output_console, progress_bar, say
-from stadapter.errors import SettingsError, counted
+from stadapter.errors import SettingsError
+from stadapter.wording import counted
 
 if TYPE_CHECKING:
     from stadapter.predict import Classifier, Prediction, PredictionFailure

@@ -19,7 +19,7 @@ from stadapter.allocator import keep_freed_memory
 from stadapter.artefact import METRICS_NAME, SPEC_NAME, WEIGHTS_NAME
 from stadapter.comparison.results import write_result
 from stadapter.costs import COUNTED, gmacs_per_view, peak_memory_bytes
-from stadapter.errors import STAdapterError, first_line
+from stadapter.errors import STAdapterError
 from stadapter.evaluation.figures import Report
 from stadapter.processes import stop_with_parent
 from stadapter.provenance import commit, processor
@@ -28,6 +28,7 @@ from stadapter.training.loop import TrainResult, train
 from stadapter.training.preparation import prepare
 from stadapter.training.run_folder import refuse_folder_in_use
 from stadapter.training.settings import TrainConfig, settings_from_json, settings_to_json
+from stadapter.wording import first_line
 
 _SHARES = ("top1", "top1_interval", "top5", "top5_interval")
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from stadapter.errors import SettingsError, listed
+from stadapter.errors import SettingsError
 from stadapter.training.settings import TrainConfig
 from stadapter.tuning import STRATEGIES, Tuning, tuning_from_json
+from stadapter.wording import listed
 
 NUMBER_SETTINGS = (
     "num_frames",

@@ -10,12 +10,13 @@ from stadapter.clips import ClipConfig
 from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment
 from stadapter.comparison.results import FORMAT, learned_from, result_name
-from stadapter.errors import DataError, SettingsError, listed
+from stadapter.errors import DataError, SettingsError
 from stadapter.machine import choose_device, choose_precision
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.training.schedule import make_plan
 from stadapter.training.settings import TrainConfig
 from stadapter.vit import BackboneInfo
+from stadapter.wording import listed
 
 _SEARCH_FOLDER, _RUNS_FOLDER = "search", "runs"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stadapter.comparison.summary import Comparison, Row
 from stadapter.durable import write_whole
-from stadapter.errors import counted, duration
+from stadapter.wording import counted, duration
 
 _LEFT, _TOP, _WIDTH, _HEIGHT, _LEGEND = 70.0, 44.0, 520.0, 340.0, 300.0
 _LINE = 20.0

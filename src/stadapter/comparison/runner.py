@@ -12,9 +12,10 @@ from stadapter.comparison.jobs import Common, Job, experiment_job, find_common, 
 from stadapter.comparison.process import fail, identity_there, is_done, run
 from stadapter.comparison.results import changes, read_result, read_results
 from stadapter.comparison.search import search
-from stadapter.errors import SettingsError, listed
+from stadapter.errors import SettingsError
 from stadapter.processes import stopped_by_signals
 from stadapter.training.run_folder import locked
+from stadapter.wording import listed
 
 
 def run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Path, console: Console) -> None:

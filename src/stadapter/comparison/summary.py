@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stadapter.comparison.results import read_results
-from stadapter.errors import counted
 from stadapter.tuning import STRATEGIES
 from stadapter.uncertainty import Difference, Interval, difference_over_seeds, interval_over_seeds
+from stadapter.wording import counted
 
 Clip = tuple[str, float | None, float | None]
 """Name, start and end of a test clip."""

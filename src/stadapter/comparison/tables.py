@@ -15,9 +15,9 @@ from stadapter.comparison.results import RUN_COLUMNS
 from stadapter.comparison.summary import Comparison, Row
 from stadapter.costs import COUNTED
 from stadapter.durable import write_whole
-from stadapter.errors import counted
 from stadapter.evaluation.tables import interval_text, percent
 from stadapter.uncertainty import Difference
+from stadapter.wording import counted
 
 _DISPENSABLE = ("top-5", "lowest to\nhighest seed", "reversed", "shuffled", "seeds", "one frame", "verdict")
 """Headers of columns that a narrow terminal does without, in this order; then the interval goes too."""

@@ -4,11 +4,11 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from stadapter.errors import printable
 from stadapter.evaluation.figures import Report, headline_figures, largest_errors
 from stadapter.evaluation.timecheck import ORDER_NAMES, TimeCheck
 from stadapter.labels import ACTION
 from stadapter.uncertainty import CONFIDENCE, Interval
+from stadapter.wording import printable
 
 _MAX_MATRIX_CLASSES = 20
 _ANY_WIDTH = 10_000

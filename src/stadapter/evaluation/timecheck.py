@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stadapter.errors import counted
 from stadapter.uncertainty import Difference, Interval, bootstrap_interval, paired_difference
+from stadapter.wording import counted
 
 Order: TypeAlias = Literal["as_is", "shuffled", "reversed", "single_frame"]
 CHANGED_ORDERS: tuple[Order, ...] = ("shuffled", "reversed", "single_frame")

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stadapter.errors import DataError, counted, listed
+from stadapter.errors import DataError
 from stadapter.labels import LabelSpace
 from stadapter.video import VIDEO_SUFFIXES
 from stadapter.video.segment import Segment
+from stadapter.wording import counted, listed
 
 OnProblem = Callable[[str], None]
 """What is done with a sentence on what is wrong; where it returns, reading goes on with what is left."""

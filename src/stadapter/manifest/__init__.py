@@ -12,10 +12,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from stadapter.errors import DataError, SettingsError, counted, listed
+from stadapter.errors import DataError, SettingsError
 from stadapter.layouts import LabelKind, OnProblem, recognise
 from stadapter.manifest.annotations import read_annotations, read_parts
-from stadapter.manifest.checks import check_labelled, check_trainable
+from stadapter.manifest.checks import check_labelled, check_trainable, unused_settings
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
 from stadapter.manifest.folders import (
     TRAIN_FOLDER,
@@ -28,6 +28,7 @@ from stadapter.manifest.folders import (
 from stadapter.manifest.holdout import hold_out
 from stadapter.manifest.lists import read_list
 from stadapter.manifest.paths import absolute, looks_like_video, size_bytes
+from stadapter.wording import counted, listed
 
 __all__ = [
     "NOTHING",
@@ -141,6 +142,10 @@ def read_splits(
         train = read_train_folder(source, splits, on_problem)
     else:
         train = read_manifest(data, video_root=video_root, on_problem=on_problem)
+    given = unused_settings(
+        source, annotations, video_root=video_root, label_kind=label_kind, split_number=split_number
+    )
+    train = replace(train, remarks=(*train.remarks, *given))
     check_trainable(train, data, on_problem)
     if val_data is not None:
         val = read_manifest(

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from stadapter.errors import DataError, counted
+from stadapter.errors import DataError
 from stadapter.layouts import (
     EPIC,
     Annotations,
@@ -18,6 +18,7 @@ from stadapter.layouts import (
 from stadapter.manifest.checks import check_one_label
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
 from stadapter.manifest.paths import absolute
+from stadapter.wording import counted
 
 
 def read_parts(

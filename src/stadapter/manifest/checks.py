@@ -4,10 +4,30 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from stadapter.errors import counted, listed
-from stadapter.layouts import OnProblem
+from stadapter.layouts import EPIC, HMDB, UCF, Annotations, LabelKind, OnProblem
 from stadapter.manifest.entries import Entry, Manifest
 from stadapter.video.segment import Segment
+from stadapter.wording import counted, listed
+
+
+def unused_settings(
+    source: Path,
+    annotations: Annotations | None,
+    *,
+    video_root: str | os.PathLike[str] | None,
+    label_kind: LabelKind,
+    split_number: int,
+) -> tuple[str, ...]:
+    """A remark on each setting that was given, and that means nothing for data of this kind."""
+    layout = annotations.layout if annotations else None
+    remarks = []
+    if video_root is not None and layout is None and source.is_dir():
+        remarks.append("--video-root is not used here: folders of classes hold their videos")
+    if label_kind != "action" and layout != EPIC:
+        remarks.append(f"--label-kind {label_kind} is not used here: it is for the annotations of EPIC-Kitchens")
+    if split_number != 1 and layout not in (UCF, HMDB):
+        remarks.append(f"--split-number {split_number} is not used here: it is for the splits of UCF101 and HMDB51")
+    return tuple(remarks)
 
 
 def check_one_label(source: Path, entries: Sequence[Entry], on_problem: OnProblem) -> None:

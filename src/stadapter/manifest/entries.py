@@ -7,10 +7,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stadapter.errors import DataError, counted, listed
+from stadapter.errors import DataError
 from stadapter.labels import LabelSpace, qualified
 from stadapter.manifest.paths import file_identity, size_bytes
 from stadapter.video.segment import Segment
+from stadapter.wording import counted, listed
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from stadapter.errors import counted, listed
 from stadapter.layouts import OnProblem
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
 from stadapter.manifest.paths import is_hidden, looks_like_video
+from stadapter.wording import counted, listed
 
 TRAIN_FOLDER = "train"
 VALIDATION_FOLDERS = ("val", "validation", "test")

@@ -3,9 +3,9 @@
 import hashlib
 from dataclasses import replace
 
-from stadapter.errors import counted, listed
 from stadapter.layouts import OnProblem
 from stadapter.manifest.entries import Manifest
+from stadapter.wording import counted, listed
 
 
 def hold_out(manifest: Manifest, fraction: float, on_problem: OnProblem) -> tuple[Manifest, Manifest]:

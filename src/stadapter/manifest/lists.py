@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stadapter.errors import DataError, counted
+from stadapter.errors import DataError
 from stadapter.labels import LabelSpace, joined
 from stadapter.layouts import OnProblem, csv_cells
 from stadapter.manifest.checks import check_one_label
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
 from stadapter.manifest.paths import absolute, looks_like_video
+from stadapter.wording import counted
 
 _COLUMNS = {
     "path": "path",

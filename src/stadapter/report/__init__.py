@@ -11,7 +11,6 @@ from typing import Any
 from stadapter.artefact import METRICS_NAME, SPEC_NAME, WEIGHTS_NAME, read_spec
 from stadapter.clips import ClipConfig
 from stadapter.durable import write_whole
-from stadapter.errors import counted, duration
 from stadapter.evaluation.figures import Report, headline_figures, largest_errors
 from stadapter.evaluation.timecheck import TimeCheck
 from stadapter.field_types import from_json
@@ -20,6 +19,7 @@ from stadapter.manifest import Manifest
 from stadapter.report.charts import Bar, HeatMap, class_bars, heat_map, time_bars
 from stadapter.report.curves import read_curves
 from stadapter.report.filmstrips import Filmstrip, make_filmstrips
+from stadapter.wording import counted, duration
 
 REPORT_NAME = "report.html"
 _NUM_FILMSTRIPS = 6

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stadapter.errors import counted
 from stadapter.evaluation.figures import Report
 from stadapter.evaluation.timecheck import ORDER_NAMES, TimeCheck
 from stadapter.uncertainty import Interval
+from stadapter.wording import counted
 
 MAX_NUMBERED_CLASSES = 30
 _NUM_SHADES = 8

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stadapter.errors import ArtefactError, TrainingError, listed
+from stadapter.errors import ArtefactError, TrainingError
 from stadapter.tensor_file import DIGEST_KEY, read_tensors, write_tensors
 from stadapter.training.settings import FIXED_SETTINGS, FREE_SETTINGS
+from stadapter.wording import listed
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 EPOCH_PAUSE_SECONDS = 10.0

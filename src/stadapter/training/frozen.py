@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from stadapter.clips import ClipConfig
-from stadapter.errors import SettingsError, counted
+from stadapter.errors import SettingsError
 from stadapter.machine import describe_device
 from stadapter.model import VideoClassifier, fastest_attention
 from stadapter.products import has_fast_kernel
 from stadapter.samples import Batch
 from stadapter.token_cache import TokenCache, default_folder
 from stadapter.training.settings import TrainConfig
+from stadapter.wording import counted
 
 DEFAULT_GIGABYTES = 8.0
 _NOTHING_FROZEN = (

@@ -18,7 +18,7 @@ from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.costs import CheckpointingCost, checkpointing_cost
 from stadapter.dataset import TrainingClips
-from stadapter.errors import TrainingError, counted, listed, printable
+from stadapter.errors import TrainingError
 from stadapter.machine import (
     available_memory_bytes,
     choose_device,
@@ -40,6 +40,7 @@ from stadapter.training.settings import TrainConfig
 from stadapter.tuning import tuning_name
 from stadapter.view_store import MAX_EPOCHS_AHEAD, ViewStore
 from stadapter.vit import ImageViT, nearest_multiple
+from stadapter.wording import counted, listed, printable
 
 if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from stadapter.artefact import METRICS_NAME
 from stadapter.durable import write_whole
-from stadapter.errors import TrainingError, duration
+from stadapter.errors import TrainingError
+from stadapter.wording import duration
 
 CURVES_NAME = "tensorboard"
 LINES_EVERY_SECONDS = 15.0

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import Sampler
 
-from stadapter.errors import counted
+from stadapter.wording import counted
 
 MIN_STEPS = 600
 """With fewer optimizer steps than this a small data set is not learned."""

@@ -11,12 +11,13 @@ from typing import Self
 
 import torch
 
-from stadapter.errors import VideoError, first_line
+from stadapter.errors import VideoError
 from stadapter.video.file import VideoFile
 from stadapter.video.gathered import Region
 from stadapter.video.images import IMAGE_SUFFIXES, ImageFolder, image_number
 from stadapter.video.info import VideoInfo
 from stadapter.video.segment import Segment
+from stadapter.wording import first_line
 
 __all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Region", "VideoInfo", "VideoReader", "is_video", "probe", "read_frames"]
 

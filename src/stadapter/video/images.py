@@ -10,11 +10,12 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from stadapter.errors import VideoError, first_line
+from stadapter.errors import VideoError
 from stadapter.video.gathered import Gathered, Pixels, Region
 from stadapter.video.info import VideoInfo
 from stadapter.video.limits import MAX_FRAME_PIXELS, too_large
 from stadapter.video.segment import Segment
+from stadapter.wording import first_line
 
 # H W pixels
 

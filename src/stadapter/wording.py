@@ -1,0 +1,51 @@
+"""How messages put lists, numbers, times and foreign text."""
+
+from collections.abc import Sequence
+
+
+def listed(names: Sequence[str], limit: int = 5, *, separator: str = ", ") -> str:
+    """What a message shows of names that may be many: the first few, and how many more there are.
+
+    >>> listed(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return separator.join(names[:limit]) + more if names else "nothing"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "class"), counted(2, "class"), counted(0, "clip")
+    ('1 class', '2 classes', '0 clips')
+    """
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that people would take, no more exact than an estimate is.
+
+    >>> duration(0.0123), duration(4.56), duration(75), duration(3000), duration(40000), duration(1e6)
+    ('0.012 s', '4.6 s', '75 s', '50 min', '11 h', '12 days')
+    """
+    for factor, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * factor:
+            return f"{seconds / factor:.{1 if seconds < 10 * factor else 0}f} {unit}".replace(".0 ", " ")
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says went wrong, or the kind of its error where it says nothing."""
+    return (str(error).strip() or type(error).__name__).split("\n", 1)[0]
+
+
+def printable(text: str) -> str:
+    """Text with what a terminal cannot show (line ends, control codes, bytes that are no text) written out.
+
+    >>> printable("a\\nb.mp4")
+    'a\\\\nb.mp4'
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
