@@ -78,7 +78,7 @@ def test_memory_that_is_kept_can_be_handed_back() -> None:
     program = f"""
 import torch
 from stadapter.allocator import keep_freed_memory
-from stadapter.costs import forget_peak_memory, peak_memory_bytes
+from stadapter.memory import forget_peak_memory, peak_memory_bytes
 keep_freed_memory()
 cpu = torch.device("cpu")
 blocks = [torch.ones(2**20) for _ in range({MEBIBYTES})]  # 4 MiB each

@@ -488,7 +488,7 @@ def test_ctrl_c_reaches_the_training_once_and_then_the_comparison_stops(tmp_path
 
 def test_a_training_stops_when_the_comparison_has_been_killed() -> None:
     code = (
-        "import time\nfrom stadapter.processes import stop_with_parent\n"
+        "import time\nfrom stadapter.signals import stop_with_parent\n"
         "stop_with_parent()\nprint(flush=True)\ntime.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from stadapter.costs import checkpointing_cost, forget_peak_memory, gmacs_per_view, peak_memory_bytes, saved_bytes
+from stadapter.costs import checkpointing_cost, gmacs_per_view, saved_bytes
+from stadapter.memory import forget_peak_memory, peak_memory_bytes
 from stadapter.model import VideoClassifier, build_model, prepare_trunk
 from stadapter.products import count_products
 from stadapter.tuning import LinearProbe, STAdapter

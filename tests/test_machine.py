@@ -13,9 +13,9 @@ from stadapter.machine import (
     copies_beside_work,
     default_workers,
     describe_device,
-    readable_memory_errors,
     takes_turns,
 )
+from stadapter.memory import readable_memory_errors
 
 
 def test_out_of_memory_names_the_flags_that_help() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from stadapter.clips import load_random_views
-from stadapter.costs import forget_peak_memory, peak_memory_bytes
 from stadapter.errors import TrainingError
+from stadapter.memory import forget_peak_memory, peak_memory_bytes
 from stadapter.synthetic import write_clips
 from stadapter.training import trial
 from stadapter.training.preparation import Prepared, prepare

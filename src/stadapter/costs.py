@@ -3,20 +3,16 @@
 # B batch, T frames, S side of a clip in pixels
 
 import copy
-import gc
-import sys
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from stadapter.allocator import hand_back_freed_memory
 from stadapter.model import VideoClassifier, prepare_trunk
 from stadapter.products import as_elsewhere, count_products
-from stadapter.wording import counted
+from stadapter.wording import bytes_text, counted
 
 COUNTED = (
     "multiply-adds of linear layers, convolutions and attention's two products in one forward pass of the bare model, "
@@ -148,42 +144,6 @@ def gmacs_text(count: float) -> str:
     ('1.23 GMACs', '12,346 GMACs')
     """
     return f"{count:,.0f} GMACs" if count >= 100 else f"{count:.3g} GMACs"
-
-
-def bytes_text(size: int) -> str:
-    """A size of memory, in three digits.
-
-    >>> bytes_text(1_234_567), bytes_text(12_345_678_901)
-    ('1.23 MB', '12.3 GB')
-    """
-    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
-
-
-def forget_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_bytes` begin anew. On a CPU this works on Linux alone; elsewhere the peak is of all time."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-    hand_back_freed_memory()
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-
-
-def peak_memory_bytes(device: torch.device) -> tuple[int, str]:
-    """The most memory of this process so far, and of what kind: "cuda" as allocated, or "process", resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device), "cuda"
-    gc.collect()
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would tell the parent's peak where that was higher: it survives exec
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1]), "process"
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak, "process"
 
 
 def _without_values(model: VideoClassifier, empty: Callable[[Tensor], Tensor]) -> VideoClassifier:

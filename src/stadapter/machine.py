@@ -1,14 +1,11 @@
-"""What a machine offers to a run: devices, precision, processes; and what its memory errors mean."""
+"""What a machine offers to a run: devices, precision, processes."""
 
 import os
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import torch
 
-from stadapter.errors import SettingsError, TrainingError
+from stadapter.errors import SettingsError
 from stadapter.wording import counted
 
 MAX_WORKERS = 8
@@ -102,60 +99,3 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({counted(os.cpu_count() or 1, 'core')}, {counted(torch.get_num_threads(), 'thread')})"
-
-
-def available_memory_bytes(device: torch.device) -> int | None:
-    """How much more memory a process could take on a device now; None where the system does not tell.
-
-    On a CPU what Linux calls available, and no more than a container's limit leaves; on macOS half of all there is.
-    """
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    with suppress(OSError, ValueError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-        return min([free, *_left_by_container(Path("/sys/fs/cgroup"))])
-    with suppress(OSError, ValueError, AttributeError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    return None
-
-
-def _left_by_container(folder: Path) -> list[int]:
-    """What the memory limit of a container leaves, in bytes, by either version of Linux's control groups."""
-    left = []
-    first, second = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"), ("memory.max", "memory.current")
-    for limit, used in (first, second):
-        with suppress(OSError, ValueError):  # not there, or "max": no limit
-            most = int((folder / limit).read_text(encoding="ascii"))
-            taken = int((folder / used).read_text(encoding="ascii"))
-            left.append(max(0, most - taken + _file_cache(folder / limit)))
-    return left
-
-
-def _file_cache(limit: Path) -> int:
-    """What a container's memory holds of files, which goes when it is needed; bytes."""
-    lines = limit.with_name("memory.stat").read_text(encoding="ascii").splitlines()
-    counts = dict(line.split() for line in lines)
-    return int(counts.get("total_inactive_file", counts.get("inactive_file", "0")))
-
-
-@contextmanager
-def readable_memory_errors() -> Iterator[None]:
-    """Turn an allocator's error into advice.
-
-    Raises:
-        TrainingError: memory did not suffice.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        told = next((line for line in lines if "allocate memory" in line), "")  # of a decoding process the last line
-        if not told and not isinstance(error, torch.OutOfMemoryError | MemoryError):
-            raise
-        found = told or lines[0]
-        raise TrainingError(
-            f"out of memory ({found}); use --gradient-checkpointing, lower --batch-size (and raise "
-            "--accumulation-steps by as much), --num-frames or --size, or use --precision bf16"
-        ) from error

@@ -1,4 +1,4 @@
-"""Signals to a run, and the processes that decode for it."""
+"""The processes that decode videos for a run."""
 
 import errno
 import multiprocessing
@@ -6,19 +6,18 @@ import multiprocessing.queues
 import os
 import signal
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
-from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 
 from stadapter.allocator import keep_no_freed_memory
 from stadapter.errors import TrainingError
+from stadapter.signals import handled_by, stop_signals
 
 _ADVICE: dict[int, str] = {
     signal.SIGKILL: "most likely the system ran out of memory: use fewer --num-workers, a smaller --batch-size or "
@@ -91,7 +90,7 @@ def quiet_worker(worker: int) -> None:
     _keep_socket_paths_short()
     # Python's hook for a batch that cannot be sent; the class is torch's queues' too, and this process has no other.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_at_a_lost_batch)  # type: ignore[attr-defined]
-    for number in _stop_signals():
+    for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -115,20 +114,6 @@ def yielding_worker(worker: int) -> None:
         # It reads ahead while the training threads wait; beside them it would hold up both. At 19 another program's
         # threads would leave it next to nothing.
         os.nice(10)
-
-
-def stop_with_parent() -> None:
-    """Ask this process to stop, as SIGTERM does, once the one that started it has ended, however that ended.
-
-    Its standard input is a pipe that the other one holds open and writes nothing to.
-    """
-
-    def watch() -> None:
-        while os.read(0, 1024):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -197,7 +182,7 @@ def _stop_workers(loader: Any, others: Sequence[BaseProcess]) -> list[int]:
     left = [worker for worker in workers if worker.is_alive()]
     if iterator is None and loader.num_workers:  # … or was started for an iterator that did not come into being.
         left = [process for process in multiprocessing.active_children() if process not in others]
-    with _handled_by(signal.SIG_DFL, _CHILD_SIGNALS):  # torch would tell of these deaths too
+    with handled_by(signal.SIG_DFL, _CHILD_SIGNALS):  # torch would tell of these deaths too
         for process in left:
             process.kill()
         for process in left:
@@ -216,51 +201,3 @@ def _describe_death(codes: Iterable[int]) -> str:
         f"a process that decodes videos ended by itself{how}; what it said, if anything, stands above: "
         "--num-workers 0 decodes in the training process"
     )
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM and the loss of the terminal end the block as Ctrl-C does, by KeyboardInterrupt."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with _handled_by(stop, _stop_signals()):
-        yield
-
-
-@contextmanager
-def interruption() -> Iterator[Callable[[], bool]]:
-    """Hold back Ctrl-C and SIGTERM until the step is done; the yielded function says whether one came."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received:  # asked twice: at once
-            raise KeyboardInterrupt
-        received.append(number)
-
-    with _handled_by(note, _stop_signals()):
-        yield lambda: bool(received)
-
-
-@contextmanager
-def _handled_by(
-    handler: Callable[[int, FrameType | None], None] | signal.Handlers, numbers: Iterable[int]
-) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
-
-
-def _stop_signals() -> list[int]:
-    """The signals that ask a run to stop; the loss of the terminal is not one under nohup."""
-    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    return numbers

@@ -35,6 +35,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
+def bytes_text(size: int) -> str:
+    """A size of memory, in three digits.
+
+    >>> bytes_text(1_234_567), bytes_text(12_345_678_901)
+    ('1.23 MB', '12.3 GB')
+    """
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what a library says went wrong, or the kind of its error where it says nothing."""
     return (str(error).strip() or type(error).__name__).split("\n", 1)[0]

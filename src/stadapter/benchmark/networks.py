@@ -15,7 +15,7 @@ from stadapter.backbones import CLIP_MEAN, CLIP_STD, quiet_loading, view_model
 from stadapter.benchmark.config import BenchmarkConfig, Precision, Preset, TrunkName
 from stadapter.benchmark.floors import Sizes
 from stadapter.benchmark.released import Released, released_model
-from stadapter.costs import forget_peak_memory
+from stadapter.memory import forget_peak_memory
 from stadapter.model import VideoClassifier, build_model, prepare_trunk
 from stadapter.training.schedule import make_optimizer
 from stadapter.tuning import LinearProbe, STAdapter

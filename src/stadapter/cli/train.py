@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _estimate(config: "TrainConfig") -> int:
     """Say what would be trained, and after a short run what that would take."""
-    from stadapter.machine import readable_memory_errors
+    from stadapter.memory import readable_memory_errors
     from stadapter.training.estimate import SECONDS, estimate, tables
     from stadapter.training.preparation import prepare
 

@@ -18,11 +18,12 @@ import torch
 from stadapter.allocator import keep_freed_memory
 from stadapter.artefact import METRICS_NAME, SPEC_NAME, WEIGHTS_NAME
 from stadapter.comparison.results import write_result
-from stadapter.costs import COUNTED, gmacs_per_view, peak_memory_bytes
+from stadapter.costs import COUNTED, gmacs_per_view
 from stadapter.errors import STAdapterError
 from stadapter.evaluation.figures import Report
-from stadapter.processes import stop_with_parent
+from stadapter.memory import peak_memory_bytes
 from stadapter.provenance import commit, processor
+from stadapter.signals import stop_with_parent
 from stadapter.training.checkpoint import CHECKPOINT_NAME
 from stadapter.training.loop import TrainResult, train
 from stadapter.training.preparation import prepare

@@ -13,7 +13,7 @@ from stadapter.comparison.process import fail, identity_there, is_done, run
 from stadapter.comparison.results import changes, read_result, read_results
 from stadapter.comparison.search import search
 from stadapter.errors import SettingsError
-from stadapter.processes import stopped_by_signals
+from stadapter.signals import stopped_by_signals
 from stadapter.training.run_folder import locked
 from stadapter.wording import listed
 

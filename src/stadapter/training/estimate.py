@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from stadapter.costs import CheckpointingCost, bytes_text, gmacs_per_view, gmacs_text
+from stadapter.costs import CheckpointingCost, gmacs_per_view, gmacs_text
 from stadapter.dataset import EvaluationClips
 from stadapter.evaluation.timecheck import CHANGED_ORDERS
 from stadapter.machine import random_devices, share_of_cores, takes_turns
@@ -30,7 +30,7 @@ from stadapter.training.trial import (
     time_on_tokens,
     try_steps,
 )
-from stadapter.wording import counted, duration, listed
+from stadapter.wording import bytes_text, counted, duration, listed
 
 SECONDS = 60.0
 """Time for the short run; with a large trunk on a slow machine a single step may take longer."""

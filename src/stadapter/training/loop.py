@@ -22,18 +22,14 @@ from stadapter.compiled import compile_nothing, try_compiled
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
 from stadapter.evaluation import evaluate
 from stadapter.evaluation.figures import Report, headline
-from stadapter.machine import (
-    copies_beside_work,
-    describe_device,
-    random_devices,
-    readable_memory_errors,
-    takes_turns,
-)
+from stadapter.machine import copies_beside_work, describe_device, random_devices, takes_turns
+from stadapter.memory import readable_memory_errors
 from stadapter.model import Finisher, prepare_trunk
-from stadapter.processes import Turns, interruption, stopped_by_signals, workers_of, yielding_worker
+from stadapter.processes import Turns, workers_of, yielding_worker
 from stadapter.provenance import command_line
 from stadapter.report import REPORT_NAME, write_report
 from stadapter.samples import Batch, Failure, collate
+from stadapter.signals import interruption, stopped_by_signals
 from stadapter.token_cache import TokenCache
 from stadapter.training.checkpoint import (
     CHECKPOINT_NAME,

@@ -19,16 +19,9 @@ from stadapter.clips import ClipConfig
 from stadapter.costs import CheckpointingCost, checkpointing_cost
 from stadapter.dataset import TrainingClips
 from stadapter.errors import TrainingError
-from stadapter.machine import (
-    available_memory_bytes,
-    choose_device,
-    choose_precision,
-    copies_beside_work,
-    default_workers,
-    describe_device,
-    readable_memory_errors,
-)
+from stadapter.machine import choose_device, choose_precision, copies_beside_work, default_workers, describe_device
 from stadapter.manifest import Manifest, read_splits
+from stadapter.memory import available_memory_bytes, readable_memory_errors
 from stadapter.model import VideoClassifier, build_model
 from stadapter.processes import Turns
 from stadapter.samples import Batch

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stadapter.costs import forget_peak_memory, peak_memory_bytes
 from stadapter.dataset import EvaluationClips, TrainingClips
 from stadapter.errors import TrainingError
-from stadapter.machine import available_memory_bytes, readable_memory_errors
+from stadapter.memory import available_memory_bytes, forget_peak_memory, peak_memory_bytes, readable_memory_errors
 from stadapter.model import Finisher, prepare_trunk
 from stadapter.samples import Batch, Failure, Sample, collate
 from stadapter.scores import view_scores
