@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from small_hub import small_hub
 from stadapter.artefact import (
     FORMAT_VERSION,
     SPEC_NAME,
@@ -28,7 +29,6 @@ from stadapter.model import VideoClassifier, build_model
 from stadapter.predict import Classifier
 from stadapter.tuning import LinearProbe, LoRA, STAdapter, Tuning
 from stadapter.vit import ImageViT
-from test_backbones import small_hub
 from trunks import make_clips, make_trunk, save_trunk
 
 LABELS = ["wave", "tick", "naïve ☂"]

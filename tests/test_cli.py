@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 import torch
 
+from golden import released_weights, write_released
 from stadapter.__main__ import VERBS, main
 from stadapter.artefact import read_spec
 from stadapter.predict import Classifier
 from stadapter.synthetic import write_clips
 from stadapter.tuning import LinearProbe, LoRA, STAdapter
-from test_convert import released_weights, write_released
 from trunks import save_trunk
 
 CLASSES = ["down", "left", "right", "up"]

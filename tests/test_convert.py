@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from golden import GOLDEN, make_golden_clip, part, read_golden, relative_error, released_weights, write_released
 from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.convert import convert_released, read_labels
@@ -16,7 +17,6 @@ from stadapter.errors import ArtefactError, SettingsError, STAdapterError
 from stadapter.model import build_model
 from stadapter.predict import Classifier
 from stadapter.tuning import STAdapter
-from test_golden_model import GOLDEN, make_golden_clip, part, read_golden, relative_error
 from trunks import save_trunk
 
 TOLERANCE = 1e-5
@@ -26,31 +26,6 @@ NAMES = ["a", "b", "c"]
 @pytest.fixture(scope="module")
 def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_trunk(tmp_path_factory.mktemp("trunks") / "clip", "clip")
-
-
-def released_weights(trunk: Path) -> dict[str, Tensor]:
-    """Adapters in the last two blocks of the tiny CLIP trunk, as the released code would save them."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = {
-        "fc1.weight": (8, 32),
-        "fc1.bias": (8,),
-        "conv.weight": (8, 1, 3, 1, 1),
-        "conv.bias": (8,),
-        "fc2.weight": (32, 8),
-        "fc2.bias": (32,),
-    }
-    weights = {
-        f"transformer.resblocks.{block}.adapter_pre_{point}.{name}": torch.randn(shape, generator=generator)
-        for block in (1, 2)
-        for point in ("attn", "mlp")
-        for name, shape in shapes.items()
-    }
-    return weights | {"fc.weight": torch.randn(3, 32, generator=generator), "fc.bias": torch.zeros(3)}
-
-
-def write_released(path: Path, weights: dict[str, Any]) -> Path:
-    torch.save({"model": weights, "optimizer": {}, "lr_sched": {}, "loss_scaler": {}, "next_epoch": 50}, path)
-    return path
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from stadapter.training.preparation import prepare
 from stadapter.training.progress import Meter
 from stadapter.transforms import Augmentation
 from stadapter.tuning import AttentivePooling, LinearProbe, STAdapter
+from trainings import train_in_two_processes
 from trunks import save_trunk
-from two_processes import train_in_two_processes
 
 NUM_CLIPS, NUM_VIEWS = 8, 2
 LAST_BLOCKS = STAdapter(width=8, last_blocks=2)

@@ -3,62 +3,21 @@
 The golden files hold the released code's weights, input, logits and gradients, in its own key names.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
-from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from golden import GOLDEN, make_golden_clip, part, read_golden, relative_error
 from stadapter.backbones import view_model
 from stadapter.model import VideoClassifier, build_model
 from stadapter.tuning import STAdapter
 from stadapter.vit import BackboneInfo
 
-GOLDEN = ("pre_attn", "pre_mlp", "both", "k511_frames8", "last_layer_k333")
 TOLERANCE = 1e-5
-
-
-def read_golden(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["config"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-
-
-def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-
-
-def clip_from_openai(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """OpenAI CLIP's names of the vision tower to those of transformers."""
-    renamed = {
-        "embeddings.class_embedding": weights["class_embedding"],
-        "embeddings.patch_embedding.weight": weights["conv1.weight"],
-        "embeddings.position_embedding.weight": weights["positional_embedding"],
-    }
-    for kind in ("weight", "bias"):
-        renamed[f"pre_layrnorm.{kind}"] = weights[f"ln_pre.{kind}"]
-        renamed[f"post_layernorm.{kind}"] = weights[f"ln_post.{kind}"]
-    pieces = {
-        "attn.out_proj": "self_attn.out_proj",
-        "ln_1": "layer_norm1",
-        "ln_2": "layer_norm2",
-        "mlp.c_fc": "mlp.fc1",
-        "mlp.c_proj": "mlp.fc2",
-    }
-    num_layers = 1 + max(int(key.split(".")[2]) for key in weights if key.startswith("transformer."))
-    for index in range(num_layers):
-        theirs, ours = f"transformer.resblocks.{index}", f"encoder.layers.{index}"
-        for kind in ("weight", "bias"):
-            for their_piece, our_piece in pieces.items():
-                renamed[f"{ours}.{our_piece}.{kind}"] = weights[f"{theirs}.{their_piece}.{kind}"]
-            joint = weights[f"{theirs}.attn.in_proj_{kind}"].chunk(3)
-            for projection, value in zip("qkv", joint, strict=True):
-                renamed[f"{ours}.self_attn.{projection}_proj.{kind}"] = value
-    return renamed
 
 
 def our_name(released: str) -> str:
@@ -72,23 +31,6 @@ def our_name(released: str) -> str:
     }.items():
         released = released.replace(theirs, ours)
     return f"head.classifier.{released.removeprefix('fc.')}" if released.startswith("fc.") else released
-
-
-def make_golden_clip(config: dict[str, Any], weights: dict[str, Tensor]) -> CLIPVisionModel:
-    """The golden trunk as transformers has it, from weights in OpenAI CLIP's key names."""
-    vision = CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=config["width"],
-            intermediate_size=4 * config["width"],
-            num_hidden_layers=config["layers"],
-            num_attention_heads=config["heads"],
-            image_size=config["resolution"],
-            patch_size=config["patch"],
-            hidden_act="quick_gelu",
-        )
-    )
-    vision.load_state_dict(clip_from_openai(weights))
-    return vision
 
 
 def build_golden(config: dict[str, Any], tensors: dict[str, Tensor]) -> VideoClassifier:
@@ -116,10 +58,6 @@ def build_golden(config: dict[str, Any], tensors: dict[str, Tensor]) -> VideoCla
     model = build_model(backbone=view_model(vision, info), tuning=tuning, labels=labels)
     model.load_trained({our_name(key): value for key, value in part(tensors, "task").items()})
     return model.eval()
-
-
-def relative_error(ours: Tensor, golden: Tensor) -> float:
-    return ((ours.detach() - golden).norm() / golden.norm()).item()
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from kitchens import EPIC, epic_row, write
 from stadapter.__main__ import main
 from stadapter.check import check_data
 from stadapter.clips import ClipConfig
@@ -39,12 +40,6 @@ def put(video: Path, tmp_path: Path) -> Callable[..., Path]:
         return tmp_path
 
     return copies
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode())
-    return path
 
 
 def pairs(manifest: Manifest | None) -> list[tuple[str, str | None]]:
@@ -358,17 +353,6 @@ def test_hmdb51_uses_are_unused_train_and_test(put: Callable[..., Path]) -> None
     write(folder / "sit_test_split1.txt", "a.avi 3\n")
     with pytest.raises(DataError, match=r"sit_test_split1.txt, line 1: found 'a.avi 3'; expected <name>.avi and 0, 1"):
         read_splits(folder)
-
-
-EPIC = (
-    "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
-    "narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes\n"
-)
-
-
-def epic_row(video: str, start: str, stop: str, verb: int, noun: int) -> str:
-    times = f"00:00:00.000,00:00:0{start},00:00:0{stop},0,0"
-    return f'{video}_0,{video[:3]},{video},{times},"do, it",did,{verb},things,{noun},"[\'a\', \'b\']","[{noun}, 1]"\n'
 
 
 def make_epic(root: Path) -> Path:

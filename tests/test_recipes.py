@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from kitchens import EPIC, write, write_kitchen
 from stadapter.__main__ import main
 from stadapter.backbones import view_model
 from stadapter.cli.train import parse_train_flags
@@ -19,8 +20,6 @@ from stadapter.training.recipes import RECIPES, small
 from stadapter.training.settings import TrainConfig
 from stadapter.tuning import LoRA, STAdapter
 from stadapter.vit import BackboneInfo
-from test_layouts import EPIC, write
-from test_several_heads import write_kitchen
 from trunks import save_trunk
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from golden import make_golden_clip, part, read_golden, relative_error
 from stadapter.__main__ import main
 from stadapter.artefact import find_run
 from stadapter.clips import ClipConfig
@@ -20,7 +21,6 @@ from stadapter.convert import convert_released
 from stadapter.errors import ArtefactError, SettingsError
 from stadapter.predict import Classifier
 from stadapter.training.recipes import RECIPES
-from test_golden_model import make_golden_clip, part, read_golden, relative_error
 
 RELEASED = Path(__file__).parent / "released"
 RUNS: dict[str, Any] = json.loads((RELEASED / "scores.json").read_text(encoding="utf-8"))

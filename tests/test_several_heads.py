@@ -4,17 +4,17 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
 import stadapter as st
+from kitchens import EPIC, NOUNS, VERBS, write, write_kitchen
+from lookup import ByLookup, knowing, shown
 from stadapter.__main__ import main
 from stadapter.artefact import load_artefact
 from stadapter.clips import ClipConfig
@@ -28,31 +28,9 @@ from stadapter.evaluation.figures import headline_figures
 from stadapter.evaluation.tables import tables
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.predict import Prediction
-from stadapter.synthetic import draw_clip, write_video
 from stadapter.training.schedule import balanced_order
-from test_evaluate import ByLookup, knowing, shown
-from test_layouts import EPIC, epic_row, write
-from test_train import stop_after
+from trainings import stop_after
 from trunks import save_trunk
-
-VERBS, NOUNS = ("take", "put"), ("plate", "door", "pan")
-MOTIONS = {"take": "left", "put": "right"}
-TINTS = {"plate": (1.0, 0.2, 0.2), "door": (0.2, 1.0, 0.2), "pan": (0.2, 0.2, 1.0)}
-FRAMES = 9
-"""Of a segment, at 10 a second."""
-
-
-def write_kitchen(path: Path, actions: Sequence[tuple[str, str]]) -> str:
-    """A video of segments one after the other, and their rows: the verb is in the motion, the noun in the colour."""
-    frames, rows = [], ""
-    for number, (verb, noun) in enumerate(actions):
-        clip = draw_clip(MOTIONS[verb], number, size=32, num_frames=FRAMES)
-        frames.append((clip * np.array(TINTS[noun])).astype(np.uint8))
-        start, stop = (f"{number * FRAMES / 10:.2f}", f"{(number + 1) * FRAMES / 10:.2f}")
-        rows += epic_row(path.stem, start, stop, 10 * VERBS.index(verb), 2 + NOUNS.index(noun))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_video(path, np.concatenate(frames))
-    return rows
 
 
 @pytest.fixture(scope="module")

@@ -31,12 +31,11 @@ from stadapter.synthetic import write_clips
 from stadapter.training.checkpoint import CHECKPOINT_NAME
 from stadapter.training.loop import Loop, TrainConfig, train
 from stadapter.training.preparation import make_accelerator, prepare
-from stadapter.training.progress import Meter
 from stadapter.training.schedule import epoch_order
 from stadapter.transforms import Augmentation
 from stadapter.tuning import Full, LinearProbe, STAdapter
+from trainings import stop_after, train_in_two_processes
 from trunks import make_trunk, save_trunk
-from two_processes import train_in_two_processes
 
 
 @pytest.fixture(scope="module")
@@ -176,21 +175,6 @@ def test_a_run_stopped_in_the_middle_resumes_to_the_same_weights(
     assert not (Path(halves.out) / "stadapter.json").exists()
     monkeypatch.undo()
     assert same(weights(run(halves, resume=True)), whole)
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, *, steps: int) -> None:
-    """Send this process a real SIGTERM at the end of a step."""
-    original = Meter.add
-    calls = 0
-
-    def add(self: Meter, *args: Any) -> None:
-        nonlocal calls
-        calls += 1
-        original(self, *args)
-        if calls == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Meter, "add", add)
 
 
 def test_a_checkpoint_holds_no_frozen_weights(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

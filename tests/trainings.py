@@ -1,14 +1,18 @@
-"""A training in two processes that compute as one."""
+"""Trainings that are no plain ones: in two processes that compute as one, and stopped on the way."""
 
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from stadapter.training.progress import Meter
 from stadapter.training.settings import TrainConfig, settings_to_json
 
 _SCRIPT = """
@@ -44,3 +48,18 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, *, steps: int) -> None:
+    """Send this process a real SIGTERM at the end of a step."""
+    original = Meter.add
+    calls = 0
+
+    def add(self: Meter, *args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        original(self, *args)
+        if calls == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Meter, "add", add)
