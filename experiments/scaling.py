@@ -7,6 +7,7 @@ file of a GPU its rows stay empty. Everything else is arithmetic: on the matrix 
 (stadapter.benchmark.floors), and on rates that are assumed and said to be.
 """
 
+import argparse
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ def trained_parameters(sizes: Sizes, *, num_classes: int = NUM_CLASSES) -> int:
 
 def main() -> None:
     """Write the tables into the page."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     benchmarks = read_benchmarks(MEASURED)
     known = facts()
     for mark, block in {

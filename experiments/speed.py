@@ -4,6 +4,7 @@ stadapter benchmark --reference ST-ADAPTER --json benchmarks/NAME.json
 python experiments/speed.py
 """
 
+import argparse
 import dataclasses
 import math
 import re
@@ -93,6 +94,7 @@ GPU_AIMS = (
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     write_page()
 
 

@@ -14,9 +14,11 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from stadapter.__main__ import main
 from stadapter.comparison import CompareConfig, child, compare, process, write_summary
 from stadapter.comparison.experiments import Experiment, read_experiment, read_experiments
 from stadapter.comparison.search import choose_rate
+from stadapter.comparison.summary import summarise
 from stadapter.comparison.tables import tables
 from stadapter.errors import DataError, SettingsError, TrainingError
 from stadapter.manifest import read_manifest
@@ -548,3 +550,22 @@ def test_the_experiments_that_come_with_the_project_fit_a_trunk(folder: str) -> 
         assert len(experiment.lr_search) in (0, 3)
     if folder == "experiments":
         assert [item.stem for item in experiments] == [f"{strategy}--default" for strategy in STRATEGIES]
+
+
+def test_flags_that_are_refused_are_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, message in (
+        ("--steps 0", "steps 0: expected at least 1"),
+        ("--search-fraction 1", "search_fraction 1: expected a share above 0 and below 1"),
+        ("--lr -1", "lr or lr_search -1: expected learning rates above 0"),
+    ):
+        assert main(["compare", "--data", "x", "--test", "y", "--out", "z", *flags.split()]) == 2
+        assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_clips_that_no_run_could_train_on_are_told_with_the_figures(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, out := tmp_path / "out")
+    for path in out.glob("*.json"):
+        result = json.loads(path.read_text())
+        path.write_text(json.dumps(result | {"unreadable_train_clips": {"left/a.mp4": "no video"}}))
+    sentences = summarise(out).sentences
+    assert "1 clip to train on could not be read: left/a.mp4." in sentences

@@ -225,6 +225,8 @@ def test_unreadable_clips_are_counted_named_and_left_out_of_the_accuracies(manif
     assert report.num_clips == len(report.predictions) == 4
     assert report.top1 == 1.0
     assert [name for name, _ in report.failures] == ["down/down_01.mp4", "up/up_01.mp4"]
+    lines = shown(tables(report)).splitlines()
+    assert sum(line.startswith("could not be read: ") for line in lines) == 2
     assert "down_01.mp4" in shown(tables(report))
 
 

@@ -530,3 +530,25 @@ def test_a_setting_that_means_nothing_for_the_data_is_told(tmp_path: Path) -> No
     told = [remark.split(" is not")[0] for remark in read_splits(tmp_path / "list.csv", **given)[0].notes()]
     assert told == ["--label-kind verb", "--split-number 2"]
     assert read_splits(tmp_path / "clips", val_fraction=0)[0].notes() == []
+
+
+def test_a_setting_for_the_clips_to_validate_on_is_none_too_many(tmp_path: Path) -> None:
+    touch(tmp_path / "clips", "left/a.mp4", "right/b.mp4")
+    write(tmp_path / "list.csv", "left/a.mp4,left\nright/b.mp4,right\n")
+    train, val = read_splits(tmp_path / "clips", val_data=tmp_path / "list.csv", video_root=tmp_path / "clips")
+    assert val is not None
+    assert train.notes() == val.notes() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"split_number": 4}, "split_number 4: expected 1 to 3"),
+        ({"label_kind": "foo"}, "'foo': expected one of action"),
+    ],
+)
+def test_what_no_data_set_has_is_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    touch(tmp_path, "left/a.mp4", "right/b.mp4")
+    for read in (read_manifest, read_splits):
+        with pytest.raises(SettingsError, match=message):
+            read(tmp_path, **given)

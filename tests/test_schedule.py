@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 
 from stadapter.training.schedule import EpochBatches, learning_rate_share, make_optimizer, make_plan, seed_dropout
 
@@ -83,3 +84,19 @@ def test_dropout_is_a_function_of_its_key() -> None:
             draws.append(torch.rand(4))
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("num_clips", [3, 8, 10, 21])
+def test_several_processes_have_as_many_whole_batches_each_and_the_same_after_a_resume(num_clips: int) -> None:
+    def shares(first_batch: int) -> list[list[list[int]]]:
+        batches = EpochBatches(num_clips, batch_size=4, seed=0, num_processes=2)
+        batches.start(1, first_batch)
+        return [list(BatchSamplerShard(batches, num_processes=2, process_index=index)) for index in (0, 1)]
+
+    whole = shares(0)
+    assert (
+        len(whole[0]) == len(whole[1]) == make_plan(num_clips=num_clips, batch_size=4, num_processes=2).steps_per_epoch
+    )
+    assert {len(batch) for share in whole for batch in share} == {4}
+    assert {index for share in whole for batch in share for index in batch} == set(range(num_clips))
+    assert shares(2) == [share[1:] for share in whole]

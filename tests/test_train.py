@@ -488,3 +488,14 @@ def test_the_receipt_tells_the_command_without_where_the_program_lies(
 def test_the_receipt_of_a_script_tells_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["experiments/mine.py", "--fast"])
     assert command_line() == "experiments/mine.py --fast"
+
+
+def test_the_receipt_of_several_processes_tells_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/env/bin/stadapter", "train", "--data", "x"])
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert command_line() == "torchrun --nproc-per-node 8 -m stadapter train --data x"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert command_line() == "torchrun --nnodes 2 --nproc-per-node 4 -m stadapter train --data x"
+    monkeypatch.setattr(sys, "argv", ["mine.py"])
+    assert command_line() == "torchrun --nnodes 2 --nproc-per-node 4 mine.py"

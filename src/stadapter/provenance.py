@@ -1,5 +1,6 @@
 """Where a result came from: the command, the state of this package, and the machine."""
 
+import os
 import platform
 import shlex
 import subprocess
@@ -29,8 +30,24 @@ def command_line() -> str:
     """The command of this process as one would type it: where the program lies is no part of it."""
     program, *arguments = sys.argv or [""]
     if Path(program).stem == "stadapter" or Path(program) == Path(__file__).with_name("__main__.py"):
-        program = "stadapter"
-    return shlex.join([program, *arguments])
+        return shlex.join([*started("stadapter"), *arguments])
+    return shlex.join([*_launcher(), program, *arguments])
+
+
+def started(program: str) -> list[str]:
+    """How one starts this program, with as many processes as there are of it now."""
+    launcher = _launcher()
+    return [*launcher, "-m", program] if launcher else [program]
+
+
+def _launcher() -> list[str]:
+    """torchrun with the number of processes, and of machines; nothing for one process."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return []
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    machines = ["--nnodes", str(world // here)] if world > here else []
+    return ["torchrun", *machines, "--nproc-per-node", str(here)]
 
 
 def processor() -> dict[str, Any]:

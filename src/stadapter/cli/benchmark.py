@@ -4,8 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import tyro
-
+from stadapter.cli.flags import parse
 from stadapter.cli.output import check_writable, output_console, say, write_json
 
 
@@ -13,7 +12,7 @@ def run(arguments: Sequence[str]) -> int:
     """stadapter benchmark; 1 where two sides that should be equal are not."""
     from stadapter.benchmark.config import BenchmarkConfig
 
-    flags = tyro.cli(BenchmarkConfig, prog="stadapter benchmark", args=arguments)
+    flags = parse(BenchmarkConfig, "stadapter benchmark", arguments)
     if flags.json is not None and flags.json != "-":
         check_writable(flags.json, "--json")
     from stadapter.benchmark import all_equal, benchmark

@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
+from stadapter.cli.flags import parse
 from stadapter.cli.output import output_console, say
 
 
@@ -15,7 +14,7 @@ def run(arguments: Sequence[str]) -> int:
     from stadapter.comparison import CompareConfig, compare
     from stadapter.comparison.tables import tables
 
-    flags = tyro.cli(CompareConfig, prog="stadapter compare", args=arguments)
+    flags = parse(CompareConfig, "stadapter compare", arguments)
     try:
         comparison = compare(flags)
     except KeyboardInterrupt:

@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     from stadapter.evaluation import evaluate
     from stadapter.evaluation.tables import tables
     from stadapter.machine import default_workers
-    from stadapter.manifest import read_manifest
+    from stadapter.manifest import read_manifest, unused_settings
 
     if flags.json not in (None, "-"):
         check_writable(flags.json, "--json")
@@ -77,7 +77,13 @@ def run(arguments: Sequence[str]) -> int:
     )
     classifier = load_classifier(str(folder), backbone=flags.backbone, precision=flags.precision, device=flags.device)
     manifest = manifest.named(classifier.labels)
-    say(manifest.notes())
+    unused = unused_settings(
+        flags.data,
+        video_root=flags.video_root,
+        label_kind=flags.label_kind or "action",
+        split_number=flags.split_number,
+    )
+    say([*manifest.notes(), *unused])
     views = {name: getattr(flags, name) for name in ("num_temporal_views", "num_spatial_views")}
     clip_config = dataclasses.replace(
         classifier.clip_config, **{name: count for name, count in views.items() if count is not None}

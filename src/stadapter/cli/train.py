@@ -12,6 +12,7 @@ import tyro
 
 from stadapter.cli.output import next_step, output_console, say
 from stadapter.errors import SettingsError
+from stadapter.provenance import started
 
 if TYPE_CHECKING:
     from stadapter.training.settings import TrainConfig
@@ -33,7 +34,8 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         if (Path(config.out).expanduser() / CHECKPOINT_NAME).is_file():
             again = [argument for argument in arguments if argument != "--resume"]
-            say(f"\nstopped; go on with: stadapter train {shlex.join(again)} --resume")
+            if os.environ.get("RANK", "0") == "0":
+                say(f"\nstopped; go on with: {shlex.join([*started('stadapter'), 'train', *again])} --resume")
         raise
     if os.environ.get("RANK", "0") != "0":
         return 0

@@ -91,8 +91,10 @@ class CompareConfig:
             raise SettingsError(f"no strategy {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}")
         if self.reference.count("/") != 1 or self.reference.partition("/")[0] not in STRATEGIES:
             raise SettingsError(f"reference {self.reference!r}: expected strategy/name, such as st-adapter/default")
-        if not all(0 < rate < math.inf for rate in (self.lr, *self.lr_search)) or not 0 < self.search_fraction < 1:
-            raise SettingsError("lr, lr_search, search_fraction: expected learning rates above 0, and a share below 1")
+        if bad := [rate for rate in (self.lr, *self.lr_search) if not 0 < rate < math.inf]:
+            raise SettingsError(f"lr or lr_search {bad[0]:g}: expected learning rates above 0")
+        if not 0 < self.search_fraction < 1:
+            raise SettingsError(f"search_fraction {self.search_fraction:g}: expected a share above 0 and below 1")
         if self.search_data is not None and not self.lr_search:
             raise SettingsError("search_data without lr_search: expected the learning rates to search too")
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from stadapter.comparison.results import read_results
 from stadapter.tuning import STRATEGIES
 from stadapter.uncertainty import Difference, Interval, difference_over_seeds, interval_over_seeds
-from stadapter.wording import counted
+from stadapter.wording import counted, listed
 
 Clip = tuple[str, float | None, float | None]
 """Name, start and end of a test clip."""
@@ -100,7 +100,7 @@ def summarise(folder: Path, *, reference: str = "st-adapter/default") -> Compari
     correct = {title: _correct(grouped[title]) for title in titles}
     rows = [_row(title, grouped[title], correct, reference) for title in titles]
     num_clips = max((run["num_clips"] for row in rows for run in row.runs), default=0)
-    sentences = [*_on_heads(rows), *_sentences(rows, reference, num_clips)]
+    sentences = [*_on_heads(rows), *_on_unreadable(rows), *_sentences(rows, reference, num_clips)]
     return Comparison(folder, tuple(rows), tuple(failures), reference, num_clips, tuple(sentences))
 
 
@@ -163,6 +163,14 @@ def _on_heads(rows: Sequence[Row]) -> list[str]:
     """What is right where a clip has a class of each of several heads."""
     heads = list(dict.fromkeys(head for row in rows for run in row.runs for head in run.get("heads", {})))
     return [f"A clip is right where its {' and its '.join(heads)} are; the result files have each."] if heads else []
+
+
+def _on_unreadable(rows: Sequence[Row]) -> list[str]:
+    """What was trained on less than all clips."""
+    names = dict.fromkeys(name for row in rows for run in row.runs for name in run.get("unreadable_train_clips", {}))
+    if not names:
+        return []
+    return [f"{counted(len(names), 'clip')} to train on could not be read: {listed(sorted(names))}."]
 
 
 def _sentences(rows: Sequence[Row], reference: str, num_clips: int) -> list[str]:

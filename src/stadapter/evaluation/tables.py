@@ -12,6 +12,7 @@ from stadapter.wording import printable
 
 _MAX_MATRIX_CLASSES = 20
 _ANY_WIDTH = 10_000
+_SHOWN_FAILURES = 5
 
 
 def tables(report: Report) -> Group:
@@ -19,7 +20,7 @@ def tables(report: Report) -> Group:
 
     Of several heads each has all but the summary, which is one.
     """
-    parts: list[RenderableType] = [summary_table(report)]
+    parts: list[RenderableType] = [summary_table(report), *_unreadable(report)]
     for name, part in {ACTION: report, **report.heads}.items() if report.heads else [("", report)]:
         suffix = f", {name}" if name else ""
         if part.time_check is not None:
@@ -30,7 +31,7 @@ def tables(report: Report) -> Group:
 
 
 def summary_table(report: Report) -> Table:
-    """The figures over all clips, and the first clips that could not be read."""
+    """The figures over all clips."""
     table = Table(title="Evaluation", title_justify="left")
     table.add_column("")
     table.add_column("value", justify="right")
@@ -41,9 +42,16 @@ def summary_table(report: Report) -> Table:
     table.add_row("loss", f"{report.loss:.4f}")
     table.add_row("calibration error", percent(report.calibration_error))
     table.add_row("clips that could not be read", str(len(report.failures)))
-    for name, message in report.failures[:5]:
-        table.add_row("", Text(message if name in message else f"{name}: {message}"))
     return table
+
+
+def _unreadable(report: Report) -> list[Text]:
+    """The first clips that could not be read, a line each."""
+    told = [message if name in message else f"{name}: {message}" for name, message in report.failures]
+    lines = [f"could not be read: {printable(line)}" for line in told[:_SHOWN_FAILURES]]
+    if len(told) > _SHOWN_FAILURES:
+        lines.append(f"and {len(told) - _SHOWN_FAILURES} more")
+    return list(map(Text, lines))
 
 
 def time_table(check: TimeCheck, suffix: str = "") -> Group:

@@ -29,6 +29,7 @@ __all__ = [
     "HMDB",
     "KINETICS",
     "LABEL_KINDS",
+    "NUM_SPLITS",
     "SOMETHING",
     "UCF",
     "Annotations",
@@ -54,6 +55,8 @@ SOMETHING = something_something.NAME
 UCF = ucf101.NAME
 HMDB = hmdb51.NAME
 EPIC = epic_kitchens.NAME
+NUM_SPLITS = 3
+"""Of UCF101 and of HMDB51."""
 
 
 class Layout(Protocol):

@@ -15,7 +15,7 @@ from pathlib import Path
 from stadapter.errors import DataError, SettingsError
 from stadapter.layouts import LabelKind, OnProblem, recognise
 from stadapter.manifest.annotations import read_annotations, read_parts
-from stadapter.manifest.checks import check_labelled, check_trainable, unused_settings
+from stadapter.manifest.checks import check_labelled, check_settings, check_trainable, unused_settings
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
 from stadapter.manifest.folders import (
     TRAIN_FOLDER,
@@ -40,6 +40,7 @@ __all__ = [
     "read_splits",
     "size_bytes",
     "sort_labels",
+    "unused_settings",
 ]
 
 
@@ -75,9 +76,11 @@ def read_manifest(
         split_number: which of the splits of UCF101 or HMDB51, where a folder holds several.
 
     Raises:
+        SettingsError: a kind of label, or a split, that there is not.
         DataError: nothing there, no videos, a class folder without videos, a list that cannot be understood
             or whose files do not exist.
     """
+    check_settings(label_kind, split_number)
     source = absolute(data)
     if not os.path.exists(source):
         on_problem(f"{data}: no such file or folder; expected a folder of class folders, a CSV or a list")
@@ -122,12 +125,13 @@ def read_splits(
     `video_root`, `label_kind` and `split_number` are as in `read_manifest`; they hold for both.
 
     Raises:
-        SettingsError: `val_fraction` is not in [0, 1).
+        SettingsError: `val_fraction` is not in [0, 1), or a kind of label or a split that there is not.
         DataError: as `read_manifest`; one class only; clips without a label; a class with one video where one
             is to be held out; validation clips without a label or with one that training lacks.
     """
     if not 0 <= val_fraction < 1:
         raise SettingsError(f"val_fraction is {val_fraction}; expected at least 0 and less than 1")
+    check_settings(label_kind, split_number)
     source = absolute(data)
     try:
         annotations = recognise(source, split_number=split_number)
@@ -142,10 +146,9 @@ def read_splits(
         train = read_train_folder(source, splits, on_problem)
     else:
         train = read_manifest(data, video_root=video_root, on_problem=on_problem)
-    given = unused_settings(
-        source, annotations, video_root=video_root, label_kind=label_kind, split_number=split_number
-    )
-    train = replace(train, remarks=(*train.remarks, *given))
+    both = (data,) if val_data is None else (data, val_data)
+    unused = unused_settings(*both, video_root=video_root, label_kind=label_kind, split_number=split_number)
+    train = replace(train, remarks=(*train.remarks, *unused))
     check_trainable(train, data, on_problem)
     if val_data is not None:
         val = read_manifest(

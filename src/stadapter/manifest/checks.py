@@ -4,30 +4,56 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from stadapter.layouts import EPIC, HMDB, UCF, Annotations, LabelKind, OnProblem
+from stadapter.errors import DataError, SettingsError
+from stadapter.layouts import EPIC, HMDB, LABEL_KINDS, NUM_SPLITS, UCF, LabelKind, OnProblem, recognise
 from stadapter.manifest.entries import Entry, Manifest
+from stadapter.manifest.paths import absolute
 from stadapter.video.segment import Segment
 from stadapter.wording import counted, listed
 
 
+def check_settings(label_kind: LabelKind, split_number: int) -> None:
+    """Refuse what no data set has.
+
+    Raises:
+        SettingsError: another kind of label, or the number of a split that there is not.
+    """
+    if label_kind not in LABEL_KINDS:
+        raise SettingsError(f"label_kind {label_kind!r}: expected one of {', '.join(LABEL_KINDS)}")
+    if not 1 <= split_number <= NUM_SPLITS:
+        raise SettingsError(f"split_number {split_number}: expected 1 to {NUM_SPLITS}")
+
+
 def unused_settings(
-    source: Path,
-    annotations: Annotations | None,
-    *,
+    *data: str | os.PathLike[str],
     video_root: str | os.PathLike[str] | None,
     label_kind: LabelKind,
     split_number: int,
 ) -> tuple[str, ...]:
-    """A remark on each setting that was given, and that means nothing for data of this kind."""
-    layout = annotations.layout if annotations else None
+    """A remark on each setting that was given, and that means nothing for data of any of these kinds."""
+    used = set().union(*(_used_settings(absolute(source), split_number) for source in data))
     remarks = []
-    if video_root is not None and layout is None and source.is_dir():
+    if video_root is not None and "video_root" not in used:
         remarks.append("--video-root is not used here: folders of classes hold their videos")
-    if label_kind != "action" and layout != EPIC:
+    if label_kind != "action" and "label_kind" not in used:
         remarks.append(f"--label-kind {label_kind} is not used here: it is for the annotations of EPIC-Kitchens")
-    if split_number != 1 and layout not in (UCF, HMDB):
-        remarks.append(f"--split-number {split_number} is not used here: it is for the splits of UCF101 and HMDB51")
+    if split_number != 1 and "split_number" not in used:
+        remarks.append(f"--split-number {split_number} is not used here: it is for a folder of UCF101 or HMDB51")
     return tuple(remarks)
+
+
+def _used_settings(source: Path, split_number: int) -> set[str]:
+    try:
+        annotations = recognise(source, split_number=split_number)
+    except DataError:  # told by who reads it
+        return {"video_root", "label_kind", "split_number"}
+    layout = annotations.layout if annotations else None
+    means = {
+        "video_root": annotations is not None or source.is_file(),
+        "label_kind": layout == EPIC,
+        "split_number": layout in (UCF, HMDB) and source.is_dir(),
+    }
+    return {name for name, is_used in means.items() if is_used}
 
 
 def check_one_label(source: Path, entries: Sequence[Entry], on_problem: OnProblem) -> None:

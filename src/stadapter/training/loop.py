@@ -156,7 +156,7 @@ class Loop:
             batches.start(epoch, done * self.accelerator.num_processes)
             loader.set_epoch(epoch)  # reaches the dataset: accelerate would count epochs from 0 after resuming
             for number, batch in enumerate(self.turns.over(loader), start=done):
-                self._note_failures(batch["failures"], display, is_readable=len(batch["labels"]) > 0)
+                self._note_failures(batch, display)
                 self._note_lost_room(display)
                 seed_dropout(config.seed, epoch, number, self.accelerator.process_index)
                 for group in optimizer.param_groups:
@@ -167,13 +167,13 @@ class Loop:
                 self.step += 1
                 display.advance(self.step)
                 if self.step % LOG_EVERY_STEPS == 0 or self.step == plan.total_steps:
+                    self._gather_failures(display)
                     self._log(meter, optimizer, display)
                 stopped = interrupted()
                 if stopped or self.step == plan.total_steps or checkpoints.is_due(self.step):
                     self._checkpoint(checkpoints)
                 if stopped:
                     raise KeyboardInterrupt
-            self._note_failures_elsewhere(display)
 
     def _compile(self, display: RunDisplay) -> None:
         """Compile for whole batches and for the last one of an epoch; say so if that fails."""
@@ -308,6 +308,7 @@ class Loop:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             balanced_targets=dataset.targets if self.config.balance_classes else None,
+            num_processes=self.accelerator.num_processes,
         )
         loader: DataLoader[Any] = DataLoader(
             dataset,
@@ -345,28 +346,41 @@ class Loop:
         }
         display.step(self.step, epoch=(self.step - 1) // self.run.plan.steps_per_epoch, **figures)
 
-    def _note_failures_elsewhere(self, display: RunDisplay) -> None:
-        """Once an epoch: name the clips that the other processes could not read."""
+    def _note_failures(self, batch: Batch, display: RunDisplay) -> None:
+        """Name every unreadable clip once, and stop when they are too many, or when nothing of a batch is readable."""
+        self._name_failures(batch["failures"], display)
+        if self.accelerator.num_processes == 1:
+            self._refuse_too_many()
+        if not len(batch["labels"]):
+            raise self._too_many()
+
+    def _gather_failures(self, display: RunDisplay) -> None:
+        """Learn from the other processes what they could not read, so that all stop at the same step, or none."""
         if self.accelerator.num_processes > 1:
             from accelerate.utils.operations import gather_object
 
-            self._note_failures(gather_object(list(self.failures.items())), display)
+            self._name_failures(gather_object(list(self.failures.items())), display)
+            self._refuse_too_many()
 
-    def _note_failures(self, failures: Sequence[Failure], display: RunDisplay, *, is_readable: bool = True) -> None:
-        """Name every unreadable clip once, and stop when they are too many. One alone never stops a run, unless
-        nothing of a batch was readable."""
+    def _name_failures(self, failures: Sequence[Failure], display: RunDisplay) -> None:
         for name, reason in failures:
             if name not in self.failures:
                 self.failures[name] = reason
                 display.say(f"skipped {name}: {reason}")
                 display.record("unreadable", name=name, reason=reason)
+
+    def _refuse_too_many(self) -> None:
+        """One alone never stops a run."""
         total, bad = len(self.run.train_set.entries), len(self.failures)
-        if (bad <= 1 or bad <= self.config.max_bad_fraction * total) and is_readable:
-            return
+        if bad > 1 and bad > self.config.max_bad_fraction * total:
+            raise self._too_many()
+
+    def _too_many(self) -> TrainingError:
         data = Path(self.config.data).expanduser()
         if not data.exists():
-            raise TrainingError(f"{data} is not there any more; bring the data back, then resume")
-        raise TrainingError(
+            return TrainingError(f"{data} is not there any more; bring the data back, then resume")
+        total, bad = len(self.run.train_set.entries), len(self.failures)
+        return TrainingError(
             f"{bad} of {total} clips could not be read, more than the allowed share of "
             f"{self.config.max_bad_fraction:.0%}: {', '.join(sorted(self.failures)[:5])}; "
             f"all are named in {self.run.folder / METRICS_NAME}. Remove or repair them, or raise --max-bad-fraction"

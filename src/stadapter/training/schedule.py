@@ -3,6 +3,7 @@
 All of it is a pure function of the settings and the position in the run: resuming needs no state of it.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,14 +55,25 @@ class EpochBatches(Sampler[list[int]]):
     """The batches of an epoch, in an order that is a pure function of (seed, epoch); may start in its middle.
 
     With `balanced_targets`, the class of every clip, or those of its heads, every class, or combination of them, comes
-    equally often; without, every clip once.
+    equally often; without, every clip once. For several processes, which take the batches in turn, the first clips of
+    the epoch come again at its end until all have as many batches, and these are whole.
     """
 
     def __init__(
-        self, num_clips: int, *, batch_size: int, seed: int, balanced_targets: Sequence[tuple[int, ...]] | None = None
+        self,
+        num_clips: int,
+        *,
+        batch_size: int,
+        seed: int,
+        balanced_targets: Sequence[tuple[int, ...]] | None = None,
+        num_processes: int = 1,
     ) -> None:
         self.num_clips, self.batch_size, self.seed = num_clips, batch_size, seed
         self.balanced_targets = balanced_targets
+        # accelerate would fill up too, but with the first clips after a resume, which are others.
+        self.num_visits = num_clips
+        if num_processes > 1:
+            self.num_visits += -num_clips % (batch_size * num_processes)
         self.drop_last = False
         self.epoch = self.first_batch = 0
 
@@ -70,15 +82,16 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch, self.first_batch = epoch, first_batch
 
     def __len__(self) -> int:
-        return math.ceil(self.num_clips / self.batch_size) - self.first_batch
+        return math.ceil(self.num_visits / self.batch_size) - self.first_batch
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.balanced_targets is not None:
             order = balanced_order(self.balanced_targets, self.seed, self.epoch)
         else:
             order = epoch_order(self.num_clips, self.seed, self.epoch)
-        for start in range(self.first_batch * self.batch_size, self.num_clips, self.batch_size):
-            yield order[start : start + self.batch_size]
+        visits = list(itertools.islice(itertools.cycle(order), self.num_visits))
+        for start in range(self.first_batch * self.batch_size, self.num_visits, self.batch_size):
+            yield visits[start : start + self.batch_size]
 
 
 _NOT_DECAYED = ("time_embedding", "position_embedding", "cls_token", "class_embedding", "register_tokens")

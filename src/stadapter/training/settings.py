@@ -12,7 +12,7 @@ from typing import Any, Literal
 from stadapter.backbones import DEFAULT_BACKBONE
 from stadapter.errors import SettingsError
 from stadapter.field_types import check_types, from_json
-from stadapter.layouts import LabelKind
+from stadapter.layouts import NUM_SPLITS, LabelKind
 from stadapter.transforms import Augmentation
 from stadapter.tuning import STAdapter, Tuning, check_tuning, tuning_from_json, tuning_to_json
 
@@ -163,7 +163,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "view_store_megabytes": (0, math.inf),
     "token_cache_gigabytes": (0, math.inf),
     "seed": (0, 2**63 - 1),
-    "split_number": (1, 3),
+    "split_number": (1, NUM_SPLITS),
     "weight_decay": (0, math.inf),
     "gradient_clip": (0, math.inf),
     "checkpoint_minutes": (0, math.inf),
