@@ -80,7 +80,6 @@ def trained_parameters(sizes: Sizes, *, num_classes: int = NUM_CLASSES) -> int:
 
 def main() -> None:
     """Write the tables into the page."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     benchmarks = read_benchmarks(MEASURED)
     known = facts()
     for mark, block in {
@@ -290,4 +289,5 @@ def _kinetics_line(name: str, rate: float, known: Facts) -> list[str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -97,7 +97,9 @@ def scaled_product(x: Tensor, weight: Tensor, bias: Tensor, *, scale: float, bia
     The factors cost nothing, or little.
     """
     if x.dtype != torch.float32 or not has_fast_kernel(x):
-        return torch.addmm(bias * bias_scale, x, weight.mT, alpha=scale)  # a GPU adds on the way what has no factor
+        if x.device.type == "cuda":  # where a bias is added on the way as long as it has no factor
+            return torch.addmm(bias * bias_scale, x, weight.mT, alpha=scale)
+        return torch.addmm(bias, x, weight.mT, alpha=scale, beta=bias_scale)
     if weight.shape[0] > weight.shape[1]:  # oneDNN's has no factors: the narrower side takes them
         return product(x * scale, weight, bias * bias_scale)
     return product(x, weight, bias * (bias_scale / scale)).mul_(scale)
