@@ -86,9 +86,9 @@ def make_config(flags: argparse.Namespace, device: torch.device) -> BenchmarkCon
 
 def run_gpu_tests() -> dict[str, Any]:
     """The tests marked gpu, which fail without one."""
-    # By name, so that nothing else need import; plugins and warnings of the machine's own are no part of it.
+    # By name, so that nothing else need import; plugins of the machine's own are no part of it.
     files = ["tests/test_gpu.py", "tests/test_compiled.py"]
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-W", "default", *files]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", *files]
     paths = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "REQUIRE_GPU": "1", "PYTHONPATH": paths, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     try:

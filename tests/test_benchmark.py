@@ -150,6 +150,19 @@ def test_sums_of_shifted_frames_are_the_convolution() -> None:
     torch.testing.assert_close(adapter.shifted_convolution(x, conv.weight, conv.bias), expected)
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_on_a_gpu_shifted_frames_are_a_side_of_the_convolution(backward: bool) -> None:
+    adapted = st_adapter.SpaceTimeAdapter(width=4, bottleneck=3)
+    adapted.conv.weight.data.normal_()
+    layout, hidden = adapter.TokenLayout(4, 1, 2, 3), torch.randn(2, 4, 6, 3)
+    # Of the device only the kind is looked at: the tensors may be anywhere.
+    gpu = torch.device("cuda")
+    case = adapter._convolution_case(adapted, hidden, layout, "fp32", gpu, backward=backward)
+    result = measure(case, repeats=1, synchronise=no_wait)
+    assert result["equal"]
+    assert list(result["times_as_fast_as"]) == ["as released", "ours, as sums of shifted frames"]
+
+
 def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setitem(timing._CLOCKS, "wall", lambda: now)

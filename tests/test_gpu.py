@@ -106,9 +106,7 @@ def test_an_estimate_tells_the_memory_of_the_gpu(tmp_path: Path, cuda: torch.dev
     assert result.is_whole
     assert result.fits
     held, *trials = result.trials
-    peaks = [trial.peak_bytes for trial in trials]
-    assert 0 < held.peak_bytes < min(peaks)  # so small a batch takes less than what products are given to work in
-    assert max(peaks) < 10**9
+    assert 0 < held.peak_bytes < trials[0].peak_bytes <= trials[-1].peak_bytes < 10**9
     assert not (tmp_path / "run").exists()
 
 

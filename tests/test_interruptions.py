@@ -27,9 +27,9 @@ from stadapter.machine import count_cores
 from stadapter.synthetic import write_clips
 from stadapter.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from stadapter.training.loop import TrainConfig, train
-from stadapter.training.progress import Meter
 from stadapter.training.run_folder import occupied
 from stadapter.tuning import STAdapter
+from trainings import at_step
 from trunks import save_trunk
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX signals")
@@ -307,21 +307,6 @@ def fill(folder: Path) -> Path:
         while True:
             file.write(bytes(4096))
     return filler
-
-
-def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
-    """Do something to a training of this process, after the last batch of a step and before what is written of it."""
-    original = Meter.add
-    calls = 0
-
-    def add(self: Meter, *args: Any) -> None:
-        nonlocal calls
-        calls += 1
-        original(self, *args)
-        if calls == step:
-            act()
-
-    monkeypatch.setattr(Meter, "add", add)
 
 
 def train_here(config: TrainConfig, **changes: Any) -> str:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ def _free_port() -> int:
         return port
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, *, steps: int) -> None:
-    """Send this process a real SIGTERM at the end of a step."""
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
+    """Do something to a training of this process, after the last batch of a step and before what is written of it."""
     original = Meter.add
     calls = 0
 
@@ -59,7 +60,12 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, *, steps: int) -> None:
         nonlocal calls
         calls += 1
         original(self, *args)
-        if calls == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if calls == step:
+            act()
 
     monkeypatch.setattr(Meter, "add", add)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, *, steps: int) -> None:
+    """Send this process a real SIGTERM at the end of a step."""
+    at_step(monkeypatch, steps, lambda: os.kill(os.getpid(), signal.SIGTERM))

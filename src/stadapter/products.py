@@ -94,11 +94,9 @@ def added_product(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = No
 def scaled_product(x: Tensor, weight: Tensor, bias: Tensor, *, scale: float, bias_scale: float) -> Tensor:
     """scale · x (R, I) times a weight (O, I), plus bias_scale · bias (O), without a gradient.
 
-    The factors cost nothing, or little.
+    The factors cost nothing, or little, and are not rounded on their own.
     """
     if x.dtype != torch.float32 or not has_fast_kernel(x):
-        if x.device.type == "cuda":  # where a bias is added on the way as long as it has no factor
-            return torch.addmm(bias * bias_scale, x, weight.mT, alpha=scale)
         return torch.addmm(bias, x, weight.mT, alpha=scale, beta=bias_scale)
     if weight.shape[0] > weight.shape[1]:  # oneDNN's has no factors: the narrower side takes them
         return product(x * scale, weight, bias * bias_scale)

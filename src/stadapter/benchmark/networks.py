@@ -28,9 +28,6 @@ _TRUNKS: dict[TrunkName, dict[str, int]] = {
     "tiny": {"width": 64, "num_heads": 2, "num_blocks": 2, "patch_size": 16, "image_size": 64},
 }
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-EXACT: dict[str, float] = {"cpu": 1e-5, "cuda": 3e-5}
-"""How far apart two fp32 computations of the same may be (relative, of a tensor), by kind of device: batches on a GPU
-are larger, and with them the sums."""
 
 
 def sizes_of(config: BenchmarkConfig, preset: Preset, device: torch.device) -> Sizes:

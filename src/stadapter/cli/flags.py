@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
-Settings = TypeVar("Settings")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def parse(kind: type[Settings], prog: str, arguments: Sequence[str]) -> Settings:
@@ -15,8 +18,7 @@ def parse(kind: type[Settings], prog: str, arguments: Sequence[str]) -> Settings
     Raises:
         SettingsError: settings that the class refuses.
     """
-    fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
     namespace = {"__post_init__": lambda flags: None, "__doc__": kind.__doc__}
     unchecked = dataclasses.make_dataclass(kind.__name__, [], bases=(kind,), namespace=namespace, frozen=True)
     flags: Any = tyro.cli(unchecked, prog=prog, args=arguments)
-    return kind(**{field.name: getattr(flags, field.name) for field in fields})
+    return kind(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(kind)})

@@ -11,6 +11,8 @@ from stadapter.errors import DataError
 from stadapter.training.settings import TrainConfig, settings_to_json
 from stadapter.tuning import STRATEGIES
 
+Clip = tuple[str, float | None, float | None]
+"""Name, start and end of a test clip."""
 FORMAT = 1
 """Of a result file."""
 _CHANGES_NOTHING = (
@@ -72,6 +74,11 @@ def read_results(folder: Path, *, but: Container[str] = ()) -> dict[Path, dict[s
 def result_name(strategy: str, name: str, seed: int | str) -> str:
     """The name of a result file."""
     return f"{strategy}--{name}--seed{seed}.json"
+
+
+def right_by_clip(result: Mapping[str, Any]) -> dict[Clip, bool]:
+    """Whether a run named each of its test clips right."""
+    return {(row["name"], row["start_seconds"], row["end_seconds"]): row["is_correct"] for row in result["predictions"]}
 
 
 def read_job(path: Path) -> tuple[dict[str, Any], float] | None:

@@ -11,6 +11,7 @@ from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment
 from stadapter.comparison.jobs import Common, rates_of, search_job
 from stadapter.comparison.process import is_done, run
+from stadapter.comparison.results import right_by_clip
 from stadapter.uncertainty import paired_difference
 
 _FIGURES = ("top1", "loss", "train_loss")
@@ -64,10 +65,6 @@ def choose_rate(results: Mapping[float, dict[str, Any]]) -> float:
 
 
 def _is_worse(result: dict[str, Any], best: dict[str, Any]) -> bool:
-    ours, theirs = _correct(result), _correct(best)
+    ours, theirs = right_by_clip(result), right_by_clip(best)
     both = [clip for clip in ours if clip in theirs]
     return bool(both) and paired_difference([theirs[c] for c in both], [ours[c] for c in both]).interval.low > 0
-
-
-def _correct(result: dict[str, Any]) -> dict[Any, bool]:
-    return {(row["name"], row["start_seconds"], row["end_seconds"]): row["is_correct"] for row in result["predictions"]}

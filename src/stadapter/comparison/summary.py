@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stadapter.comparison.results import read_results
+from stadapter.comparison.results import Clip, read_results, right_by_clip
 from stadapter.tuning import STRATEGIES
 from stadapter.uncertainty import Difference, Interval, difference_over_seeds, interval_over_seeds
 from stadapter.wording import counted, listed
 
-Clip = tuple[str, float | None, float | None]
-"""Name, start and end of a test clip."""
 Answers = Mapping[Clip, tuple[bool, ...]]
 """Whether each of the seeds named a clip right."""
 
@@ -106,10 +104,7 @@ def summarise(folder: Path, *, reference: str = "st-adapter/default") -> Compari
 
 def _correct(runs: Sequence[dict[str, Any]]) -> Answers:
     """Whether each of the runs named a clip right, for the clips that all of them read."""
-    tables = [
-        {(row["name"], row["start_seconds"], row["end_seconds"]): row["is_correct"] for row in run["predictions"]}
-        for run in runs
-    ]
+    tables = [right_by_clip(run) for run in runs]
     shared = [clip for clip in tables[0] if all(clip in table for table in tables)]
     return {clip: tuple(table[clip] for table in tables) for clip in shared}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from stadapter.errors import DataError, SettingsError
 from stadapter.layouts import LabelKind, OnProblem, recognise
 from stadapter.manifest.annotations import read_annotations, read_parts
-from stadapter.manifest.checks import check_labelled, check_settings, check_trainable, unused_settings
+from stadapter.manifest.checks import check_held_out, check_settings, check_trainable, unused_settings
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
 from stadapter.manifest.folders import (
     TRAIN_FOLDER,
@@ -28,7 +28,6 @@ from stadapter.manifest.folders import (
 from stadapter.manifest.holdout import hold_out
 from stadapter.manifest.lists import read_list
 from stadapter.manifest.paths import absolute, looks_like_video, size_bytes
-from stadapter.wording import counted, listed
 
 __all__ = [
     "NOTHING",
@@ -158,12 +157,7 @@ def read_splits(
         val = read_class_folders(splits[held_out[0]], source, on_problem)
     elif val is None:
         return hold_out(train, val_fraction, on_problem) if val_fraction and train.labels else (train, None)
-    check_labelled(val, val_data or data, on_problem)
-    if train.labels and (unknown := sorted(train.label_space.unknown(val.label_space))):
-        on_problem(
-            f"{counted(len(unknown), 'validation class')} not in the training data: {listed(unknown)}; "
-            f"training has {listed(train.label_space.labels)}"
-        )
+    check_held_out(val, train, val_data or data, on_problem)
     return train, val
 
 

@@ -31,6 +31,8 @@ def unused_settings(
     split_number: int,
 ) -> tuple[str, ...]:
     """A remark on each setting that was given, and that means nothing for data of any of these kinds."""
+    if video_root is None and label_kind == "action" and split_number == 1:
+        return ()
     used = set().union(*(_used_settings(absolute(source), split_number) for source in data))
     remarks = []
     if video_root is not None and "video_root" not in used:
@@ -83,3 +85,13 @@ def check_labelled(manifest: Manifest, data: str | os.PathLike[str], on_problem:
     if unlabelled:
         found = f"{counted(len(unlabelled), 'clip')} without a label ({listed(unlabelled, 3)})"
         on_problem(f"{data}: {found}; expected one for each")
+
+
+def check_held_out(manifest: Manifest, train: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
+    """Tell of clips to validate on that have no label, or one that is not trained."""
+    check_labelled(manifest, data, on_problem)
+    if train.labels and (unknown := sorted(train.label_space.unknown(manifest.label_space))):
+        on_problem(
+            f"{counted(len(unknown), 'validation class')} not in the training data: {listed(unknown)}; "
+            f"training has {listed(train.label_space.labels)}"
+        )
