@@ -337,6 +337,14 @@ def test_what_to_do_next_trains_on_what_was_checked(data: Path, capsys: pytest.C
     parse_train_flags(shlex.split(said.partition("train ")[2]))
 
 
+def test_what_to_do_next_leaves_out_what_means_nothing_for_the_data(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--video-root", str(data), "--label-kind", "verb", "--split-number", "2", "--val-fraction", "0.5"]
+    assert main(["check", str(data), *flags]) == 0
+    assert capsys.readouterr().err == f"next: stadapter train --data {data} --val-fraction 0.5 --out runs/first\n"
+
+
 def test_every_flag_that_check_hands_on_is_one_of_train() -> None:
     kept = {field.name for field in dataclasses.fields(CheckFlags)} - {"deep", "json", "num_workers"}
     assert kept <= {field.name for field in dataclasses.fields(TrainConfig)}

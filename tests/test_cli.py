@@ -134,6 +134,17 @@ def test_every_flag_has_help_and_a_default(capsys: pytest.CaptureFixture[str], v
         assert re.match(r"--[a-z].* [a-z]+.* \((default: .+|required)\)", flag), flag
 
 
+def test_help_is_paragraphs_not_the_lines_of_the_source(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "Folder with one sub-folder" in line)
+    assert "or the annotations of Kinetics" in line
+    assert "(required)" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "suggestion"),
     [
@@ -243,6 +254,7 @@ def test_train_has_the_help_of_the_chosen_strategy(capsys: pytest.CaptureFixture
         ("--tuning", "--tuning"),
         ("--tuning.rank 3", "--tuning.rank is a flag of lora; add --tuning lora, or drop it"),
         ("--lr -1", "lr -1.0: expected a learning rate above 0"),
+        ("--accept-changes", "accept_changes without resume: expected both"),
         ("--augmentation.scale 2 3", "scale is (2.0, 3.0)"),
         ("--recipe big", "small"),
         ("--epochs many", "many"),

@@ -224,10 +224,21 @@ def test_unreadable_clips_are_counted_named_and_left_out_of_the_accuracies(manif
     report = evaluate(model, manifest, CONFIG, batch_size=2)
     assert report.num_clips == len(report.predictions) == 4
     assert report.top1 == 1.0
-    assert [name for name, _ in report.failures] == ["down/down_01.mp4", "up/up_01.mp4"]
+    assert [failure.name for failure in report.failures] == ["down/down_01.mp4", "up/up_01.mp4"]
     lines = shown(tables(report)).splitlines()
     assert sum(line.startswith("could not be read: ") for line in lines) == 2
     assert "down_01.mp4" in shown(tables(report))
+
+
+def test_an_unreadable_segment_is_told_as_a_prediction_is(manifest: Manifest) -> None:
+    first, *others = manifest.entries
+    beyond = dataclasses.replace(first, start_seconds=90.0, end_seconds=92.5)
+    report = evaluate(
+        knowing(manifest, LABELS, ANSWERS), dataclasses.replace(manifest, entries=(beyond, *others)), CONFIG
+    )
+    assert [failure.title for failure in report.failures] == ["down/down_00.mp4 [90 to 92.5 s]"]
+    failure = report.to_json()["failures"][0]
+    assert (failure["name"], failure["start_seconds"], failure["end_seconds"]) == ("down/down_00.mp4", 90.0, 92.5)
 
 
 def test_a_batch_of_unreadable_clips_is_passed_over(manifest: Manifest) -> None:
@@ -279,7 +290,8 @@ def test_the_report_survives_json(manifest: Manifest) -> None:
     assert json.loads(json.dumps(report)) == report
     assert report["confusion"][0] == [0, 0, 0, 1]
     assert report["per_class"][2]["accuracy"] is None
-    assert report["failures"][0]["name"] == "down/down_00.mp4"
+    assert report["failures"][0].keys() == {"name", "start_seconds", "end_seconds", "message"}
+    assert (report["failures"][0]["name"], report["failures"][0]["start_seconds"]) == ("down/down_00.mp4", None)
     assert report["top1_interval"].keys() == {"low", "high"}
     assert (report["confidence"], report["num_resamples"], report["num_calibration_bins"]) == (0.95, 2000, 15)
     assert set(report["time_check"]) >= {"as_is", "shuffled", "reversed", "single_frame", "num_clips", "sentence"}

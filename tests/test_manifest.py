@@ -532,6 +532,15 @@ def test_a_setting_that_means_nothing_for_the_data_is_told(tmp_path: Path) -> No
     assert read_splits(tmp_path / "clips", val_fraction=0)[0].notes() == []
 
 
+def test_a_share_to_hold_out_means_nothing_beside_clips_to_validate_on(tmp_path: Path) -> None:
+    touch(tmp_path, "clips/train/up/a.mp4", "clips/train/down/b.mp4", "clips/val/up/c.mp4", "more/up/d.mp4")
+    for given in ({}, {"val_data": tmp_path / "more"}):
+        train, _ = read_splits(tmp_path / "clips", val_fraction=0.3, **given)
+        assert "--val-fraction 0.3 is not used here: there are clips to validate on" in train.notes()
+        for usual in ({}, {"val_fraction": 0}):
+            assert "--val-fraction" not in "".join(read_splits(tmp_path / "clips", **usual, **given)[0].notes())
+
+
 def test_a_setting_for_the_clips_to_validate_on_is_none_too_many(tmp_path: Path) -> None:
     touch(tmp_path / "clips", "left/a.mp4", "right/b.mp4")
     write(tmp_path / "list.csv", "left/a.mp4,left\nright/b.mp4,right\n")

@@ -15,7 +15,7 @@ from browser import Browser
 from stadapter.artefact import read_spec, save_artefact
 from stadapter.clips import ClipConfig, load_frames
 from stadapter.errors import ArtefactError
-from stadapter.evaluation.figures import ClassResult, ClipPrediction, Report
+from stadapter.evaluation.figures import ClassResult, ClipFailure, ClipPrediction, Report
 from stadapter.evaluation.timecheck import ORDER_NAMES, Order, make_time_check
 from stadapter.manifest import Entry, Manifest, read_manifest
 from stadapter.model import build_model
@@ -185,6 +185,7 @@ def test_the_page_tells_the_figures_and_the_receipt(trained: Path, clips: Manife
         "ab" * 32,
         "seed 7",
         "optimizer steps 600",
+        "clips trained on 11 of 12: the others could not be read",
         "changed on the way after step 100: lr was 0.002, is 0.001",
         "7.9 min",
         "stadapter 0.1.0, torch 2.13.0",
@@ -214,7 +215,8 @@ def test_names_are_shown_and_never_obeyed(trained: Path, tmp_path: Path) -> None
     entries = tuple(Entry(tmp_path / "gone.mp4", f"{label}/{label}.mp4", label) for label in HOSTILE)
     manifest = Manifest(entries, HOSTILE, missing=("<i>missing</i>.mp4",))
     report = dataclasses.replace(
-        report_on(manifest, wrong=[0, 2]), failures=(("<b>bad</b>.mp4", 'moov "atom" <not> found'),)
+        report_on(manifest, wrong=[0, 2]),
+        failures=(ClipFailure("<b>bad</b>.mp4", None, 2.0, 'moov "atom" <not> found'),),
     )
     page = written(tmp_path / "page.html", report, trained, manifest)
     assert page.count("script") == page.count("img") == page.count("b", onerror="") == 0
@@ -379,7 +381,9 @@ def pages(trained: Path, clips: Manifest, tmp_path: Path) -> list[Path]:
     reports = {
         "ordinary": (report_on(clips, wrong=[1, 6]), clips),
         "hostile": (
-            dataclasses.replace(report_on(hostile, wrong=[0, 3]), failures=((HOSTILE[4], HOSTILE[4]),)),
+            dataclasses.replace(
+                report_on(hostile, wrong=[0, 3]), failures=(ClipFailure(HOSTILE[4], None, None, HOSTILE[4]),)
+            ),
             hostile,
         ),
         "many": (many(120, 4), None),

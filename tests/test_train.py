@@ -208,7 +208,7 @@ def test_resuming_on_other_data_or_another_size_names_it(
     with pytest.raises(TrainingError, match="size was 16, is 20"):
         run(config, resume=True, size=20)
     (folder / "left").rename(folder / "zleft")
-    with pytest.raises(TrainingError, match=r"data_sha256 was .*labels was .*'left'.*'zleft'"):
+    with pytest.raises(TrainingError, match=r"data_sha256 was .*labels no longer 'left', but 'zleft'"):
         run(config, resume=True)
 
 
@@ -310,7 +310,7 @@ def test_too_many_bad_videos_stop_the_run_with_their_names(
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(config: TrainConfig) -> None:
-    with pytest.raises(TrainingError, match=r"the run stops.*--lr"):
+    with pytest.raises(TrainingError, match=r"the run stops.*a lower lr"):
         run(config, lr=1e30, gradient_clip=0, warmup_fraction=0, epochs=30)
     assert not (Path(config.out) / "stadapter.safetensors").exists()
 

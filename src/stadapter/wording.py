@@ -1,6 +1,7 @@
 """How messages put lists, numbers, times and foreign text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def listed(names: Sequence[str], limit: int = 5, *, separator: str = ", ") -> str:
@@ -21,6 +22,30 @@ def counted(number: int, noun: str) -> str:
     """
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{ending}"
+
+
+def changed(name: str, then: Any, now: Any) -> list[str]:
+    """How a setting, or what is within it, is not as it was; nothing where it is.
+
+    >>> changed("lr", 0.002, 0.1), changed("tuning", {"name": "lora", "rank": 4}, {"name": "lora", "rank": 8})
+    (['lr was 0.002, is 0.1'], ['tuning.rank was 4, is 8'])
+    >>> changed("tuning", {"name": "lora", "rank": 4}, {"name": "full"}), changed("labels", ["a", "b"], ["a", "c"])
+    (["tuning was 'lora', is 'full'"], ["labels no longer 'b', but 'c'"])
+    """
+    if then == now:
+        return []
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        if then.get("name") != now.get("name"):
+            return changed(name, then.get("name"), now.get("name"))
+        return [line for key in {**then, **now} for line in changed(f"{name}.{key}", then.get(key), now.get(key))]
+    if _are_names(then) and _are_names(now):
+        gone, new = ([repr(each) for each in ours if each not in theirs] for ours, theirs in ((then, now), (now, then)))
+        return [f"{name} no longer {listed(gone)}, but {listed(new)}" if gone or new else f"{name} in another order"]
+    return [f"{name} was {then!r}, is {now!r}"]
+
+
+def _are_names(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
 
 
 def duration(seconds: float) -> str:

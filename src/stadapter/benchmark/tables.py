@@ -78,8 +78,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         if "bare_trunk_flops" in (facts := case.get("facts", {})):
             trunk, adapters = facts["bare_trunk_flops"] / 2, (case["flops"] - facts["bare_trunk_flops"]) / 2
             told.append(
-                f"{case['name']}: {trunk / 1e9:.1f} billion multiply-adds in the bare trunk's products, "
-                f"{adapters / 1e9:.1f} in the adapters' ({adapters / trunk:.1%})"
+                f"{case['name']}: {trunk / 1e9:.4g} billion multiply-adds in the bare trunk's products, "
+                f"{adapters / 1e9:.3g} in the adapters' ({adapters / trunk:.1%})"
             )
         for fact, what in _MEMORY.items():
             if sides := facts.get(fact):

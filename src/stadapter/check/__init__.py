@@ -17,7 +17,16 @@ from stadapter.check.examine import Clip, examine_all
 from stadapter.check.findings import LEVELS, Finding, find_all
 from stadapter.errors import DataError, SettingsError
 from stadapter.layouts import LabelKind
-from stadapter.manifest import NOTHING, Entry, Manifest, find_videos, looks_like_video, read_splits, sort_labels
+from stadapter.manifest import (
+    NOTHING,
+    VAL_FRACTION,
+    Entry,
+    Manifest,
+    find_videos,
+    looks_like_video,
+    read_splits,
+    sort_labels,
+)
 from stadapter.video import VIDEO_SUFFIXES
 from stadapter.wording import counted, printable
 
@@ -84,7 +93,7 @@ def check_data(
     data: str | os.PathLike[str],
     *,
     val_data: str | os.PathLike[str] | None = None,
-    val_fraction: float = 0.2,
+    val_fraction: float = VAL_FRACTION,
     video_root: str | os.PathLike[str] | None = None,
     label_kind: LabelKind = "action",
     split_number: int = 1,

@@ -89,9 +89,9 @@ def find_too_many_unreadable(clips: Sequence[Clip], max_bad_fraction: float) -> 
 _FAULTS: dict[Fault, tuple[str, str]] = {
     "missing": ("gone since the data was listed", "is the disk still mounted?"),
     "forbidden": ("that may not be read", "give yourself permission, such as with chmod u+r"),
-    "empty": ("without content (0 bytes)", "copy them again, or remove them"),
-    "cut": ("cut off before the index", "recording or copying broke off: copy them again, or remove them"),
-    "unreadable": ("unreadable", "training passes over them: convert, replace or remove them"),
+    "empty": ("without content (0 bytes)", "copy each again, or remove it"),
+    "cut": ("cut off before the index", "recording or copying broke off: copy each again, or remove it"),
+    "unreadable": ("unreadable", "training passes over it: convert, replace or remove each"),
 }
 
 
@@ -104,7 +104,7 @@ def find_unreadable(clips: Sequence[Clip]) -> Iterator[Finding]:
             yield Finding(fault, "warning", f"{counted(len(bad), 'clip')} {what}", advice, which)
     lost = [clip for clip in clips if clip.video.fault is None and clip.error is not None]
     if lost:
-        found = f"{counted(len(lost), 'segment')} without a frame in them"
+        found = f"{counted(len(lost), 'segment')} without any frame"
         yield Finding(
             "no segment", "warning", found, "check their start and end, in seconds from the start", _with_errors(lost)
         )
@@ -133,10 +133,10 @@ def find_incomplete(clips: Sequence[Clip]) -> Iterator[Finding]:
             beyond.append(f"{clip.title}: the video ends at {info.duration_seconds:.1f} s")
     if cut:
         found = f"{counted(len(cut), 'video')} cut off: the file holds less than it announces"
-        yield Finding("truncated", "warning", found, "training uses what is there; better copy them again", tuple(cut))
+        yield Finding("truncated", "warning", found, "training uses what is there; better copy each again", tuple(cut))
     if damaged:
         found = f"{counted(len(damaged), 'video')} damaged inside: decoding everything shows it"
-        yield Finding("damaged", "warning", found, "copy them again, or remove them", tuple(damaged))
+        yield Finding("damaged", "warning", found, "copy each again, or remove it", tuple(damaged))
     if beyond:
         found = f"{counted(len(beyond), 'segment')} reaching past the end of the video"
         advice = "the clip ends with the video: check the seconds, and that it is the right video"
@@ -149,7 +149,7 @@ def find_short(clips: Sequence[Clip], num_frames: int) -> Iterator[Finding]:
     short = [f"{clip.title}: {clip.num_frames} frames" for clip in clips if 1 < clip.num_frames < num_frames]
     if single:
         found = f"{counted(len(single), 'clip')} of a single frame: there is no motion to learn from"
-        yield Finding("single frame", "warning", found, "remove them, or give longer clips", tuple(single))
+        yield Finding("single frame", "warning", found, "remove each, or give a longer clip", tuple(single))
     if short:
         found = f"{counted(len(short), 'clip')} shorter than the {num_frames} frames of a training clip"
         advice = "nothing: frames are repeated; or train with a smaller --num-frames"

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from stadapter.cli.flags import parse
 from stadapter.cli.output import check_writable, output_console, progress_bar, say, write_json
 
 
@@ -45,7 +46,7 @@ class CheckFlags:
 
 def run(arguments: Sequence[str]) -> int:
     """stadapter check"""
-    flags = tyro.cli(CheckFlags, prog="stadapter check", args=arguments)
+    flags = parse(CheckFlags, "stadapter check", arguments)
     from stadapter.check import check_data, tables
     from stadapter.machine import default_workers
 
@@ -74,10 +75,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def training_command(flags: CheckFlags) -> str:
-    """What to type to train on what was checked, held out in the same way."""
+    """What to type to train on what was checked, held out in the same way; without what means nothing for the data."""
+    from stadapter.manifest import used_settings
+
+    data = (flags.data,) if flags.val_data is None else (flags.data, flags.val_data)
+    unused = {"video_root", "label_kind", "split_number"} - used_settings(*data, split_number=flags.split_number)
     words = ["stadapter", "train", "--data", flags.data]
     for field in dataclasses.fields(CheckFlags):
         value = getattr(flags, field.name)
-        if value != field.default and field.name not in ("data", "deep", "json", "num_workers"):
+        if value != field.default and field.name not in {"data", "deep", "json", "num_workers", *unused}:
             words += [f"--{field.name.replace('_', '-')}", str(value)]
     return shlex.join([*words, "--out", "runs/first"])

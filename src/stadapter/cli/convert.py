@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from stadapter.cli.flags import parse
 from stadapter.cli.output import next_step, say
 from stadapter.wording import counted
 
@@ -43,7 +44,7 @@ class ConvertFlags:
 
 def run(arguments: Sequence[str]) -> int:
     """stadapter convert"""
-    flags = tyro.cli(ConvertFlags, prog="stadapter convert", args=arguments)
+    flags = parse(ConvertFlags, "stadapter convert", arguments)
     from stadapter.artefact import read_spec
     from stadapter.convert import convert_released, read_labels
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from stadapter.cli.classifier import Precision, autocast_dtype, load_classifier
+from stadapter.cli.flags import parse
 from stadapter.cli.output import check_writable, output_console, progress_bar, say, write_json
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class EvaluateFlags:
 
 def run(arguments: Sequence[str]) -> int:
     """stadapter evaluate"""
-    flags = tyro.cli(EvaluateFlags, prog="stadapter evaluate", args=arguments)
+    flags = parse(EvaluateFlags, "stadapter evaluate", arguments)
     from stadapter.artefact import find_run, read_spec
     from stadapter.evaluation import evaluate
     from stadapter.evaluation.tables import tables

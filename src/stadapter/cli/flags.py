@@ -1,10 +1,12 @@
 """Flags that are a settings class."""
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
+from docstring_parser.attrdoc import AttributeDocstrings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -18,7 +20,27 @@ def parse(kind: type[Settings], prog: str, arguments: Sequence[str]) -> Settings
     Raises:
         SettingsError: settings that the class refuses.
     """
-    namespace = {"__post_init__": lambda flags: None, "__doc__": kind.__doc__}
-    unchecked = dataclasses.make_dataclass(kind.__name__, [], bases=(kind,), namespace=namespace, frozen=True)
-    flags: Any = tyro.cli(unchecked, prog=prog, args=arguments)
+    flags: Any = tyro.cli(flags_class(kind, purpose=inspect.getdoc(kind) or ""), prog=prog, args=arguments)
     return kind(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(kind)})
+
+
+def flags_class(kind: "type[DataclassInstance]", *, purpose: str, more: Sequence[tuple[str, Any]] = ()) -> type[Any]:
+    """A subclass whose values are not checked, for tyro to fill.
+
+    Args:
+        kind: the settings; the docstring of each is the help of its flag, in a paragraph: tyro would end its lines
+            where they end in the source.
+        purpose: what the verb does.
+        more: names and types of flags beside those of the settings, or in place of some.
+    """
+    told = {name: " ".join(text.split()) for name, (text, *_) in AttributeDocstrings().get_attr_docs(kind).items()}
+    told = {name: text for name, text in told.items() if name not in dict(more)}
+    parameters = [f":param {name}: {text}" for name, text in told.items()]
+    return dataclasses.make_dataclass(
+        kind.__name__,
+        more,
+        bases=(kind,),
+        namespace={"__post_init__": lambda flags: None, "__doc__": "\n".join([purpose, "", *parameters])},
+        frozen=True,
+        kw_only=True,
+    )

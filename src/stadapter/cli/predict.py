@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stadapter.cli.classifier import Precision, load_classifier
+from stadapter.cli.flags import parse
 from stadapter.cli.output import output_console, progress_bar, say
 from stadapter.errors import SettingsError
 from stadapter.wording import counted
@@ -52,7 +53,7 @@ class PredictFlags:
 
 def run(arguments: Sequence[str]) -> int:
     """stadapter predict"""
-    flags = tyro.cli(PredictFlags, prog="stadapter predict", args=arguments)
+    flags = parse(PredictFlags, "stadapter predict", arguments)
     if not flags.videos:
         raise SettingsError("no videos given; expected files or folders: stadapter predict RUN clip.mp4")
     if "" in flags.videos:

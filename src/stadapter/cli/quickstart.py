@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
+from stadapter.cli.flags import parse
 from stadapter.cli.output import output_console, say
 
 
@@ -14,7 +13,7 @@ def run(arguments: Sequence[str]) -> int:
     """stadapter quickstart"""
     from stadapter.quickstart import QuickstartConfig, quickstart, tables
 
-    flags = tyro.cli(QuickstartConfig, prog="stadapter quickstart", args=arguments)
+    flags = parse(QuickstartConfig, "stadapter quickstart", arguments)
     try:
         result = quickstart(flags)
     except KeyboardInterrupt:

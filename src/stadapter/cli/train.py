@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from stadapter.cli.flags import flags_class
 from stadapter.cli.output import next_step, output_console, say
 from stadapter.errors import SettingsError
 from stadapter.provenance import started
@@ -77,9 +78,10 @@ def parse_train_flags(arguments: Sequence[str]) -> Any:
     recipe = RECIPES[name]("", "")
     strategy = chosen_value("--tuning", arguments, STRATEGIES) or tuning_name(recipe.tuning)
     check_strategy_flags(arguments, strategy, STRATEGIES)
-    kind = dataclasses.make_dataclass(
-        "TrainFlags",
-        [
+    kind = flags_class(
+        TrainConfig,
+        purpose="Train a video classifier on labelled clips.",
+        more=[
             ("strategy", _choice("tuning", STRATEGIES, "What learns. Name one before --help to see its flags.")),
             ("recipe", _choice("recipe", RECIPES, "Named settings, which other flags change; small is for few clips.")),
             (
@@ -93,11 +95,6 @@ def parse_train_flags(arguments: Sequence[str]) -> Any:
             ),
             ("tuning", STRATEGIES[strategy]),
         ],
-        bases=(TrainConfig,),
-        # The settings are checked when the TrainConfig proper is made, where errors are ours to report.
-        namespace={"__post_init__": lambda flags: None, "__doc__": "Train a video classifier on labelled clips."},
-        frozen=True,
-        kw_only=True,
     )
     values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(TrainConfig)}
     if strategy != tuning_name(recipe.tuning):

@@ -10,6 +10,7 @@ from stadapter.durable import write_whole
 from stadapter.errors import DataError
 from stadapter.training.settings import TrainConfig, settings_to_json
 from stadapter.tuning import STRATEGIES
+from stadapter.wording import changed
 
 Clip = tuple[str, float | None, float | None]
 """Name, start and end of a test clip."""
@@ -106,8 +107,7 @@ def changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         before, now = found.get(name), wanted.get(name)
         if isinstance(before, dict) and isinstance(now, dict) and name in ("tuning", "augmentation"):
             before = {**_defaults(wanted).get(name, {}), **before}
-        if before != now:
-            told.append(f"{name} {before!r}, now {now!r}")
+        told += changed(name, before, now)
     return told
 
 

@@ -15,7 +15,7 @@ from stadapter.comparison.search import search
 from stadapter.errors import SettingsError
 from stadapter.signals import stopped_by_signals
 from stadapter.training.run_folder import locked
-from stadapter.wording import listed
+from stadapter.wording import changed, listed
 
 
 def run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Path, console: Console) -> None:
@@ -51,9 +51,9 @@ def run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Pa
 def _refuse_other_settings(jobs: Sequence[Job]) -> None:
     for job in jobs:
         found = identity_there(job)
-        if found is not None and (changed := changes(found, job.known["identity"])):
+        if found is not None and (told := changes(found, job.known["identity"])):
             raise SettingsError(
-                f"{job.result} was made with other settings: {listed(changed, 3)}; choose another --out, or do it "
+                f"{job.result} was made with other settings: {listed(told, 3)}; choose another --out, or do it "
                 "again with --redo"
             )
 
@@ -64,8 +64,8 @@ def _refuse_other_budget(folder: Path, common: Common, jobs: Sequence[Job], *, r
     for path, result in read_results(folder, but=done_again).items():
         found = result["budget"]
         if found != common.budget:
-            changed = [name for name in common.budget if found.get(name) != common.budget[name]]
-            told = ", ".join(f"{name} {found.get(name)!r}, now {common.budget[name]!r}" for name in changed)
+            told = [line for name, ours in common.budget.items() for line in changed(name, found.get(name), ours)]
             raise SettingsError(
-                f"{path} was made with another budget: {told}; choose another --out, or do all again with --redo"
+                f"{path} was made with another budget: {listed(told, 3)}; choose another --out, or do all again with "
+                "--redo"
             )

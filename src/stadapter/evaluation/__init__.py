@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from stadapter.clips import ClipConfig
 from stadapter.dataset import EvaluationClips
 from stadapter.errors import DataError, SettingsError
-from stadapter.evaluation.figures import Report, make_report
+from stadapter.evaluation.figures import ClipFailure, Report, make_report
 from stadapter.evaluation.timecheck import CHANGED_ORDERS, Order, frame_places
 from stadapter.labels import LabelSpace
 from stadapter.machine import copies_beside_work, takes_turns
@@ -164,6 +164,11 @@ def _report(dataset: EvaluationClips, space: LabelSpace, rows: Sequence[Row], fa
     if not rows:
         name, message = failures[0] if failures else ("no clip", "the data is empty")
         raise DataError(f"none of {len(dataset)} clips could be read, first {name}: {message}")
+    by_title = {entry.title: entry for entry in dataset.entries}
+    unreadable = []
+    for title, message in failures:
+        entry = by_title[title]
+        unreadable.append(ClipFailure(entry.name, entry.start_seconds, entry.end_seconds, message))
     rows = sorted(rows)
     entries = [dataset.entries[row.position] for row in rows]
     targets = torch.tensor([dataset.targets[row.position] for row in rows])  # (n, K)
@@ -172,4 +177,4 @@ def _report(dataset: EvaluationClips, space: LabelSpace, rows: Sequence[Row], fa
     named: dict[Order, Tensor] = {"as_is": space.named(scores)}  # (n, K) in every order
     if rows[0].reordered:
         named |= {order: torch.tensor([row.reordered[n] for row in rows]) for n, order in enumerate(CHANGED_ORDERS)}
-    return make_report(space, entries, scores=scores, targets=targets, named=named, failures=failures)
+    return make_report(space, entries, scores=scores, targets=targets, named=named, failures=unreadable)

@@ -14,7 +14,6 @@ from torch import Tensor
 from stadapter.evaluation.timecheck import Order, TimeCheck, make_time_check
 from stadapter.labels import ACTION, LabelSpace
 from stadapter.manifest import Entry
-from stadapter.samples import Failure
 from stadapter.uncertainty import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_interval
 from stadapter.video.segment import Segment
 
@@ -60,6 +59,23 @@ class ClipPrediction:
 
 
 @dataclass(frozen=True)
+class ClipFailure:
+    """A clip that could not be read."""
+
+    name: str
+    """Path relative to the data folder."""
+    start_seconds: float | None
+    end_seconds: float | None
+    message: str
+    """Why."""
+
+    @property
+    def title(self) -> str:
+        """Its name, and its segment where it is one."""
+        return Segment(self.start_seconds, self.end_seconds).titled(self.name)
+
+
+@dataclass(frozen=True)
 class Report:
     """What evaluating a model on labelled clips gave. Clips that could not be read are in `failures` only.
 
@@ -96,8 +112,8 @@ class Report:
     empty: those of the heads say more."""
     predictions: tuple[ClipPrediction, ...]
     """One for every classified clip, in the order of the data."""
-    failures: tuple[Failure, ...]
-    """(name, reason) of every clip that could not be read."""
+    failures: tuple[ClipFailure, ...]
+    """Every clip that could not be read, sorted by their names."""
     time_check: TimeCheck | None = None
     """The same clips with their frames in other orders, if that was asked for."""
     confidence: float = CONFIDENCE
@@ -113,7 +129,6 @@ class Report:
         report = asdict(replace(self, heads={}))
         if self.time_check is not None:
             report["time_check"]["sentence"] = self.time_check.sentence()
-        report["failures"] = [{"name": name, "message": message} for name, message in self.failures]
         report["heads"] = {name: head.to_json() for name, head in self.heads.items()}
         plain: dict[str, Any] = json.loads(json.dumps(report))
         return plain
@@ -164,7 +179,7 @@ def make_report(
     scores: Tensor,
     targets: Tensor,
     named: dict[Order, Tensor],
-    failures: Sequence[Failure],
+    failures: Sequence[ClipFailure],
 ) -> Report:
     """All figures of n clips.
 
@@ -174,7 +189,7 @@ def make_report(
         scores: of every class of every head (n, C), averaged over the views.
         targets: the true class of every head (n, K).
         named: the classes named (n, K), with the frames in every order that was tried.
-        failures: (name, reason) of the clips that could not be read.
+        failures: the clips that could not be read.
     """
     heads = {
         name: _figures(_answers_of_head(space, place, scores, targets, named), entries, failures, with_confusion=True)
@@ -233,7 +248,7 @@ def _answers_of_actions(space: LabelSpace, scores: Tensor, targets: Tensor, name
 
 
 def _figures(
-    answers: _Answers, entries: Sequence[Entry], failures: Sequence[Failure], *, with_confusion: bool
+    answers: _Answers, entries: Sequence[Entry], failures: Sequence[ClipFailure], *, with_confusion: bool
 ) -> Report:
     from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -262,7 +277,7 @@ def _figures(
         per_class=per_class,
         confusion=_confusion(answers.labels, targets, named) if with_confusion else (),
         predictions=_predictions(answers, entries),
-        failures=tuple(sorted(failures)),
+        failures=tuple(sorted(failures, key=lambda failure: failure.title)),
         time_check=_time_check(answers),
     )
 

@@ -47,7 +47,10 @@ def summary_table(report: Report) -> Table:
 
 def _unreadable(report: Report) -> list[Text]:
     """The first clips that could not be read, a line each."""
-    told = [message if name in message else f"{name}: {message}" for name, message in report.failures]
+    told = [
+        failure.message if failure.title in failure.message else f"{failure.title}: {failure.message}"
+        for failure in report.failures
+    ]
     lines = [f"could not be read: {printable(line)}" for line in told[:_SHOWN_FAILURES]]
     if len(told) > _SHOWN_FAILURES:
         lines.append(f"and {len(told) - _SHOWN_FAILURES} more")

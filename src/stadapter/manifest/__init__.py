@@ -15,7 +15,7 @@ from pathlib import Path
 from stadapter.errors import DataError, SettingsError
 from stadapter.layouts import LabelKind, OnProblem, recognise
 from stadapter.manifest.annotations import read_annotations, read_parts
-from stadapter.manifest.checks import check_held_out, check_settings, check_trainable, unused_settings
+from stadapter.manifest.checks import check_held_out, check_settings, check_trainable, unused_settings, used_settings
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
 from stadapter.manifest.folders import (
     TRAIN_FOLDER,
@@ -25,12 +25,13 @@ from stadapter.manifest.folders import (
     split_folders,
     walk,
 )
-from stadapter.manifest.holdout import hold_out
+from stadapter.manifest.holdout import VAL_FRACTION, hold_out
 from stadapter.manifest.lists import read_list
 from stadapter.manifest.paths import absolute, looks_like_video, size_bytes
 
 __all__ = [
     "NOTHING",
+    "VAL_FRACTION",
     "Entry",
     "Manifest",
     "find_videos",
@@ -40,6 +41,7 @@ __all__ = [
     "size_bytes",
     "sort_labels",
     "unused_settings",
+    "used_settings",
 ]
 
 
@@ -105,7 +107,7 @@ def read_manifest(
 def read_splits(
     data: str | os.PathLike[str],
     *,
-    val_fraction: float = 0.2,
+    val_fraction: float = VAL_FRACTION,
     val_data: str | os.PathLike[str] | None = None,
     video_root: str | os.PathLike[str] | None = None,
     label_kind: LabelKind = "action",
@@ -157,6 +159,9 @@ def read_splits(
         val = read_class_folders(splits[held_out[0]], source, on_problem)
     elif val is None:
         return hold_out(train, val_fraction, on_problem) if val_fraction and train.labels else (train, None)
+    if val_fraction not in (0, VAL_FRACTION):
+        remark = f"--val-fraction {val_fraction:g} is not used here: there are clips to validate on"
+        train = replace(train, remarks=(*train.remarks, remark))
     check_held_out(val, train, val_data or data, on_problem)
     return train, val
 

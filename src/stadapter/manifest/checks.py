@@ -33,7 +33,7 @@ def unused_settings(
     """A remark on each setting that was given, and that means nothing for data of any of these kinds."""
     if video_root is None and label_kind == "action" and split_number == 1:
         return ()
-    used = set().union(*(_used_settings(absolute(source), split_number) for source in data))
+    used = used_settings(*data, split_number=split_number)
     remarks = []
     if video_root is not None and "video_root" not in used:
         remarks.append("--video-root is not used here: folders of classes hold their videos")
@@ -42,6 +42,11 @@ def unused_settings(
     if split_number != 1 and "split_number" not in used:
         remarks.append(f"--split-number {split_number} is not used here: it is for a folder of UCF101 or HMDB51")
     return tuple(remarks)
+
+
+def used_settings(*data: str | os.PathLike[str], split_number: int) -> set[str]:
+    """Which of video_root, label_kind and split_number mean something for data of any of these kinds."""
+    return set().union(*(_used_settings(absolute(source), split_number) for source in data))
 
 
 def _used_settings(source: Path, split_number: int) -> set[str]:

@@ -7,6 +7,9 @@ from stadapter.layouts import OnProblem
 from stadapter.manifest.entries import Manifest
 from stadapter.wording import counted, listed
 
+VAL_FRACTION = 0.2
+"""Share of each class that is held out where nothing else is said."""
+
 
 def hold_out(manifest: Manifest, fraction: float, on_problem: OnProblem) -> tuple[Manifest, Manifest]:
     """What is trained on, and about `fraction` of the videos of every class to validate on.

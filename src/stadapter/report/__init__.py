@@ -202,7 +202,8 @@ def _unreadable(spec: Mapping[str, Any], report: Report | None) -> list[tuple[st
     """(where it was met, name, reason) of every clip that could not be read."""
     trained = spec.get("receipt", {}).get("unreadable", {}).items()
     evaluated = report.failures if report is not None else ()
-    return [("evaluation", *failure) for failure in evaluated] + [("training", *failure) for failure in trained]
+    told = [("evaluation", failure.title, failure.message) for failure in evaluated]
+    return told + [("training", name, reason) for name, reason in trained]
 
 
 def _receipt(folder: Path, spec: Mapping[str, Any]) -> list[Line]:
@@ -220,7 +221,7 @@ def _receipt(folder: Path, spec: Mapping[str, Any]) -> list[Line]:
         "trunk sha256": backbone.get("sha256"),
         "data": settings.get("data"),
         "data sha256": receipt.get("data_sha256"),
-        "clips trained on": receipt.get("num_train_clips"),
+        "clips trained on": _trained_on(receipt),
         "seed": settings.get("seed"),
         "optimizer steps": receipt.get("steps"),
         "changed on the way": "; ".join(receipt.get("changes", ())) or None,
@@ -232,6 +233,14 @@ def _receipt(folder: Path, spec: Mapping[str, Any]) -> list[Line]:
         "run folder": f"{_megabytes(sum(sizes))}, the trunk not included" if sizes else None,
     }
     return [(name, str(value)) for name, value in lines.items() if value is not None]
+
+
+def _trained_on(receipt: Mapping[str, Any]) -> str | None:
+    """How many clips there were to train on, and of how many nothing was seen."""
+    total, num_unreadable = receipt.get("num_train_clips"), len(receipt.get("unreadable", ()))
+    if total is None or not num_unreadable:
+        return total
+    return f"{total - num_unreadable} of {total}: the others could not be read"
 
 
 def _evaluation(report: Report, manifest: Manifest | None, config: ClipConfig, command: str | None) -> list[Line]:

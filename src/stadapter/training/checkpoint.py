@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stadapter.errors import ArtefactError, TrainingError
 from stadapter.tensor_file import DIGEST_KEY, read_tensors, write_tensors
 from stadapter.training.settings import FIXED_SETTINGS, FREE_SETTINGS
-from stadapter.wording import listed
+from stadapter.wording import changed, listed
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 EPOCH_PAUSE_SECONDS = 10.0
@@ -27,8 +27,8 @@ _FORMAT = "stadapter-checkpoint-2"
 _FORMAT_WITHOUT_DIGEST = "stadapter-checkpoint-1"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 DIVERGED = (
-    "{what} at step {step}: the run stops, and nothing of this is saved. Start anew with a lower --lr, with "
-    "--gradient-clip above 0, or with --precision fp32"
+    "{what} at step {step}: the run stops, and nothing of this is saved. Start anew with a lower lr, with "
+    "gradient_clip above 0, or with precision fp32"
 )
 
 
@@ -119,13 +119,13 @@ def accepted_changes(
     now = {name: value for name, value in settings.items() if name not in FREE_SETTINGS} | dict(identity)
     then = {**progress.settings, **progress.identity}
     # A setting that the checkpoint does not know came with a newer version of this program.
-    changed = [name for name in now if name in then and then[name] != now[name]]
-    told = [f"{name} was {then[name]!r}, is {now[name]!r}" for name in changed]
+    changes = {name: told for name in now if name in then and (told := changed(name, then[name], now[name]))}
+    told = [change for of_one in changes.values() for change in of_one]
     found = f"{folder} was started otherwise: {'; '.join(told)}. "
-    if never := [name for name in changed if name in FIXED_SETTINGS]:
+    if never := [name for name in changes if name in FIXED_SETTINGS]:
         reasons = ", ".join(f"{name} ({FIXED_SETTINGS[name]})" for name in never)
         raise TrainingError(f"{found}A run cannot go on with another {reasons}: start a new run folder")
-    if changed and not accept_changes:
+    if changes and not accept_changes:
         raise TrainingError(
             f"{found}Resume it as it was started, go on all the same with --accept-changes, or start a new run folder"
         )

@@ -126,15 +126,20 @@ class FrozenPart:
         """What comes of views that come again, if they do, in a line."""
         count, blocks = self.config.views_per_clip, counted(len(self.model.trunk.blocks), "block")
         if count is None:
-            return []
+            return self._unused_folder("views do not come again without --views-per-clip")
         views = f"{counted(count, 'view')} of each clip"
         if not self.room_bytes:
-            return [views if self.num_blocks else f"{views}, and no tokens to keep: {_NOTHING_FROZEN}"]
+            told = views if self.num_blocks else f"{views}, and no tokens to keep: {_NOTHING_FROZEN}"
+            return [told, *self._unused_folder("no tokens are kept")]
         size, room = num_clips * min(count, num_epochs) * self._view_bytes(), self.room_bytes
         return [
             f"{views}: the first {self.num_blocks} of {blocks} see them once; their tokens, {size / 1e9:.2g} GB of at "
             f"most {room / 1e9:.3g} GB, are kept in {self.folder}"
         ]
+
+    def _unused_folder(self, why: str) -> list[str]:
+        given = self.config.token_cache_folder
+        return [f"--token-cache-folder {given} is not used here: {why}"] if given is not None else []
 
     def _view_bytes(self) -> int:
         trunk, clip = self.model.trunk, self.clip_config

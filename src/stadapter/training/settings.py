@@ -13,6 +13,7 @@ from stadapter.backbones import DEFAULT_BACKBONE
 from stadapter.errors import SettingsError
 from stadapter.field_types import check_types, from_json
 from stadapter.layouts import NUM_SPLITS, LabelKind
+from stadapter.manifest.holdout import VAL_FRACTION
 from stadapter.transforms import Augmentation
 from stadapter.tuning import STAdapter, Tuning, check_tuning, tuning_from_json, tuning_to_json
 
@@ -50,7 +51,7 @@ class TrainConfig:
     """What learns."""
     val_data: str | Path | None = None
     """Held-out clips, laid out as the training data; default: the val folder, or a share of each class."""
-    val_fraction: float = 0.2
+    val_fraction: float = VAL_FRACTION
     """Share of each class held out by a stable hash of the file's name, below 1; 0 trains on everything."""
     video_root: str | Path | None = None
     """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
@@ -151,6 +152,8 @@ class TrainConfig:
                 raise SettingsError(f"{name} 1: expected a share below 1, which would leave nothing")
         if not 0 < self.lr < math.inf:
             raise SettingsError(f"lr {self.lr}: expected a learning rate above 0, such as 2e-3")
+        if self.accept_changes and not self.resume:
+            raise SettingsError("accept_changes without resume: expected both, to go on with an unfinished run")
 
 
 _LIMITS: dict[str, tuple[float, float]] = {
