@@ -10,7 +10,6 @@ after every stage. Once the first run of all is there, `--only strategies` and `
 """
 
 import argparse
-import json
 import shlex
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from gestures import replace_between, split
 from stadapter.comparison import Comparison, write_summary
+from stadapter.comparison.results import FinishedRun, read_result
 from stadapter.comparison.summary import Row, difference
 from stadapter.comparison.tables import markdown, markdown_table
 from stadapter.tuning import STRATEGIES as TUNINGS
@@ -127,10 +127,11 @@ def compare_command(stage: Stage, work: str, backbone: str, lr: float | None) ->
 
 def chosen_rate(folder: Path) -> float:
     """The learning rate that the search chose for the default."""
-    result = json.loads((folder / "st-adapter--default--seed0.json").read_text(encoding="utf-8"))
-    if "error" in result:
-        raise SystemExit(f"{DEFAULT} failed, so no rate is chosen for the ablations: {result['error']}")
-    return float(result["config"]["lr"])
+    result = read_result(folder / "st-adapter--default--seed0.json")
+    if not isinstance(result, FinishedRun):
+        reason = result.error if result is not None else "no whole result"
+        raise SystemExit(f"{DEFAULT} failed, so no rate is chosen for the ablations: {reason}")
+    return float(result.config["lr"])
 
 
 def publish(work: Path, backbone: str) -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from stadapter.__main__ import main
 from stadapter.comparison import CompareConfig, child, compare, process, write_summary
 from stadapter.comparison.experiments import Experiment, read_experiment, read_experiments
+from stadapter.comparison.results import FinishedRun, read_result
 from stadapter.comparison.search import choose_rate
 from stadapter.comparison.summary import summarise
 from stadapter.comparison.tables import tables
@@ -177,6 +178,10 @@ def test_results_of_another_budget_are_not_mixed(stage: Path, finished: Path, tm
         ({"predictions": None}, True),
         ({"identity": 5}, True),
         ({"top1": "high"}, True),
+        ({"top1_interval": "wide"}, True),
+        ({"top1_interval": {"low": 0.5}}, True),
+        ({"predictions": [{"name": "a.mp4"}]}, True),
+        ({"lr_search": {"values": [1e-3]}}, True),
         ({"heads": {}}, False),
     ],
 )
@@ -248,6 +253,7 @@ def test_the_table_says_where_it_cannot_tell(finished: Path) -> None:
     assert "cannot tell" in shown
     markdown = (finished / "comparison.md").read_text()
     assert "| linear-probe/default | 2 |" in markdown
+    assert "| top-2 |" in markdown.splitlines()[2]  # there are no five classes
     assert "Cannot tell with 4 clips and these seeds whether better or worse than st-adapter/default: " in markdown
     rows = list(csv.DictReader(io.StringIO((finished / "runs.csv").read_text())))
     assert [(row["strategy"], row["seed"]) for row in rows] == [
@@ -376,8 +382,8 @@ def test_a_killed_run_is_recorded_and_gone_on_with(
     comparison = compare(config, console=quiet())
     assert not comparison.failures
     (run,) = comparison.rows[0].runs
-    assert run["steps"] == 60
-    assert run["interruptions"] == 1
+    assert run.steps == 60
+    assert run.interruptions == 1
 
 
 def test_the_learning_rate_is_searched_without_the_test_clips(
@@ -402,16 +408,16 @@ def test_the_learning_rate_is_searched_without_the_test_clips(
         assert len(trial["predictions"]) == search["num_held_out_clips"] == 2
 
 
-def tried(correct: str, train_loss: float) -> dict[str, Any]:
-    """What a training of the search gives: for each clip 1 where it is right."""
-    clips = [
-        {"name": str(number), "start_seconds": None, "end_seconds": None, "is_correct": mark == "1"}
-        for number, mark in enumerate(correct)
-    ]
-    return {"predictions": clips, "top1": correct.count("1") / len(correct), "train_loss": train_loss}
+def test_the_search_takes_the_best_and_among_equals_the_one_that_learned_most(finished: Path) -> None:
+    found = read_result(finished / "linear-probe--default--seed0.json")
+    assert isinstance(found, FinishedRun)
 
+    def tried(correct: str, train_loss: float) -> FinishedRun:
+        """What a training of the search gives: for each clip 1 where it is right."""
+        clips = [replace(found.predictions[0], name=str(n), is_correct=m == "1") for n, m in enumerate(correct)]
+        top1 = correct.count("1") / len(correct)
+        return replace(found, predictions=tuple(clips), top1=top1, train_loss=train_loss)
 
-def test_the_search_takes_the_best_and_among_equals_the_one_that_learned_most() -> None:
     good, chance, other_chance = "1" * 15 + "0" * 5, "1" * 2 + "0" * 18, "0" * 17 + "1" * 3
     assert choose_rate({1e-3: tried(good, 2.0), 1e-2: tried(chance, 0.1)}) == 1e-3
     assert choose_rate({1e-4: tried(chance, 1.9), 1e-3: tried(other_chance, 2.3), 1e-2: tried(chance, 1.2)}) == 1e-2

@@ -19,7 +19,7 @@ from stadapter.__main__ import main
 from stadapter.artefact import load_artefact
 from stadapter.clips import ClipConfig
 from stadapter.comparison.child import figures
-from stadapter.comparison.results import RUN_COLUMNS
+from stadapter.comparison.results import FinishedRun, write_result
 from stadapter.comparison.summary import summarise
 from stadapter.dataset import EvaluationClips
 from stadapter.errors import ArtefactError, DataError, TrainingError
@@ -215,14 +215,39 @@ def test_a_run_stopped_in_the_middle_resumes_to_the_same_weights(
 def test_compare_takes_the_action_as_what_is_right_and_keeps_the_figures_of_each_head(
     run: st.TrainResult, tmp_path: Path
 ) -> None:
-    result = figures(run)
-    assert (result["top1"], result["heads"]["noun"]["top1"]) == (run.metrics["top1"], run.metrics["noun_top1"])
-    assert sum(row["is_correct"] for row in result["predictions"]) / result["num_clips"] == run.metrics["top1"]
-    assert result["predictions"][3]["label"] == "put pan"
-    known = {"strategy": "st-adapter", "name": "default", "seed": 0, "about": "", "identity": {}, "budget": {}}
-    costs = {"config": {}, "hardware": {}, "versions": {}, "size": 32, "lr_search": None, "train_loss": 1.0}
-    whole = {**dict.fromkeys(RUN_COLUMNS), **known, **costs, **result}
-    (tmp_path / "st-adapter--default--seed0.json").write_text(json.dumps(whole))
+    assert run.report is not None
+    result = FinishedRun(
+        strategy="st-adapter",
+        name="default",
+        about="",
+        seed=0,
+        budget={},
+        identity={},
+        config={},
+        commit=None,
+        versions={},
+        hardware={},
+        precision="float32",
+        size=32,
+        trained_parameters=1,
+        total_parameters=2,
+        gmacs_per_view=0.1,
+        gmacs_counted="all",
+        artefact_bytes=3,
+        peak_memory_bytes=None,
+        peak_memory_of="process",
+        steps=4,
+        train_loss=1.0,
+        clips_per_second=5.0,
+        training_seconds=6.0,
+        wall_seconds=7.0,
+        interruptions=0,
+        **figures(run.report),
+    )
+    assert (result.top1, result.heads["noun"]["top1"]) == (run.metrics["top1"], run.metrics["noun_top1"])
+    assert sum(row.is_correct for row in result.predictions) / result.num_clips == run.metrics["top1"]
+    assert result.predictions[3].label == "put pan"
+    write_result(tmp_path / "st-adapter--default--seed0.json", result)
     comparison = summarise(tmp_path)
     assert comparison.rows[0].top1 == run.metrics["top1"]
     assert comparison.sentences == ("A clip is right where its verb and its noun are; the result files have each.",)

@@ -22,8 +22,8 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
 def check_types(settings: Any) -> None:
     """Refuse a setting of another type than its field has, before it is met far from here.
 
-    Known are int, float, bool, str, classes, and literals, unions and tuples of these; what else an annotation may be,
-    such as a protocol, is left to who uses it.
+    Known are int, float, bool, str, classes, and literals, unions, tuples and dicts of these; what else an annotation
+    may be, such as a protocol, is left to who uses it.
 
     Raises:
         SettingsError: the first such setting, by its name.
@@ -53,6 +53,12 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, str) and value in arguments
     if origin is tuple and Ellipsis not in arguments:
         return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(each, arguments[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(each, arguments[1]) for each in value.values())
+    if hint is Any:
+        return True
     if hint in (int, float):  # True is an int to Python
         return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
     is_plain_class = isinstance(hint, type) and origin is None and not getattr(hint, "_is_protocol", False)
@@ -66,6 +72,6 @@ def _described(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, arguments))
     if origin is tuple:
-        return f"({', '.join(map(_described, arguments))})"
+        return f"({', '.join('…' if each is Ellipsis else _described(each) for each in arguments)})"
     names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
     return names.get(hint) or str(hint.__name__)

@@ -60,13 +60,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
-def bytes_text(size: int) -> str:
+def bytes_text(size: float) -> str:
     """A size of memory, in three digits.
 
-    >>> bytes_text(1_234_567), bytes_text(12_345_678_901)
-    ('1.23 MB', '12.3 GB')
+    >>> bytes_text(12_345), bytes_text(1_234_567), bytes_text(12_345_678_901)
+    ('12.3 kB', '1.23 MB', '12.3 GB')
     """
-    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
+    factor, unit = next((each for each in ((1e9, "GB"), (1e6, "MB")) if size >= each[0]), (1e3, "kB"))
+    return f"{size / factor:.3g} {unit}"
 
 
 def first_line(error: BaseException) -> str:

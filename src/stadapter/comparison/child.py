@@ -17,7 +17,7 @@ import torch
 
 from stadapter.allocator import keep_freed_memory
 from stadapter.artefact import METRICS_NAME, SPEC_NAME, WEIGHTS_NAME
-from stadapter.comparison.results import write_result
+from stadapter.comparison.results import Answer, FailedRun, FinishedRun, Run, run_from_json, write_result
 from stadapter.costs import COUNTED, gmacs_per_view
 from stadapter.errors import STAdapterError
 from stadapter.evaluation.figures import Report
@@ -25,7 +25,7 @@ from stadapter.memory import peak_memory_bytes
 from stadapter.provenance import commit, processor
 from stadapter.signals import stop_with_parent
 from stadapter.training.checkpoint import CHECKPOINT_NAME
-from stadapter.training.loop import TrainResult, train
+from stadapter.training.loop import train
 from stadapter.training.preparation import prepare
 from stadapter.training.run_folder import refuse_folder_in_use
 from stadapter.training.settings import TrainConfig, settings_from_json, settings_to_json
@@ -37,44 +37,45 @@ _SHARES = ("top1", "top1_interval", "top5", "top5_interval")
 def main(arguments: list[str]) -> int:
     """Do the job in a file and write its result; 0 done, 1 failed, with the reason in the result, 130 interrupted."""
     job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    target = Path(job["result"])
+    known = run_from_json(Run, job["known"])
+    outcome: Run
     try:
-        outcome = {**job["known"], **run(take_up(settings_from_json(job["settings"])))}
-        code = 0
+        outcome = run(known, take_up(settings_from_json(job["settings"])))
     except KeyboardInterrupt:
         return 130
     except STAdapterError as error:
-        outcome, code = {**job["known"], "error": str(error)}, 1
+        outcome = FailedRun(**vars(known), error=str(error))
     except Exception as error:
         traceback.print_exc()
-        outcome, code = {**job["known"], "error": f"{type(error).__name__}: {first_line(error)}"}, 1
-    write_result(target, outcome)
-    return code
+        outcome = FailedRun(**vars(known), error=f"{type(error).__name__}: {first_line(error)}")
+    write_result(Path(job["result"]), outcome)
+    return 1 if isinstance(outcome, FailedRun) else 0
 
 
-def run(config: TrainConfig) -> dict[str, Any]:
+def run(known: Run, config: TrainConfig) -> FinishedRun:
     """Train, or go on with what an interrupted call left, and say all that a comparison wants to know."""
     costs, device = count_costs(config)
     result = train(config)
     assert result.report is not None
     receipt = json.loads((result.folder / SPEC_NAME).read_text(encoding="utf-8"))["receipt"]
     peak, kind = peak_memory_bytes(device)
-    return {
-        "config": settings_to_json(config),
-        "commit": commit(),
-        "versions": receipt["versions"],
-        "hardware": {"device": receipt["hardware"], **processor()},
-        "precision": receipt["precision"],
-        "size": receipt["size"],
+    return FinishedRun(
+        **vars(known),
+        config=settings_to_json(config),
+        commit=commit(),
+        versions=receipt["versions"],
+        hardware={"device": receipt["hardware"], **processor()},
+        precision=receipt["precision"],
+        size=receipt["size"],
         **costs,
-        "artefact_bytes": (result.folder / WEIGHTS_NAME).stat().st_size,
-        "peak_memory_bytes": peak,
-        "peak_memory_of": kind,
-        "steps": result.steps,
+        artefact_bytes=(result.folder / WEIGHTS_NAME).stat().st_size,
+        peak_memory_bytes=peak,
+        peak_memory_of=kind,
+        steps=result.steps,
         **read_training(result.folder),
-        **figures(result),
-        "unreadable_train_clips": receipt["unreadable"],
-    }
+        **figures(result.report),
+        unreadable_train_clips=receipt["unreadable"],
+    )
 
 
 def count_costs(config: TrainConfig) -> tuple[dict[str, Any], torch.device]:
@@ -113,22 +114,17 @@ def last_loss(records: Sequence[dict[str, Any]]) -> float:
     return statistics.fmean(record["loss"] for record in records if record["step"] > 0.75 * records[-1]["step"])
 
 
-def figures(result: TrainResult) -> dict[str, Any]:
+def figures(report: Report) -> dict[str, Any]:
     """What the evaluation said, down to every clip; shuffled, reversed and single-frame accuracy beside it."""
-    report: Report | None = result.report
-    assert report is not None
-    plain = report.to_json()
-    check = plain["time_check"] or {}
-    kept = ("name", "start_seconds", "end_seconds", "label", "predicted", "score", "is_correct")
+    plain, check = report.to_json(), report.time_check
+    kept = [field.name for field in dataclasses.fields(Answer)]
     return {
-        "num_clips": report.num_clips,
-        **{name: plain[name] for name in _SHARES},
-        "mean_class_accuracy": report.mean_class_accuracy,
-        "loss": report.loss,
+        **{name: getattr(report, name) for name in ("num_clips", "num_classes", "mean_class_accuracy", "loss")},
+        **{name: getattr(report, name) for name in _SHARES},
+        **{order: getattr(check, order, None) for order in ("shuffled", "reversed", "single_frame")},
         "heads": {name: {key: head[key] for key in _SHARES} for name, head in plain["heads"].items()},
-        **{order: check.get(order) for order in ("shuffled", "reversed", "single_frame")},
-        "predictions": [{name: row[name] for name in kept} for row in plain["predictions"]],
-        "unreadable_test_clips": plain["failures"],
+        "predictions": tuple(Answer(**{name: getattr(row, name) for name in kept}) for row in report.predictions),
+        "unreadable_test_clips": tuple(plain["failures"]),
     }
 
 

@@ -9,7 +9,7 @@ from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment
-from stadapter.comparison.results import FORMAT, learned_from, result_name
+from stadapter.comparison.results import Run, learned_from, result_name
 from stadapter.errors import DataError, SettingsError
 from stadapter.machine import choose_device, choose_precision
 from stadapter.manifest import Manifest, read_manifest, read_splits
@@ -42,8 +42,8 @@ class Job:
     title: str
     result: Path
     config: TrainConfig
-    known: dict[str, Any]
-    """What its result holds that is known before: whose it is, its identity, the budget."""
+    known: Run
+    """What its result holds that is known before."""
 
 
 def find_common(config: CompareConfig) -> Common:
@@ -190,14 +190,12 @@ def _searched_on(common: Common) -> dict[str, Any]:
     return {"search_sha256": [clips.hash() for clips in common.search_sets]}
 
 
-def _known(experiment: Experiment, seed: int, common: Common, identity: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "strategy": experiment.strategy,
-        "name": experiment.name,
-        "about": experiment.about,
-        "seed": seed,
-        "budget": common.budget,
-        "identity": identity,
-        "lr_search": None,
-    }
+def _known(experiment: Experiment, seed: int, common: Common, identity: dict[str, Any]) -> Run:
+    return Run(
+        strategy=experiment.strategy,
+        name=experiment.name,
+        about=experiment.about,
+        seed=seed,
+        budget=common.budget,
+        identity=identity,
+    )

@@ -1,5 +1,6 @@
 """A training of a comparison in a process of its own, from where it stands to its result on the disk."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -12,7 +13,16 @@ from typing import Any
 from rich.console import Console
 
 from stadapter.comparison.jobs import Job
-from stadapter.comparison.results import changes, read_job, read_result, write_result
+from stadapter.comparison.results import (
+    FailedRun,
+    FinishedRun,
+    RateSearch,
+    changes,
+    read_job,
+    read_result,
+    write_json,
+    write_result,
+)
 from stadapter.training.checkpoint import CHECKPOINT_NAME
 from stadapter.training.settings import settings_to_json
 
@@ -23,45 +33,44 @@ def run(job: Job, console: Console) -> None:
     Raises:
         KeyboardInterrupt: asked to stop; the training has been, and has left a checkpoint.
     """
-    job_file, identity = _job_file(job), job.known["identity"]
+    job_file, identity = _job_file(job), job.known.identity
     job_file.parent.mkdir(parents=True, exist_ok=True)
     job.result.parent.mkdir(parents=True, exist_ok=True)
     before = read_job(job_file)
     if before is None or changes(before[0], identity) or before[1] != job.config.lr:
         shutil.rmtree(job.config.out, ignore_errors=True)  # done again with other settings
     job.result.unlink(missing_ok=True)
-    content = {"settings": settings_to_json(job.config), "known": job.known, "result": str(job.result.resolve())}
-    write_result(job_file, content)
+    known = dataclasses.asdict(job.known)
+    write_json(
+        job_file, {"settings": settings_to_json(job.config), "known": known, "result": str(job.result.resolve())}
+    )
     code = _wait_for([sys.executable, "-m", "stadapter.comparison.child", str(job_file)])
-    result = read_result(job.result)
-    if result is None:
-        fail(job, _ending(code))
-        result = {"error": _ending(code)}
-    if "error" in result:
-        console.print(f"{job.title} failed: {result['error']}", style="red", highlight=False, markup=False)
+    result = read_result(job.result) or fail(job, _ending(code))
+    if isinstance(result, FailedRun):
+        console.print(f"{job.title} failed: {result.error}", style="red", highlight=False, markup=False)
 
 
 def is_done(job: Job) -> bool:
     """Whether its result is there, made with the same settings."""
     result = read_result(job.result)
-    if result is None or "error" in result:
-        return False
-    return not changes(result["identity"], job.known["identity"])
+    return isinstance(result, FinishedRun) and not changes(result.identity, job.known.identity)
 
 
 def identity_there(job: Job) -> dict[str, Any] | None:
     """Of the result that is there, or of an unfinished run; None where nothing would be lost."""
     result = read_result(job.result)
-    if result is not None and "error" not in result:
-        return dict(result["identity"])
+    if isinstance(result, FinishedRun):
+        return result.identity
     if (Path(job.config.out) / CHECKPOINT_NAME).is_file() and (unfinished := read_job(_job_file(job))):
         return unfinished[0]
     return None
 
 
-def fail(job: Job, error: str, lr_search: dict[str, Any] | None = None) -> None:
+def fail(job: Job, error: str, lr_search: RateSearch | None = None) -> FailedRun:
     """Leave a result that tells why there is none."""
-    write_result(job.result, {**job.known, "lr_search": lr_search, "error": error})
+    result = FailedRun(**{**vars(job.known), "lr_search": lr_search}, error=error)
+    write_result(job.result, result)
+    return result
 
 
 def _job_file(job: Job) -> Path:

@@ -1,15 +1,18 @@
-"""The files of a comparison: results and jobs, and whether what is there is what is asked for."""
+"""The results of a comparison and their files, and whether what is there is what is asked for."""
 
 import dataclasses
 import json
 from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stadapter.durable import write_whole
-from stadapter.errors import DataError
+from stadapter.errors import DataError, SettingsError
+from stadapter.field_types import check_types, from_json
 from stadapter.training.settings import TrainConfig, settings_to_json
 from stadapter.tuning import STRATEGIES
+from stadapter.uncertainty import Interval
 from stadapter.wording import changed
 
 Clip = tuple[str, float | None, float | None]
@@ -21,38 +24,165 @@ _CHANGES_NOTHING = (
     *("device", "num_workers", "checkpoint_minutes", "view_store_megabytes", "gradient_checkpointing", "compile"),
 )
 """Settings in which a result may differ from what is asked for: paths, told by hashes, and what is not learned from."""
-RUN_COLUMNS = (
-    *("strategy", "name", "seed", "steps", "trained_parameters", "total_parameters", "artefact_bytes"),
-    *("gmacs_per_view", "clips_per_second", "peak_memory_bytes", "peak_memory_of", "training_seconds", "wall_seconds"),
-    *("num_clips", "top1", "top5", "mean_class_accuracy", "loss", "shuffled", "reversed", "single_frame", "commit"),
-)
-"""What a result tells of its run as one value each."""
-_KNOWN_BEFORE = {"strategy": str, "name": str, "about": str, "seed": int, "identity": dict, "budget": dict}
-_MEASURED = {
-    **dict.fromkeys(RUN_COLUMNS, (int, float, str, type(None))),
-    **dict.fromkeys(("config", "hardware", "versions", "top1_interval", "top5_interval"), dict),
-    **dict.fromkeys(("top1", "train_loss"), (int, float)),
-    "size": int,
-    "predictions": list,
-    "lr_search": (dict, type(None)),
-}
-"""What is read from a result again, and its types: a failed one has only what was known before."""
 
 
-def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a result, whole or not at all; bytes of a file name that are no text stay escaped."""
-    write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+@dataclass(frozen=True)
+class RateSearch:
+    """What was tried to find a learning rate; by rate, as JSON names it, what came of each."""
+
+    values: tuple[float, ...]
+    """The rates."""
+    chosen: float | None
+    """None where none worked."""
+    num_held_out_clips: int
+    held_out_sha256: str
+    errors: dict[str, str]
+    top1: dict[str, float]
+    """On the clips held out."""
+    loss: dict[str, float]
+    train_loss: dict[str, float]
+    steps: int | None = None
+    """Of each training; None where none worked, and in results of before this was told."""
 
 
-def read_result(path: Path) -> dict[str, Any] | None:
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is known of a run before it starts."""
+
+    strategy: str
+    name: str
+    """Of the experiment."""
+    about: str
+    seed: int
+    budget: dict[str, Any]
+    """Steps, batch, size, frames and data: equal in all results of a folder."""
+    identity: dict[str, Any]
+    """All that its result depends on, as JSON values: settings, and hashes of data and trunk."""
+    lr_search: RateSearch | None = None
+    format: int = FORMAT
+
+    @property
+    def title(self) -> str:
+        """Strategy and name, as people read them."""
+        return f"{self.strategy}/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedRun(Run):
+    """A run that gave nothing."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run said of one test clip."""
+
+    name: str
+    start_seconds: float | None
+    end_seconds: float | None
+    label: str
+    predicted: str
+    score: float
+    is_correct: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun(Run):
+    """A run with what it cost and what it gave."""
+
+    config: dict[str, Any]
+    """All its settings, as JSON values."""
+    commit: str | None
+    versions: dict[str, str]
+    hardware: dict[str, str]
+    precision: str
+    size: int
+    trained_parameters: int
+    total_parameters: int
+    gmacs_per_view: float
+    gmacs_counted: str
+    artefact_bytes: int
+    peak_memory_bytes: int | None
+    peak_memory_of: str
+    steps: int
+    train_loss: float
+    """Mean of the last quarter of the steps."""
+    clips_per_second: float
+    training_seconds: float
+    wall_seconds: float
+    interruptions: int
+    num_clips: int
+    """Test clips that were read."""
+    num_classes: int | None = None
+    """None in results of before this was told."""
+    top1: float
+    top1_interval: Interval
+    top5: float
+    top5_interval: Interval
+    mean_class_accuracy: float
+    loss: float
+    shuffled: float | None
+    reversed: float | None
+    single_frame: float | None
+    heads: dict[str, Any] = field(default_factory=dict)
+    """Figures of each of several heads by its name."""
+    predictions: tuple[Answer, ...]
+    unreadable_train_clips: dict[str, str] = field(default_factory=dict)
+    unreadable_test_clips: tuple[dict[str, Any], ...] = ()
+
+    def right_by_clip(self) -> dict[Clip, bool]:
+        """Whether it named each of its test clips right."""
+        return {(row.name, row.start_seconds, row.end_seconds): row.is_correct for row in self.predictions}
+
+
+AnyRun = TypeVar("AnyRun", bound=Run)
+_PARTS = {"lr_search": RateSearch, "top1_interval": Interval, "top5_interval": Interval}
+"""Fields that are dataclasses themselves."""
+
+
+def write_result(path: Path, result: Run) -> None:
+    """Write a result, whole or not at all."""
+    write_json(path, dataclasses.asdict(result))
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values, whole or not at all; bytes of a file name that are no text stay escaped."""
+    write_whole(path, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def read_result(path: Path) -> FinishedRun | FailedRun | None:
     """What a result file holds; None where there is none that is whole."""
     values = _read_object(path)
-    if values is None or not _holds(values, _KNOWN_BEFORE) or values["strategy"] not in STRATEGIES:
+    if values is None or values.get("strategy") not in STRATEGIES:
         return None
-    return values if "error" in values or _holds(values, _MEASURED) else None
+    kind: type[FinishedRun | FailedRun] = FailedRun if "error" in values else FinishedRun
+    try:
+        return run_from_json(kind, values)
+    except (TypeError, ValueError, SettingsError):  # a field that is missing, or of another type
+        return None
 
 
-def read_results(folder: Path, *, but: Container[str] = ()) -> dict[Path, dict[str, Any]]:
+def run_from_json(kind: type[AnyRun], values: Mapping[str, Any]) -> AnyRun:
+    """A run from the values of a file; what it does not know is passed over.
+
+    Raises:
+        TypeError, ValueError, SettingsError: a field that is missing, or of another type.
+    """
+    known = {each.name for each in dataclasses.fields(kind)}
+    parts: dict[str, Any] = {
+        name: from_json(part, values[name]) for name, part in _PARTS.items() if values.get(name) is not None
+    }
+    if "predictions" in values:
+        parts["predictions"] = tuple(from_json(Answer, row) for row in values["predictions"])
+    result = from_json(kind, {name: value for name, value in {**values, **parts}.items() if name in known})
+    for part in (result, *parts.values()):
+        if dataclasses.is_dataclass(part):
+            check_types(part)
+    return result
+
+
+def read_results(folder: Path, *, but: Container[str] = ()) -> dict[Path, FinishedRun | FailedRun]:
     """The results of a folder, sorted by their names, but for those whose files have the names given.
 
     Raises:
@@ -63,7 +193,7 @@ def read_results(folder: Path, *, but: Container[str] = ()) -> dict[Path, dict[s
         if path.name in but:
             continue
         result = read_result(path)
-        if result is None or path.name != result_name(result["strategy"], result["name"], result["seed"]):
+        if result is None or path.name != result_name(result.strategy, result.name, result.seed):
             raise DataError(
                 f"{path} is no whole result of stadapter compare under the name it was given; delete it, to have it "
                 "run again, or move it elsewhere"
@@ -75,11 +205,6 @@ def read_results(folder: Path, *, but: Container[str] = ()) -> dict[Path, dict[s
 def result_name(strategy: str, name: str, seed: int | str) -> str:
     """The name of a result file."""
     return f"{strategy}--{name}--seed{seed}.json"
-
-
-def right_by_clip(result: Mapping[str, Any]) -> dict[Clip, bool]:
-    """Whether a run named each of its test clips right."""
-    return {(row["name"], row["start_seconds"], row["end_seconds"]): row["is_correct"] for row in result["predictions"]}
 
 
 def read_job(path: Path) -> tuple[dict[str, Any], float] | None:
@@ -117,10 +242,6 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
-
-
-def _holds(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> bool:
-    return all(name in values and isinstance(values[name], kind) for name, kind in kinds.items())
 
 
 def _defaults(wanted: dict[str, Any]) -> dict[str, Any]:

@@ -39,11 +39,11 @@ def run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Pa
             console.print(f"\n{job.title} ({number} of {len(wanted)})", style="bold", highlight=False)
             if rates[item.stem]:
                 found = search(config, common, item, folder, console)
-                if found["chosen"] is None:
-                    fail(job, f"no learning rate worked: {listed([str(e) for e in found['errors'].values()])}", found)
+                if found.chosen is None:
+                    fail(job, f"no learning rate worked: {listed(list(found.errors.values()))}", found)
                     continue
                 job = replace(
-                    job, config=replace(job.config, lr=found["chosen"]), known={**job.known, "lr_search": found}
+                    job, config=replace(job.config, lr=found.chosen), known=replace(job.known, lr_search=found)
                 )
             run(job, console)
 
@@ -51,7 +51,7 @@ def run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Pa
 def _refuse_other_settings(jobs: Sequence[Job]) -> None:
     for job in jobs:
         found = identity_there(job)
-        if found is not None and (told := changes(found, job.known["identity"])):
+        if found is not None and (told := changes(found, job.known.identity)):
             raise SettingsError(
                 f"{job.result} was made with other settings: {listed(told, 3)}; choose another --out, or do it "
                 "again with --redo"
@@ -62,9 +62,10 @@ def _refuse_other_budget(folder: Path, common: Common, jobs: Sequence[Job], *, r
     """Results beside ours must have been made with our budget, or their table would compare what cannot be."""
     done_again = {job.result.name for job in jobs if redo or read_result(job.result) is None}
     for path, result in read_results(folder, but=done_again).items():
-        found = result["budget"]
-        if found != common.budget:
-            told = [line for name, ours in common.budget.items() for line in changed(name, found.get(name), ours)]
+        if result.budget != common.budget:
+            told = [
+                line for name, ours in common.budget.items() for line in changed(name, result.budget.get(name), ours)
+            ]
             raise SettingsError(
                 f"{path} was made with another budget: {listed(told, 3)}; choose another --out, or do all again with "
                 "--redo"

@@ -6,12 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from stadapter.comparison.results import Clip, read_results, right_by_clip
+from stadapter.comparison.results import Clip, FailedRun, FinishedRun, read_results
 from stadapter.tuning import STRATEGIES
 from stadapter.uncertainty import Difference, Interval, difference_over_seeds, interval_over_seeds
 from stadapter.wording import counted, listed
@@ -27,8 +26,8 @@ class Row:
     title: str
     """strategy/name."""
     about: str
-    runs: tuple[dict[str, Any], ...]
-    """Its results, as their files hold them."""
+    runs: tuple[FinishedRun, ...]
+    """Its results, by seed."""
     correct: Answers
     """Whether each of the seeds named a clip right, for the clips that all of them read."""
     top1: float
@@ -45,22 +44,13 @@ class Row:
 
     def median(self, key: str) -> float | None:
         """Of a figure over the seeds; None where one has none."""
-        values = [run[key] for run in self.runs]
+        values = [getattr(run, key) for run in self.runs]
         return None if any(value is None for value in values) else statistics.median(values)
 
     def mean(self, key: str) -> float | None:
         """Of a figure over the seeds; None where one has none."""
-        values = [run[key] for run in self.runs]
+        values = [getattr(run, key) for run in self.runs]
         return None if any(value is None for value in values) else statistics.fmean(values)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run that gave nothing."""
-
-    title: str
-    seed: int
-    error: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ class Comparison:
     folder: Path
     rows: tuple[Row, ...]
     """One for every experiment with a result, in the order of `STRATEGIES`."""
-    failures: tuple[Failure, ...]
+    failures: tuple[FailedRun, ...]
     reference: str
     """strategy/name of the one that the others are compared with."""
     num_clips: int
@@ -85,26 +75,25 @@ def summarise(folder: Path, *, reference: str = "st-adapter/default") -> Compari
     Raises:
         DataError: a result file that is not whole.
     """
-    grouped: dict[str, list[dict[str, Any]]] = {}
+    grouped: dict[str, list[FinishedRun]] = {}
     failures = []
     for result in read_results(folder).values():
-        title = f"{result['strategy']}/{result['name']}"
-        if "error" in result:
-            failures.append(Failure(title, result["seed"], result["error"]))
+        if isinstance(result, FailedRun):
+            failures.append(result)
         else:
-            grouped.setdefault(title, []).append(result)
+            grouped.setdefault(result.title, []).append(result)
     order = list(STRATEGIES)
     titles = sorted(grouped, key=lambda title: (order.index(title.split("/")[0]), "/default" not in title, title))
     correct = {title: _correct(grouped[title]) for title in titles}
     rows = [_row(title, grouped[title], correct, reference) for title in titles]
-    num_clips = max((run["num_clips"] for row in rows for run in row.runs), default=0)
+    num_clips = max((run.num_clips for row in rows for run in row.runs), default=0)
     sentences = [*_on_heads(rows), *_on_unreadable(rows), *_sentences(rows, reference, num_clips)]
     return Comparison(folder, tuple(rows), tuple(failures), reference, num_clips, tuple(sentences))
 
 
-def _correct(runs: Sequence[dict[str, Any]]) -> Answers:
+def _correct(runs: Sequence[FinishedRun]) -> Answers:
     """Whether each of the runs named a clip right, for the clips that all of them read."""
-    tables = [right_by_clip(run) for run in runs]
+    tables = [run.right_by_clip() for run in runs]
     shared = [clip for clip in tables[0] if all(clip in table for table in tables)]
     return {clip: tuple(table[clip] for table in tables) for clip in shared}
 
@@ -122,18 +111,18 @@ def _by_seed(answers: Answers, clips: Sequence[Clip]) -> npt.NDArray[np.bool_]:
     return np.array([answers[clip] for clip in clips], dtype=bool).T
 
 
-def _row(title: str, runs: Sequence[dict[str, Any]], correct: dict[str, Answers], reference: str) -> Row:
-    ordered = tuple(sorted(runs, key=lambda run: run["seed"]))
+def _row(title: str, runs: Sequence[FinishedRun], correct: dict[str, Answers], reference: str) -> Row:
+    ordered = tuple(sorted(runs, key=lambda run: run.seed))
     found, verdict = None, ""
     if title == reference:
         verdict = "the reference"
     elif reference in correct:
         found = difference(correct[title], correct[reference])
         verdict = _verdict(found, reference)
-    top1 = [run["top1"] for run in ordered]
+    top1 = [run.top1 for run in ordered]
     return Row(
         title=title,
-        about=ordered[0]["about"],
+        about=ordered[0].about,
         runs=ordered,
         correct=correct[title],
         top1=statistics.fmean(top1),
@@ -156,13 +145,13 @@ def _verdict(found: Difference | None, reference: str) -> str:
 
 def _on_heads(rows: Sequence[Row]) -> list[str]:
     """What is right where a clip has a class of each of several heads."""
-    heads = list(dict.fromkeys(head for row in rows for run in row.runs for head in run.get("heads", {})))
+    heads = list(dict.fromkeys(head for row in rows for run in row.runs for head in run.heads))
     return [f"A clip is right where its {' and its '.join(heads)} are; the result files have each."] if heads else []
 
 
 def _on_unreadable(rows: Sequence[Row]) -> list[str]:
     """What was trained on less than all clips."""
-    names = dict.fromkeys(name for row in rows for run in row.runs for name in run.get("unreadable_train_clips", {}))
+    names = dict.fromkeys(name for row in rows for run in row.runs for name in run.unreadable_train_clips)
     if not names:
         return []
     return [f"{counted(len(names), 'clip')} to train on could not be read: {listed(sorted(names))}."]

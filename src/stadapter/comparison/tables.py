@@ -2,16 +2,15 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from stadapter.comparison.results import RUN_COLUMNS
 from stadapter.comparison.summary import Comparison, Row
 from stadapter.costs import COUNTED
 from stadapter.durable import write_whole
@@ -19,9 +18,16 @@ from stadapter.evaluation.tables import interval_text, percent
 from stadapter.uncertainty import Difference
 from stadapter.wording import counted
 
-_DISPENSABLE = ("top-5", "lowest to\nhighest seed", "reversed", "shuffled", "seeds", "one frame", "verdict")
-"""Headers of columns that a narrow terminal does without, in this order; then the interval goes too."""
+_TOP_5 = re.compile("top-[2-5]")
 _INTERVAL = "95 % interval"
+_DISPENSABLE = ("lowest to\nhighest seed", "reversed", "shuffled", "seeds", "one frame", "verdict", _INTERVAL)
+"""Headers of columns that a narrow terminal does without, in this order, after the one of the top 5."""
+_RUN_COLUMNS = (
+    *("strategy", "name", "seed", "steps", "trained_parameters", "total_parameters", "artefact_bytes"),
+    *("gmacs_per_view", "clips_per_second", "peak_memory_bytes", "peak_memory_of", "training_seconds", "wall_seconds"),
+    *("num_clips", "top1", "top5", "mean_class_accuracy", "loss", "shuffled", "reversed", "single_frame", "commit"),
+)
+"""What the CSV tells of a run as one value each."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class _FittingTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         left_out: list[str] = []
-        for header in (*_DISPENSABLE, _INTERVAL):
+        for header in (*filter(_TOP_5.fullmatch, self.headers), *_DISPENSABLE):
             if (
                 console.measure(self._table(left_out), options=options.update_width(10_000)).maximum
                 <= options.max_width
@@ -108,16 +114,18 @@ def write_csv(path: Path, comparison: Comparison) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     interval = ("top1_low", "top1_high", "top5_low", "top5_high")
-    writer.writerow([*RUN_COLUMNS, "lr", *interval])
+    writer.writerow([*_RUN_COLUMNS, "lr", *interval])
     for row in comparison.rows:
         for run in row.runs:
-            ends = [run[f"{name}_interval"][end] for name in ("top1", "top5") for end in ("low", "high")]
-            writer.writerow([*(run[name] for name in RUN_COLUMNS), run["config"]["lr"], *ends])
+            ends = [end for of in (run.top1_interval, run.top5_interval) for end in (of.low, of.high)]
+            writer.writerow([*(getattr(run, name) for name in _RUN_COLUMNS), run.config["lr"], *ends])
     write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def _accuracy_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    headers = ["experiment", "seeds", "trained\nparameters", "top-1", _INTERVAL, "lowest to\nhighest seed", "top-5"]
+    num_classes = [run.num_classes for row in comparison.rows for run in row.runs if run.num_classes is not None]
+    top_5 = f"top-{min([5, *num_classes])}"
+    headers = ["experiment", "seeds", "trained\nparameters", "top-1", _INTERVAL, "lowest to\nhighest seed", top_5]
     headers += ["shuffled", "reversed", "one frame", f"above\n{comparison.reference},\npoints", "verdict"]
     lines = [
         [
@@ -144,23 +152,32 @@ def _cost_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def _cost_line(row: Row) -> list[str]:
-    def shown(key: str, factor: float, unit: str, digits: int = 1) -> str:
+    def shown(key: str, text: Callable[[float], str]) -> str:
         value = row.median(key)
-        return "" if value is None else f"{value / factor:,.{digits}f}{unit}"
+        return "" if value is None else text(value)
 
-    first: dict[str, Any] = row.runs[0]
+    first = row.runs[0]
     return [
         row.title,
-        str(first["steps"]),
-        str(first["config"]["num_frames"]),
-        f"{first['config']['lr']:g}" + (", searched" if first["lr_search"] else ""),
-        shown("total_parameters", 1, "", 0),
-        shown("artefact_bytes", 1e6, " MB", 2),
-        shown("gmacs_per_view", 1, "", 2),
-        shown("clips_per_second", 1, ""),
-        shown("peak_memory_bytes", 2**20, " MiB", 0),
-        shown("training_seconds", 60, " min"),
+        str(first.steps),
+        str(first.config["num_frames"]),
+        f"{first.config['lr']:g}" + (", searched" if first.lr_search else ""),
+        shown("total_parameters", "{:,.0f}".format),
+        shown("artefact_bytes", lambda size: f"{_in_three_digits(size / 1e6)} MB"),
+        shown("gmacs_per_view", "{:,.2f}".format),
+        shown("clips_per_second", "{:,.1f}".format),
+        shown("peak_memory_bytes", lambda size: f"{size / 2**20:,.0f} MiB"),
+        shown("training_seconds", lambda seconds: f"{_in_three_digits(seconds / 60)} min"),
     ]
+
+
+def _in_three_digits(value: float) -> str:
+    """A figure of a column whose figures may be far apart.
+
+    >>> _in_three_digits(0.0156789), _in_three_digits(7.1659), _in_three_digits(12345.6)
+    ('0.0157', '7.17', '12,300')
+    """
+    return f"{float(f'{value:.3g}'):,.10g}"
 
 
 def _difference(difference: Difference | None) -> str:
@@ -174,26 +191,26 @@ def _notes(comparison: Comparison) -> str:
     if not comparison.rows:
         return ""
     runs = [run for row in comparison.rows for run in row.runs]
-    budget = runs[0]["budget"]
-    hardware = sorted({f"{run['hardware']['device']}, {run['hardware']['processor']}" for run in runs})
-    versions = sorted({", ".join(f"{name} {value}" for name, value in run["versions"].items()) for run in runs})
-    commits = sorted({run["commit"] or "no checkout" for run in runs})
-    search = next((run["lr_search"] for run in runs if run["lr_search"]), None)
+    budget = runs[0].budget
+    hardware = sorted({f"{run.hardware['device']}, {run.hardware['processor']}" for run in runs})
+    versions = sorted({", ".join(f"{name} {value}" for name, value in run.versions.items()) for run in runs})
+    commits = sorted({run.commit or "no checkout" for run in runs})
+    search = next((run.lr_search for run in runs if run.lr_search), None)
     notes = [
-        f"Budget, the same for all: {runs[0]['steps']} steps of {budget['batch_size']} clips, {budget['num_frames']} "
-        f"frames of {runs[0]['size']} pixels unless the experiment is about frames.",
+        f"Budget, the same for all: {runs[0].steps} steps of {budget['batch_size']} clips, {budget['num_frames']} "
+        f"frames of {runs[0].size} pixels unless the experiment is about frames.",
         f"Test clips: {comparison.num_clips}; data {budget['train_sha256'][:12]}, test {budget['test_sha256'][:12]}, "
         f"trunk {budget['backbone_sha256'][:12]} (sha256).",
         "Accuracies are means over the seeds; intervals are 95 % bootstrap intervals, test clips and seeds both drawn "
         "anew (Owen 2007); of one seed over the clips alone. A difference is taken on the same clips.",
         f"GMACs: {COUNTED}. Clips/s: median during training. Peak memory: "
-        f"{' and '.join(sorted({run['peak_memory_of'] for run in runs}))}, decoding processes not counted.",
+        f"{' and '.join(sorted({run.peak_memory_of for run in runs}))}, decoding processes not counted.",
         f"Hardware: {'; '.join(hardware)}. Versions: {'; '.join(versions)}. Commit: {', '.join(commits)}.",
     ]
     if search is not None:
         notes.append(
-            f"The learning rate of each is the best of {len(search['values'])}, tried with one seed and "
-            f"{search.get('steps', 'a third of the')} steps on {search['num_held_out_clips']} clips held out of the "
+            f"The learning rate of each is the best of {len(search.values)}, tried with one seed and "
+            f"{search.steps or 'a third of the'} steps on {search.num_held_out_clips} clips held out of the "
             "training data: of those that these cannot tell from the best, the one with the lowest training loss. The "
             "test clips were not looked at for it."
         )

@@ -124,6 +124,11 @@ class Report:
     heads: "dict[str, Report]" = field(default_factory=dict)
     """The report of each head by its name, where there are several."""
 
+    @property
+    def num_classes(self) -> int:
+        """Classes there are to choose from; of actions all combinations."""
+        return math.prod(len(head.labels) for head in self.heads.values()) if self.heads else len(self.labels)
+
     def to_json(self) -> dict[str, Any]:
         """The same as JSON types: dicts, lists, strings, numbers and None; the time check with its sentence."""
         report = asdict(replace(self, heads={}))
@@ -136,10 +141,9 @@ class Report:
 
 def headline_figures(report: Report) -> list[tuple[str, float, Interval]]:
     """The accuracies over all clips: name, share of 1, interval; of several heads those of actions, then of each."""
-    num_classes = math.prod(len(head.labels) for head in report.heads.values()) if report.heads else len(report.labels)
     figures = [
         ("top-1", report.top1, report.top1_interval),
-        (f"top-{min(5, num_classes)}", report.top5, report.top5_interval),
+        (f"top-{min(5, report.num_classes)}", report.top5, report.top5_interval),
         ("mean class accuracy", report.mean_class_accuracy, report.mean_class_accuracy_interval),
     ]
     if not report.heads:

@@ -19,7 +19,7 @@ from stadapter.manifest import Manifest
 from stadapter.report.charts import Bar, HeatMap, class_bars, heat_map, time_bars
 from stadapter.report.curves import read_curves
 from stadapter.report.filmstrips import Filmstrip, make_filmstrips
-from stadapter.wording import counted, duration
+from stadapter.wording import bytes_text, counted, duration
 
 REPORT_NAME = "report.html"
 _NUM_FILMSTRIPS = 6
@@ -230,7 +230,7 @@ def _receipt(folder: Path, spec: Mapping[str, Any]) -> list[Line]:
         "hardware": receipt.get("hardware"),
         "time": duration(receipt["seconds"]) if "seconds" in receipt else None,
         "versions": versions or None,
-        "run folder": f"{_megabytes(sum(sizes))}, the trunk not included" if sizes else None,
+        "run folder": f"{bytes_text(sum(sizes))}, the trunk not included" if sizes else None,
     }
     return [(name, str(value)) for name, value in lines.items() if value is not None]
 
@@ -254,7 +254,3 @@ def _evaluation(report: Report, manifest: Manifest | None, config: ClipConfig, c
         f"{report.num_resamples:,} resamples",
     }
     return [(name, value) for name, value in lines.items() if value is not None]
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
