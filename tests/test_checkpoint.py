@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 
 from stadapter.artefact import WEIGHTS_NAME, load_artefact
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
+from stadapter.records import METRICS_NAME
 from stadapter.synthetic import write_clips
 from stadapter.tensor_file import DIGEST_KEY, digest, read_tensors
 from stadapter.training.checkpoint import CHECKPOINT_NAME, Checkpoints, Progress, read_checkpoint
 from stadapter.training.loop import TrainConfig, train
-from stadapter.training.progress import METRICS_NAME, Meter, rewind
+from stadapter.training.progress import Meter, rewind
 from stadapter.tuning import LinearProbe, STAdapter
 from trunks import save_trunk
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from stadapter.training.progress import METRICS_NAME, Meter, RunDisplay
+from stadapter.records import METRICS_NAME
+from stadapter.training.progress import Meter, RunDisplay
 
 
 def test_lines_are_printed_where_there_is_no_terminal_and_records_are_kept(tmp_path: Path) -> None:

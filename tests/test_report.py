@@ -318,29 +318,29 @@ def test_what_a_resumed_run_did_again_is_drawn_once(tmp_path: Path) -> None:
     )
     with open(path, "a", encoding="utf-8") as file:
         file.write('{"kind": "train", "step": 50, "lo')  # cut off by a crash
-    loss = read_curves(path)[0]
+    loss = read_curves(tmp_path)[0]
     assert loss.title == "Loss"
     assert loss.path == "M25.00 50.00L50.00 0.00L100.00 0.00"  # 1 at 10, 2 at 20 and 40
     assert loss.smooth == ""
 
 
 def test_curves_show_held_out_figures_and_stay_small(trained: Path, tmp_path: Path) -> None:
-    loss, accuracy, rate = read_curves(trained / "metrics.jsonl")
+    loss, accuracy, rate = read_curves(trained)
     assert [mark.text for mark in (*loss.marks, *accuracy.marks, *rate.marks)] == ["0.6", "75 %"]
     assert (accuracy.marks[0].x, accuracy.marks[0].y) == (100.0, 25.0)
     assert [tick.text for tick in accuracy.y_ticks] == ["0 %", "25 %", "50 %", "75 %", "100 %"]
     assert loss.smooth
     assert not rate.smooth  # it has no noise to average
-    path = write_metrics(tmp_path, *(step(number, 1.0) for number in range(1, 2001)))
-    assert all(curve.path.count("L") <= 301 for curve in read_curves(path))
+    write_metrics(tmp_path, *(step(number, 1.0) for number in range(1, 2001)))
+    assert all(curve.path.count("L") <= 301 for curve in read_curves(tmp_path))
 
 
 def test_there_are_no_curves_without_figures(tmp_path: Path) -> None:
-    assert read_curves(tmp_path / "none.jsonl") == []
+    assert read_curves(tmp_path) == []
     (tmp_path / "metrics.jsonl").write_bytes(
         b'\xff\xfe\n[1]\n{"kind": "train"}\n{"kind": "train", "step": 1, "loss": NaN}'
     )
-    assert read_curves(tmp_path / "metrics.jsonl") == []
+    assert read_curves(tmp_path) == []
 
 
 @pytest.mark.parametrize("highest", [1e-7, 0.002, 0.99, 1.0, 7.3, 420.0, 1e6])

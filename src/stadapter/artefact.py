@@ -23,6 +23,7 @@ from stadapter.hub import fetch_snapshot, is_hub_id
 from stadapter.labels import LabelSpace
 from stadapter.model import VideoClassifier, build_model
 from stadapter.model_card import model_card
+from stadapter.records import METRICS_NAME
 from stadapter.tensor_file import read_tensors, write_tensors
 from stadapter.tuning import tuning_from_json, tuning_to_json
 from stadapter.vit import BackboneInfo, ImageViT
@@ -32,7 +33,6 @@ FORMAT_VERSION = 1
 WEIGHTS_NAME = "stadapter.safetensors"
 SPEC_NAME = "stadapter.json"
 CARD_NAME = "README.md"
-METRICS_NAME = "metrics.jsonl"
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from stadapter.allocator import keep_freed_memory
-from stadapter.artefact import METRICS_NAME, SPEC_NAME, WEIGHTS_NAME
+from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME
 from stadapter.comparison.results import Answer, FailedRun, FinishedRun, Run, run_from_json, write_result
 from stadapter.costs import COUNTED, gmacs_per_view
 from stadapter.errors import STAdapterError
 from stadapter.evaluation.figures import Report
 from stadapter.memory import peak_memory_bytes
 from stadapter.provenance import commit, processor
+from stadapter.records import read_records
 from stadapter.signals import stop_with_parent
 from stadapter.training.checkpoint import CHECKPOINT_NAME
 from stadapter.training.loop import train
@@ -93,8 +94,7 @@ def count_costs(config: TrainConfig) -> tuple[dict[str, Any], torch.device]:
 
 def read_training(folder: Path) -> dict[str, Any]:
     """Loss, speed and seconds from a run's metrics.jsonl; time in which it stood still, interrupted, is left out."""
-    lines = (folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
-    records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    records = read_records(folder)
     trained = [record for record in records if record["kind"] == "train"]
     return {
         "train_loss": last_loss(trained),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from stadapter.artefact import METRICS_NAME, SPEC_NAME, WEIGHTS_NAME, read_spec
+from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME, read_spec
 from stadapter.clips import ClipConfig
 from stadapter.durable import write_whole
 from stadapter.evaluation.figures import Report, headline_figures, largest_errors
@@ -89,7 +89,7 @@ def write_report(
         spec=spec,
         classes=str(LabelSpace.from_json(spec["labels"])),
         figures=_figures(report, manifest, config) if report is not None else None,
-        curves=read_curves(folder / METRICS_NAME),
+        curves=read_curves(folder),
         unreadable=_unreadable(spec, report),
         notes=manifest.notes() if manifest is not None else [],
         receipt=_receipt(folder, spec),

@@ -1,14 +1,13 @@
 """The course of training as the page's curves, from metrics.jsonl."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from stadapter.labels import ACTION
+from stadapter.records import read_records
 
 _MOST_POINTS = 300
 _SMOOTHED_FROM = 40
@@ -50,14 +49,14 @@ class Curve:
     summary: str
 
 
-def read_curves(metrics: Path) -> list[Curve]:
-    """Loss, accuracy and learning rate over the steps; empty where there is no file, or nothing in it.
+def read_curves(folder: Path) -> list[Curve]:
+    """Loss, accuracy and learning rate over the steps of a run; empty where nothing is recorded.
 
-    What a resumed run did again counts once. Lines that are no JSON, such as one cut off by a crash, are passed over.
+    What a resumed run did again counts once.
     """
     training: dict[float, dict[str, float]] = {}
     held_out: dict[float, dict[str, float]] = {}
-    for record in _records(metrics):
+    for record in read_records(folder):
         step = record.get("step", math.nan)
         if not _is_number(step):
             continue
@@ -78,22 +77,6 @@ def read_curves(metrics: Path) -> list[Curve]:
         for key, title, held in named
     ]
     return [curve for curve in curves if curve is not None]
-
-
-def _records(metrics: Path) -> list[dict[str, Any]]:
-    try:
-        lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("kind"), str):
-            records.append(record)
-    return records
 
 
 def _is_number(value: object) -> bool:

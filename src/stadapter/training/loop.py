@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
-from stadapter.artefact import METRICS_NAME, save_artefact
+from stadapter.artefact import save_artefact
 from stadapter.compiled import compile_nothing, try_compiled
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
 from stadapter.evaluation import evaluate
@@ -27,6 +27,7 @@ from stadapter.memory import readable_memory_errors
 from stadapter.model import Finisher, prepare_trunk
 from stadapter.processes import Turns, workers_of, yielding_worker
 from stadapter.provenance import command_line
+from stadapter.records import METRICS_NAME
 from stadapter.report import REPORT_NAME, write_report
 from stadapter.samples import Batch, Failure, collate
 from stadapter.signals import interruption, stopped_by_signals

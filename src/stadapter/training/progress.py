@@ -6,11 +6,10 @@ for TensorBoard, are not: where they cannot be written, the run goes on.
 
 import importlib.util
 import io
-import json
 import os
 import platform
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,9 +27,8 @@ from rich.progress import (
 )
 from torch import Tensor
 
-from stadapter.artefact import METRICS_NAME
-from stadapter.durable import write_whole
 from stadapter.errors import TrainingError
+from stadapter.records import METRICS_NAME, append_record, read_records, write_records
 from stadapter.wording import duration
 
 CURVES_NAME = "tensorboard"
@@ -47,7 +45,7 @@ class RunDisplay:
         """`console` None shows nothing and writes nothing: for all processes but the first."""
         self._console = console
         self._curves = curves if console is not None else None
-        self._metrics = folder / METRICS_NAME
+        self._folder = folder
         self._total = total
         self._started, self._last_line = time.monotonic(), 0.0
         self._first: int | None = None
@@ -76,12 +74,11 @@ class RunDisplay:
         """
         if self._console is None:
             return
-        line = json.dumps({"kind": kind, "time": round(time.time(), 3), **values}) + "\n"
         try:
-            with open(self._metrics, "a", encoding="utf-8") as file:
-                file.write(line)
+            append_record(self._folder, kind, **values)
         except OSError as error:
-            raise TrainingError(f"cannot write {self._metrics}: {error.strerror}; make room, then resume") from error
+            path = self._folder / METRICS_NAME
+            raise TrainingError(f"cannot write {path}: {error.strerror}; make room, then resume") from error
 
     def advance(self, done: int) -> None:
         """Move the bar."""
@@ -198,18 +195,7 @@ def rewind(folder: Path, *, step: int, failures: Collection[str]) -> None:
             return record.get("name") in failures
         return bool(record.get("step", 0) <= step)
 
-    path = folder / METRICS_NAME
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [json.dumps(record) for record in _records(lines) if is_kept(record)]
-    write_whole(path, "".join(f"{line}\n" for line in kept).encode())
-
-
-def _records(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        with suppress(ValueError):
-            record = json.loads(line)
-            if isinstance(record, dict):
-                yield record
+    write_records(folder, filter(is_kept, read_records(folder)))
 
 
 class Reading(NamedTuple):

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stadapter.artefact import CARD_NAME, METRICS_NAME, SPEC_NAME, WEIGHTS_NAME
+from stadapter.artefact import CARD_NAME, SPEC_NAME, WEIGHTS_NAME
 from stadapter.durable import remove_parts
 from stadapter.errors import TrainingError
+from stadapter.records import METRICS_NAME
 from stadapter.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
 
 LOCK_NAME = ".training"
