@@ -22,7 +22,7 @@ from stadapter.artefact import (
     read_spec,
     save_artefact,
 )
-from stadapter.backbones import load_backbone
+from stadapter.backbones import EMBEDDED_BACKBONE, load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.errors import ArtefactError, BackboneError
 from stadapter.model import VideoClassifier, build_model
@@ -53,6 +53,34 @@ def trained_model(backbone: ImageViT | Path, tuning: Tuning = TUNINGS["st-adapte
         for tensor in model.trained_tensors().values():
             tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.1)
     return model.eval()
+
+
+def test_names_that_are_no_text_are_kept(trunk_folder: Path, tmp_path: Path) -> None:
+    labels = ["caf\udce9", "thé"]
+    model = build_model(backbone=trunk_folder, labels=labels, tuning=LinearProbe())
+    receipt = {"unreadable": {"d\udce9/a.mp4": "no video"}}
+    loaded = load_artefact(save_artefact(tmp_path / "run", model, CLIP_CONFIG, receipt=receipt))
+    assert loaded.model.labels == tuple(labels)
+    assert loaded.receipt == receipt
+    assert "thé" in (tmp_path / "run" / SPEC_NAME).read_text(encoding="utf-8")
+    assert r"caf\udce9" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_trunk_is_found_again_from_wherever_a_classifier_is_loaded(
+    trunk_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / EMBEDDED_BACKBONE).symlink_to(trunk_folder)
+    monkeypatch.chdir(tmp_path)
+    embedded = build_model(backbone=EMBEDDED_BACKBONE, labels=LABELS, tuning=LinearProbe())
+    local = build_model(backbone=Path(EMBEDDED_BACKBONE), labels=LABELS, tuning=LinearProbe())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name, model in (("embedded", embedded), ("local", local)):
+        folder = save_artefact(tmp_path / name, model, CLIP_CONFIG, receipt={})
+        monkeypatch.chdir(tmp_path)  # where the name alone is ambiguous
+        assert load_artefact(folder).model.trunk.info == model.trunk.info
+        monkeypatch.chdir(tmp_path / "elsewhere")
+    assert embedded.trunk.info.sha256 != local.trunk.info.sha256
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ def test_the_model_computes_the_products_it_cannot_do_without_and_no_other(prese
         assert products_of(lambda: model(clips)) == flops(forward_products(sizes)) - patches.flops + head + 2 * prefix
     both = flops(forward_products(sizes)) + flops(backward_products(sizes)) - patches.flops
     first = prefix // adapters  # the input of the first adapter needs no gradient
-    assert products_of(training_step(model, clips, targets, "fp32")) == both + 3 * head + 6 * prefix - first
+    assert products_of(training_step(model, clips, targets)) == both + 3 * head + 6 * prefix - first
 
 
 def products_of(call: Callable[[], object]) -> int:

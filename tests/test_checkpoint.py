@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 
 from stadapter.artefact import WEIGHTS_NAME, load_artefact
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
-from stadapter.records import METRICS_NAME
+from stadapter.records import METRICS_NAME, read_records, write_records
 from stadapter.synthetic import write_clips
-from stadapter.tensor_file import DIGEST_KEY, digest, read_tensors
+from stadapter.tensor_file import DIGEST_KEY, digest, read_tensors, write_tensors
 from stadapter.training.checkpoint import CHECKPOINT_NAME, Checkpoints, Progress, read_checkpoint
 from stadapter.training.loop import TrainConfig, train
 from stadapter.training.progress import Meter, rewind
@@ -264,6 +264,29 @@ def test_changed_settings_are_named_and_must_be_accepted(stopped: TrainConfig) -
     receipt = load_artefact(run(changed, accept_changes=True)).receipt
     assert receipt["changes"] == ["after step 4: epochs was 3, is 4", "after step 4: lr was 0.002, is 0.001"]
     assert (receipt["steps"], receipt["settings"]["lr"]) == (16, 0.001)
+
+
+def test_a_setting_that_came_after_a_run_was_stopped_is_the_default_in_it(stopped: TrainConfig) -> None:
+    folder = Path(stopped.out)
+    progress, tensors = read_checkpoint(folder)
+    del progress.settings["lr_clips"], progress.settings["tuning"]["first_blocks"]
+    del progress.settings["augmentation"]["rand_augment"]
+    metadata = {"step": str(progress.step), "format": "stadapter-checkpoint-2", "failures": "{}", "changes": "[]"}
+    metadata["settings"] = json.dumps({"settings": progress.settings, "identity": progress.identity})
+    write_tensors(folder / CHECKPOINT_NAME, tensors, metadata)
+    with pytest.raises(TrainingError, match=r"tuning\.first_blocks was None, is 1\. A run cannot go on"):
+        run(stopped, tuning=dataclasses.replace(stopped.tuning, first_blocks=1))  # type: ignore[type-var]
+    with pytest.raises(TrainingError, match="lr_clips was None, is 64"):
+        run(stopped, lr_clips=64)
+    run(stopped)
+
+
+def test_the_time_of_a_resumed_run_is_that_of_all_its_parts(stopped: TrainConfig) -> None:
+    records = read_records(Path(stopped.out))
+    for record in records:
+        record["time"] -= 3600 if record["kind"] == "start" else 0  # the first step took an hour
+    write_records(Path(stopped.out), records)
+    assert 3600 <= load_artefact(run(stopped)).receipt["seconds"] < 3660
 
 
 def test_a_clip_that_was_added_is_noticed_and_can_be_accepted(stopped: TrainConfig) -> None:

@@ -509,6 +509,29 @@ def test_predict_without_sense_is_wrong_usage(run: Path, flags: list[str], capsy
     assert refused(capsys, "predict", run, *flags)[0] == 2
 
 
+def test_a_name_that_begins_with_a_tilde_is_a_name(
+    run: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "~clip.mp4").write_bytes((clips / "up" / "up_00.mp4").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for given in ("./~clip.mp4", "~clip.mp4", "."):
+        assert main(["predict", str(run), given, "--format", "csv"]) == 0
+        assert "~clip.mp4," in capsys.readouterr().out
+    assert "~nosuchuser/clips: no such file" in refused(capsys, "train", "--data", "~nosuchuser/clips", "--out", "o")[1]
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(
+    run: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a\x1b[31m.mp4").write_bytes((clips / "up" / "up_00.mp4").read_bytes())
+    (tmp_path / "b\x1b[31m.mp4").write_bytes(b"no video")
+    assert main(["predict", str(run), str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert r"a\x1b[31m.mp4" in shown
+    assert r"b\x1b[31m.mp4" in shown
+    assert "\x1b[31m.mp4" not in shown
+
+
 def test_names_with_bytes_that_are_no_text_are_shown(run: Path, clips: Path, tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/caf\xe9.mp4"
     try:

@@ -133,7 +133,8 @@ def test_training_views_are_those_of_whole_frames(num_views: int, clip_path: Pat
         )
         indices = random_uniform_indices(len(frames), SMALL.num_frames, np.random.default_rng(int(time_seed)))
         views.append(np.random.default_rng(seed))
-        expected.append(transforms.apply(drawn, torch.from_numpy(frames[indices]).permute(0, 3, 1, 2), SMALL.size))
+        chosen = transforms.crop(torch.from_numpy(frames[indices]).permute(0, 3, 1, 2), drawn.window)
+        expected.append(transforms.change(drawn, chosen, SMALL.size))
     found = load_random_views(clip_path, SMALL, augmentation=augmentation, generators=views)
     assert torch.equal(found, torch.stack(expected))
     assert found.is_contiguous()
@@ -172,7 +173,7 @@ def test_augmentation_without_randomness_shows_what_the_test_view_shows() -> Non
     expected = clip_from_array(still, SMALL)[0]
     frames = torch.from_numpy(still).permute(0, 3, 1, 2)
     drawn = transforms.draw(Augmentation(crop="centre"), 48, 64, 32, np.random.default_rng(0))
-    assert torch.equal(transforms.apply(drawn, frames[:4], 32), expected)
+    assert torch.equal(transforms.change(drawn, transforms.crop(frames[:4], drawn.window), 32), expected)
 
 
 def test_a_segment_is_a_video_of_its_own(clip_path: Path) -> None:

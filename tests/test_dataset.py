@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -13,12 +15,13 @@ from torch.utils.data import DataLoader
 import stadapter.dataset as dataset_module
 from stadapter.clips import ClipConfig, load_clip
 from stadapter.dataset import EvaluationClips, TrainingClips
-from stadapter.errors import DataError
-from stadapter.manifest import Manifest, read_manifest
+from stadapter.errors import DataError, VideoError
+from stadapter.manifest import Entry, Manifest, read_manifest
 from stadapter.samples import Sample, collate
-from stadapter.synthetic import write_clips
+from stadapter.synthetic import write_clips, write_video
 from stadapter.training.schedule import balanced_order, epoch_order
 from stadapter.transforms import Augmentation
+from stadapter.video import VideoReader
 from stadapter.view_store import ViewStore
 
 CONFIG = ClipConfig(num_frames=4, size=32)
@@ -354,3 +357,51 @@ def test_a_store_without_room_draws_nothing_ahead(manifest: Manifest) -> None:
     assert store.problem() is None  # as was asked for
     dataset = TrainingClips(manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), store=store)
     assert torch.equal(clip_of(dataset[1]), clip_of(training(manifest)[1]))
+
+
+def test_views_of_a_file_that_lost_a_frame_do_not_depend_on_those_drawn_with_them(tmp_path: Path) -> None:
+    frames = np.repeat(np.arange(60, dtype=np.uint8)[:, None, None, None] * 4, 64, axis=1)
+    frames = np.ascontiguousarray(np.broadcast_to(frames, (60, 64, 64, 3)))
+    write_video(tmp_path / "a.mp4", frames, frames_per_second=30)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][8]
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    assert packet.pos is not None
+    data[packet.pos + 4 : packet.pos + packet.size] = bytes(packet.size - 4)  # the frame's length stays as it is
+    (tmp_path / "a.mp4").write_bytes(data)
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        reader.read([50])
+        assert not reader.has_lost_frames
+        reader.read(range(20))
+        assert reader.has_lost_frames
+    manifest = Manifest((Entry(tmp_path / "a.mp4", "a.mp4", "a"),), ("a", "b"))
+    for seed in range(8):
+        clips = training(manifest, seed=seed)
+        clips.store = ViewStore(num_clips=1, view_shape=(4, 3, 32, 32), max_bytes=10**8)
+        ahead = []
+        for epoch in range(8):
+            clips.set_epoch(epoch)
+            ahead.append(clip_of(clips[0]))
+        clips.store = None
+        for epoch in range(8):
+            clips.set_epoch(epoch)
+            assert torch.equal(clip_of(clips[0]), ahead[epoch]), (seed, epoch)
+
+
+def test_what_cannot_be_read_of_a_later_view_leaves_this_one_as_it_is(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = clip_of(training(manifest)[0])
+    original = dataset_module.load_random_views
+
+    def load(path: Any, config: Any, *, generators: Any, **options: Any) -> torch.Tensor:
+        if len(generators) > 1:
+            raise VideoError("a frame of a later view is damaged")
+        return original(path, config, generators=generators, **options)
+
+    monkeypatch.setattr(dataset_module, "load_random_views", load)
+    clips = training(manifest)
+    clips.store = ViewStore(num_clips=len(clips), view_shape=(4, 3, 32, 32), max_bytes=10**8)
+    sample = clips[0]
+    assert sample["failures"] == []
+    assert torch.equal(clip_of(sample), expected)

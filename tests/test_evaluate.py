@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -14,14 +15,19 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lookup import CONFIG, ByLookup, knowing, shown
+from stadapter import evaluation
 from stadapter.clips import ClipConfig, load_clip
 from stadapter.errors import DataError, SettingsError, STAdapterError
 from stadapter.evaluation import evaluate
 from stadapter.evaluation.figures import headline_figures
 from stadapter.evaluation.tables import ConfusionTable, tables
+from stadapter.evaluation.timecheck import Order
 from stadapter.manifest import Manifest, read_manifest
+from stadapter.model import build_model
 from stadapter.synthetic import write_clips
+from stadapter.tuning import Full, LinearProbe, LoRA, STAdapter, Tuning, tuning_name
 from stadapter.uncertainty import bootstrap_interval
+from trunks import make_trunk
 
 
 @pytest.fixture
@@ -198,23 +204,23 @@ def test_the_model_runs_in_eval_mode_and_gets_its_modes_back(manifest: Manifest)
     assert not model.get_submodule("frozen").training
 
 
-def test_autocast_computes_in_the_asked_dtype(manifest: Manifest) -> None:
-    class Linear(ByLookup):
-        def __init__(self) -> None:
-            super().__init__(LABELS, {})
-            self.linear = nn.Linear(4 * 3 * 16 * 16, 4)
-            self.dtypes: list[torch.dtype] = []
+@pytest.mark.parametrize("tuning", [STAdapter(width=8), LinearProbe(), LoRA(rank=2), Full()], ids=tuning_name)
+def test_a_model_of_half_precision_is_evaluated_in_it(manifest: Manifest, tuning: Tuning) -> None:
+    model = build_model(backbone=make_trunk("dinov2"), labels=LABELS, tuning=tuning)
+    exact = evaluate(model, manifest, CONFIG, time_check=True)
+    model.cast_trunk(torch.bfloat16)
+    rounded = evaluate(model, manifest, CONFIG, time_check=True)
+    assert rounded.loss != exact.loss
+    assert rounded.loss == pytest.approx(exact.loss, rel=0.05)
 
-        def forward(self, clips: Tensor) -> Tensor:
-            logits: Tensor = self.linear(clips.flatten(1))
-            self.dtypes.append(logits.dtype)
-            return logits
 
-    model = Linear()
-    evaluate(model, manifest, CONFIG, autocast_dtype=torch.bfloat16)
-    evaluate(model, manifest, CONFIG)
-    assert set(model.dtypes[:1]) == {torch.bfloat16}
-    assert set(model.dtypes[-1:]) == {torch.float32}
+def test_clips_normalised_for_another_trunk_are_refused(manifest: Manifest) -> None:
+    model = build_model(backbone=make_trunk("vit"), labels=LABELS, tuning=LinearProbe())
+    with pytest.raises(SettingsError, match=r"^mean \(0\.48.* expected \(0\.5, 0\.4, 0\.3\), which the trunk"):
+        evaluate(model, manifest, dataclasses.replace(CONFIG, resize="released"))
+    info = model.trunk.info
+    own = dataclasses.replace(CONFIG, resize="released", mean=info.mean, std=info.std)
+    assert evaluate(model, manifest, own).num_clips == len(manifest.entries)
 
 
 def test_unreadable_clips_are_counted_named_and_left_out_of_the_accuracies(manifest: Manifest) -> None:
@@ -228,6 +234,24 @@ def test_unreadable_clips_are_counted_named_and_left_out_of_the_accuracies(manif
     lines = shown(tables(report)).splitlines()
     assert sum(line.startswith("could not be read: ") for line in lines) == 2
     assert "down_01.mp4" in shown(tables(report))
+
+
+def test_segments_of_one_video_are_shuffled_each_in_its_own_order(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = manifest.entries[0]
+    halves = [dataclasses.replace(first, end_seconds=0.4), dataclasses.replace(first, start_seconds=0.4)]
+    named: list[str] = []
+    original = evaluation.frame_places
+
+    def frame_places(order: Order, num_frames: int, names: Sequence[str]) -> Tensor:
+        named.extend(names)
+        return original(order, num_frames, names)
+
+    monkeypatch.setattr(evaluation, "frame_places", frame_places)
+    segments = dataclasses.replace(manifest, entries=(*halves, *manifest.entries[1:]))
+    evaluate(knowing(manifest, LABELS, ANSWERS), segments, CONFIG, time_check=True)
+    assert {"down/down_00.mp4 [0 to 0.4 s]", "down/down_00.mp4 [0.4 to end]"} <= set(named)
 
 
 def test_an_unreadable_segment_is_told_as_a_prediction_is(manifest: Manifest) -> None:

@@ -108,10 +108,10 @@ def test_scores_with_frames_in_other_orders_are_those_of_clips_in_these_orders(s
     disturb(model)
     clips = torch.stack([make_clips(batch=2, num_frames=4, seed=seed) for seed in range(3)])  # (B, V, T, 3, H, W)
     orders = [torch.tensor([[1, 3, 0, 2], [3, 2, 1, 0], [2, 2, 2, 2]]), torch.tensor([[0, 0, 0, 0]] * 3)]
-    found = scores_in_orders(model, clips, orders, autocast_dtype=None, views_at_once=4)
+    found = scores_in_orders(model, clips, orders, views_at_once=4)
     for order, scores in zip([torch.arange(4).repeat(3, 1), *orders], found, strict=True):
         changed = torch.stack([clip[:, places] for clip, places in zip(clips, order, strict=True)])
-        assert torch.equal(scores, view_scores(model, changed, autocast_dtype=None, views_at_once=4))
+        assert torch.equal(scores, view_scores(model, changed, views_at_once=4))
 
 
 def test_frozen_blocks_see_the_frames_once_for_all_orders() -> None:
@@ -126,7 +126,7 @@ def test_frozen_blocks_see_the_frames_once_for_all_orders() -> None:
         block.register_forward_pre_hook(lambda *_, place=place: count(place))
     clips = make_clips(batch=2, num_frames=4)[:, None]  # (B, V, T, 3, H, W)
     orders = [torch.arange(4).flip(0).repeat(2, 1)] * 3
-    scores_in_orders(model, clips, orders, autocast_dtype=None, views_at_once=2)
+    scores_in_orders(model, clips, orders, views_at_once=2)
     assert calls == [1] * (NUM_BLOCKS - 1) + [4]
 
 
@@ -139,9 +139,9 @@ def test_a_model_that_reads_time_when_it_normalises_is_given_frames_in_the_other
     clips = make_clips(batch=2, num_frames=4)[:, None]  # (B, V, T, 3, H, W)
     order = torch.tensor([[3, 1, 0, 2]] * 2)
     model.__class__ = Differences
-    scores = scores_in_orders(model, clips, [order], autocast_dtype=None, views_at_once=2)[1]
+    scores = scores_in_orders(model, clips, [order], views_at_once=2)[1]
     changed = clips[:, :, order[0]]
-    assert torch.equal(scores, view_scores(model, changed, autocast_dtype=None, views_at_once=2))
+    assert torch.equal(scores, view_scores(model, changed, views_at_once=2))
 
 
 def test_a_model_with_a_forward_of_its_own_is_scored_by_it() -> None:
@@ -153,6 +153,6 @@ def test_a_model_with_a_forward_of_its_own_is_scored_by_it() -> None:
     disturb(model)
     model.__class__ = Turned
     clips, order = make_clips(batch=2, num_frames=4)[:, None], torch.arange(4).repeat(2, 1)
-    expected = view_scores(model, clips, autocast_dtype=None, views_at_once=2)
-    for scores in scores_in_orders(model, clips, [order], autocast_dtype=None, views_at_once=2):
+    expected = view_scores(model, clips, views_at_once=2)
+    for scores in scores_in_orders(model, clips, [order], views_at_once=2):
         assert torch.equal(scores, expected)

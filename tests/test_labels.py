@@ -98,6 +98,7 @@ def test_a_space_survives_json_with_the_order_of_its_heads() -> None:
         ({"verb": ["take"], "noun": NOUNS}, r"labels \['take'\] of the head verb: expected a list of at least two"),
         ({"verb": VERBS, "noun": ["pan", "pan"]}, "given twice of the head noun: pan"),
         ({"a": ["b: c", "d"], "a: b": ["c", "d"]}, "heads a, a: b: expected names without a colon"),
+        ({"verb": ["open", "open door"], "noun": ["door knob", "knob"]}, "classes read 'open door knob': expected"),
         ({"": VERBS, "noun": NOUNS}, "expected a name of its own for each"),
         ({}, "expected a name"),
     ],

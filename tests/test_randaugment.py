@@ -5,7 +5,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from stadapter.errors import SettingsError
 from stadapter.randaugment import _OPERATIONS, Policy, draw_operations, parse_policy, rand_augment
-from stadapter.transforms import Augmentation, apply, draw
+from stadapter.transforms import Augmentation, change, crop, draw
 
 PUBLISHED = "rand-m7-n4-mstd0.5-inc1"
 
@@ -114,6 +114,6 @@ def test_a_training_clip_goes_through_the_policy() -> None:
     results = []
     for augmentation in (plain, augmented):
         drawn = draw(augmentation, 24, 32, 16, np.random.default_rng(0))
-        results.append(apply(drawn, frames, 16))
+        results.append(change(drawn, crop(frames, drawn.window), 16))
     assert results[0].shape == results[1].shape == (3, 3, 16, 16)
     assert not torch.equal(results[0], results[1])

@@ -111,11 +111,15 @@ def test_short_side_jitter_sees_the_share_that_a_crop_of_the_enlarged_frame_sees
     assert (window.height, window.width) == (320, 320)
 
 
+def applied(drawn: Draw, frames: torch.Tensor, size: int) -> torch.Tensor:
+    return transforms.change(drawn, transforms.crop(frames, drawn.window), size)
+
+
 def test_a_clip_is_changed_alike_on_every_frame() -> None:
     frame = smooth_frames(1)
     augmentation = Augmentation(flip=True, colour_jitter=0.5)
     drawn = draw(augmentation, 240, 320, 64, np.random.default_rng(3))
-    changed = transforms.apply(drawn, frame.expand(5, -1, -1, -1), 64)
+    changed = applied(drawn, frame.expand(5, -1, -1, -1), 64)
     assert changed.shape == (5, 3, 64, 64)
     assert changed.dtype == torch.uint8
     assert all(torch.equal(changed[0], other) for other in changed[1:])
@@ -124,13 +128,13 @@ def test_a_clip_is_changed_alike_on_every_frame() -> None:
 def test_without_randomness_a_clip_is_only_resized() -> None:
     frames = smooth_frames(2, 48, 48)
     drawn = draw(Augmentation(crop="centre"), 48, 48, 32, np.random.default_rng(0))
-    assert torch.equal(transforms.apply(drawn, frames, 32), transforms.resize_fast(frames, 32, 32))
+    assert torch.equal(applied(drawn, frames, 32), transforms.resize_fast(frames, 32, 32))
 
 
 def test_a_mirrored_clip_is_the_clip_turned_left_to_right() -> None:
     frames = smooth_frames(2, 48, 64)
-    mirrored = transforms.apply(replace(PLAIN, flip=True), frames, 64)
-    assert torch.equal(mirrored, transforms.apply(PLAIN, frames, 64).flip(-1))
+    mirrored = applied(replace(PLAIN, flip=True), frames, 64)
+    assert torch.equal(mirrored, applied(PLAIN, frames, 64).flip(-1))
 
 
 def test_colour_changes_do_what_their_names_say() -> None:
@@ -175,7 +179,7 @@ def test_arguments_are_not_written_to() -> None:
     frames = smooth_frames(2)
     before = frames.clone()
     drawn = draw(Augmentation(flip=True, colour_jitter=1.0), 240, 320, 32, np.random.default_rng(1))
-    transforms.apply(drawn, frames, 32)
+    applied(drawn, frames, 32)
     transforms.normalise(frames, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert torch.equal(frames, before)
 

@@ -340,6 +340,17 @@ def test_a_folder_of_numbered_images_is_a_video_in_the_order_of_the_numbers(suff
     assert info.duration_seconds is info.frames_per_second is None
 
 
+def test_grey_images_of_16_bits_are_read_by_their_high_byte(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    grey = np.array([[0, 255, 256, 0x4000], [0x8000, 0xBF00, 0xFFFE, 0xFFFF]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "frames" / "depth_1.png")
+    (frame,) = read_frames(tmp_path / "frames", [0])
+    assert frame.shape == (3, 2, 4)
+    assert frame[0].tolist() == [[0, 0, 1, 64], [128, 191, 255, 255]]
+    assert torch.equal(frame[0], frame[1])
+    assert torch.equal(frame[0], frame[2])
+
+
 def test_a_folder_of_images_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     write_images(tmp_path / "frames", ".png", range(3))
     with pytest.raises(VideoError, match="no frame rate"):

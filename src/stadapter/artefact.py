@@ -23,6 +23,7 @@ from stadapter.hub import fetch_snapshot, is_hub_id
 from stadapter.labels import LabelSpace
 from stadapter.model import VideoClassifier, build_model
 from stadapter.model_card import model_card
+from stadapter.paths import expanded
 from stadapter.records import METRICS_NAME
 from stadapter.tensor_file import read_tensors, write_tensors
 from stadapter.tuning import tuning_from_json, tuning_to_json
@@ -57,13 +58,13 @@ def save_artefact(
         clip_config: the test-time preprocessing it is to be used with.
         receipt: JSON values that say how it was trained.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     folder.mkdir(parents=True, exist_ok=True)
     count = model.count_parameters()
     spec = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "backbone": asdict(model.trunk.info) | {"name": _findable(model.trunk.info.name)},
+        "backbone": asdict(model.trunk.info),
         "tuning": tuning_to_json(model.tuning),
         "head": {"name": model.head.name},
         "labels": model.label_space.to_json(),
@@ -73,8 +74,9 @@ def save_artefact(
     }
     tensors = {name: tensor.float() for name, tensor in model.trained_tensors().items()}
     write_tensors(folder / WEIGHTS_NAME, tensors, {})  # several metadata would come in random order
-    write_whole(folder / CARD_NAME, model_card(spec).encode())
-    write_whole(folder / SPEC_NAME, (json.dumps(spec, indent=1, ensure_ascii=False) + "\n").encode())
+    # Bytes of a file name that are no text become \\udce9, which in JSON means the same.
+    for name, text in ((CARD_NAME, model_card(spec)), (SPEC_NAME, json.dumps(spec, indent=1, ensure_ascii=False))):
+        write_whole(folder / name, f"{text.rstrip()}\n".encode(errors="backslashreplace"))
     return folder
 
 
@@ -128,7 +130,7 @@ def find_run(run: str | os.PathLike[str]) -> Path:
         ArtefactError: it is not a folder, and no Hub id that can be fetched.
     """
     name = str(run)
-    path = Path(run).expanduser()
+    path = expanded(run)
     if name and path.is_dir():
         return path
     if path.exists() or not is_hub_id(name):
@@ -169,12 +171,6 @@ def read_spec(folder: Path) -> dict[str, Any]:
             "pip install --upgrade stadapter"
         )
     return spec
-
-
-def _findable(name: str) -> str:
-    """A trunk's name that means the same in every working directory: a folder's absolute path, or the Hub id."""
-    folder = Path(name).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else name
 
 
 def _matching_trunk(folder: Path, info: BackboneInfo, backbone: ImageViT | str | os.PathLike[str] | None) -> ImageViT:

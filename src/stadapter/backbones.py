@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from stadapter.errors import BackboneError
 from stadapter.hub import fetch_snapshot, is_hub_id
+from stadapter.paths import expanded
 from stadapter.vit import UNREAD_WEIGHTS, BackboneInfo, Block, ImageViT
 from stadapter.wording import counted, listed
 
@@ -119,7 +120,7 @@ def load_backbone(name_or_path: str | os.PathLike[str]) -> ImageViT:
         BackboneError: nothing there, no weights, missing weights, a family or a model this package cannot view,
             or a Hub that does not answer.
     """
-    folder, revision = _locate(name_or_path)
+    name, folder, revision = _locate(name_or_path)
     config = _read_json(folder / "config.json", f"{name_or_path} has no config.json")
     family_name = _family_name(config, name_or_path)
     family = FAMILIES[family_name]
@@ -127,7 +128,7 @@ def load_backbone(name_or_path: str | os.PathLike[str]) -> ImageViT:
     model_config: Any = model.config
     mean, std, image_size = _preprocessing(folder, family, model_config)
     info = BackboneInfo(
-        name=str(name_or_path),
+        name=name,
         family=family_name,
         revision=revision,
         sha256="",
@@ -196,15 +197,15 @@ def _block(layer: nn.Module, family: Family) -> Block:
     return Block(**{ours: layer.get_submodule(theirs) for ours, theirs in family.block.items()})
 
 
-def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """The local folder of a trunk, and its Hub revision if it came from there."""
+def _locate(name_or_path: str | os.PathLike[str]) -> tuple[str, Path, str | None]:
+    """A name of a trunk that means the same in every working directory, its folder, and its Hub revision if any."""
     name = str(name_or_path)
     if name_or_path == EMBEDDED_BACKBONE:
-        return Path(__file__).parent / EMBEDDED_BACKBONE, None
-    path = Path(name).expanduser()
+        return name, Path(__file__).parent / EMBEDDED_BACKBONE, None
+    path = expanded(name)
     needed = ("config.json", "model.safetensors")
     if name and path.is_dir():
-        return path, None
+        return str(path.absolute()), path, None
     if name and path.exists():
         raise BackboneError(f"{name} is a file; expected a folder with {' and '.join(needed)}, or a Hub id")
     if not is_hub_id(name):
@@ -213,7 +214,7 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:
             f"or {EMBEDDED_BACKBONE} for first steps"
         )
     folder = fetch_snapshot(name, _trunk_patterns, needed=needed)
-    return folder, folder.name
+    return name, folder, folder.name
 
 
 def _trunk_patterns(files: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from stadapter import sampling, transforms
 from stadapter.errors import SettingsError, VideoError
 from stadapter.field_types import check_types
 from stadapter.randaugment import rand_augment
-from stadapter.transforms import Augmentation, Draw, Window
+from stadapter.transforms import Augmentation, Draw, Fit, Window
 from stadapter.video import Region, VideoReader
 
 # V views, S spatial views, T frames, U different frames, H W pixels
@@ -36,12 +36,13 @@ class ClipConfig:
     """Crops taken along the longer side when testing: 1 (centre) or 3."""
     resize: Literal["fast", "released"] = "fast"
     """fast: antialiased, on bytes. released: as released checkpoints want it, in float, not antialiased."""
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Fit = "crop"
     """crop: cut to a square. stretch: squeeze the whole frame to a square; nothing at the edges is lost."""
     short_clips: Literal["repeat", "error"] = "repeat"
     """What to do with a video of fewer frames than a clip: repeat frames, or refuse it."""
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    """Red, green and blue subtracted from pixels in 0 to 1; the trunk's own, CLIP's by default."""
+    """Red, green and blue subtracted from pixels in 0 to 1, where resize is released: there the trunk's own are
+    expected, CLIP's by default. Clips of the fast road are normalised by the model, with those of its trunk."""
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     """What the difference is divided by."""
 
@@ -128,24 +129,31 @@ def load_random_views(
 ) -> torch.Tensor:
     """Several training views of a video, decoded once: (views, T, 3, size, size), one for each generator.
 
-    Each is the view that `load_clip` draws from its generator alone; decoding, which costs most, is shared.
+    Each is the view that `load_clip` draws from its generator alone; decoding, which costs most, is shared, but for a
+    file that has lost frames.
 
     Raises VideoError as `load_clip` does.
     """
     seeds = [_Seeds(*(int(seed) for seed in generator.integers(2**63, size=2))) for generator in generators]
-    drawn: list[Draw] = []
 
-    def region(height: int, width: int) -> tuple[slice, slice]:
-        generators = (np.random.default_rng(seed.space) for seed in seeds)
-        draws = [transforms.draw(augmentation, height, width, config.size, each, fit=config.fit) for each in generators]
-        part = _seen(draws, config, height, width)
-        drawn[:] = [replace(each, window=each.window.within(part)) for each in draws]
-        return part.slices
+    def read(seeds: Sequence[_Seeds]) -> tuple[torch.Tensor, bool]:
+        """Their views, and whether what each shows depends on the others."""
+        drawn: list[Draw] = []
 
-    with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
-        positions, frames = _read_views(reader, config, [seed.time for seed in seeds], region)
-    views = [_train_view(frames, view, config, each) for view, each in zip(positions, drawn, strict=True)]
-    return torch.stack(views) if len(views) > 1 else views[0][None]
+        def region(height: int, width: int) -> tuple[slice, slice]:
+            spaces = (np.random.default_rng(seed.space) for seed in seeds)
+            draws = [transforms.draw(augmentation, height, width, config.size, each, fit=config.fit) for each in spaces]
+            part = _seen(draws, config, height, width)
+            drawn[:] = [replace(each, window=each.window.within(part)) for each in draws]
+            return part.slices
+
+        with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
+            positions, frames = _read_views(reader, config, [seed.time for seed in seeds], region)
+        views = [_train_view(frames, view, config, each) for view, each in zip(positions, drawn, strict=True)]
+        return torch.stack(views) if len(views) > 1 else views[0][None], reader.has_lost_frames and len(views) > 1
+
+    views, are_mixed = read(seeds)
+    return torch.cat([read([seed])[0] for seed in seeds]) if are_mixed else views
 
 
 def clip_from_array(frames: npt.NDArray[np.uint8] | torch.Tensor, config: ClipConfig) -> torch.Tensor:

@@ -38,7 +38,6 @@ def try_compiled(
     batch_sizes: Collection[int],
     num_frames: int,
     size: int,
-    autocast_dtype: torch.dtype | None,
     training: bool = True,
     backend: str = "inductor",
 ) -> str | None:
@@ -51,7 +50,6 @@ def try_compiled(
         batch_sizes: every B that will come often.
         num_frames: T.
         size: S.
-        autocast_dtype: such as torch.bfloat16; None computes in fp32.
         training: False goes forward alone, in inference mode, which is compiled apart.
         backend: one of torch.compile's.
 
@@ -68,8 +66,7 @@ def try_compiled(
             warnings.simplefilter("ignore")  # a compiler has much to say about torch and transformers
             for num_clips in batch_sizes:
                 clips = torch.zeros(num_clips, num_frames, 3, size, size, device=device)
-                autocast = torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None)
-                with autocast, torch.inference_mode(not training):
+                with torch.inference_mode(not training):
                     logits: Tensor = model(clips)
                 if training:
                     logits.sum().backward()  # type: ignore[no-untyped-call]

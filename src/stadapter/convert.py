@@ -25,6 +25,7 @@ from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.errors import ArtefactError, SettingsError
 from stadapter.model import VideoClassifier, build_model
+from stadapter.paths import expanded
 from stadapter.training.recipes import RECIPES
 from stadapter.training.settings import TrainConfig
 from stadapter.tuning import STAdapter
@@ -84,7 +85,7 @@ def convert_released(
         SettingsError: no such recipe, neither recipe nor trunk, a wrong number of labels, or clip settings without
             meaning.
     """
-    checkpoint, out = Path(checkpoint).expanduser(), Path(out).expanduser()
+    checkpoint, out = expanded(checkpoint), expanded(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ArtefactError(f"{out} exists; expected a new folder: choose another, or remove it")
     published = _published(recipe)
@@ -113,7 +114,7 @@ def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         ArtefactError: not there, not a checkpoint, or one that would run code when read.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise ArtefactError(f"{path}: no such file; expected a checkpoint of the released code (*.pth)")
     try:
@@ -158,7 +159,7 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
         SettingsError: it cannot be read.
     """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = expanded(path).read_text(encoding="utf-8-sig")
         return [line.strip() for line in text.rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(

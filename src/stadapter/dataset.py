@@ -177,7 +177,14 @@ class TrainingClips(Dataset[Sample]):
         numbers = store.epochs_to_draw(index, view_number)
         ends = (numbers.stop, self.num_epochs, self.views_per_clip)
         numbers = range(view_number, min(end for end in ends if end is not None))
-        views = self._views(index, [np.random.default_rng((self.seed, each, index, 0)) for each in numbers])
+        draws = [(self.seed, each, index, 0) for each in numbers]
+        try:
+            views = self._views(index, list(map(np.random.default_rng, draws)))
+        except VideoError:
+            if len(draws) == 1:
+                raise
+            # What cannot be read of a later epoch's view decides nothing about this one.
+            views = self._views(index, [np.random.default_rng(draws[0])])
         store.put(index, view_number + 1, views[1:])
         return views[0].clone()
 

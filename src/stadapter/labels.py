@@ -3,8 +3,10 @@
 # B batch, K heads, C classes of all heads together, n combinations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Self, TypeAlias
 
 import torch
@@ -18,6 +20,8 @@ ACTION = "action"
 """What the classes of all heads together are called: it is right where every head is."""
 SINGLE = "label"
 """Name of the head of a classifier that has one."""
+_MOST_COMPARED = 10**6
+"""Combinations that are compared with each other; of more, which no data set has, none are."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,8 @@ class LabelSpace:
         """Refuse what no classifier can be built on.
 
         Raises:
-            SettingsError: a head with fewer than two classes, a class twice in one head, or a name without meaning.
+            SettingsError: a head with fewer than two classes, a class twice in one head, a name without meaning, or
+                combinations of classes that read alike.
         """
         if not all(self.names) or len(set(self.names)) < len(self.names) or not self.names:
             raise SettingsError(f"heads {', '.join(map(repr, self.names))}: expected a name of its own for each")
@@ -118,8 +123,19 @@ class LabelSpace:
                 raise SettingsError(f"labels {list(classes)!r}{head}: expected a list of at least two class names")
             if twice := sorted({label for label in classes if classes.count(label) > 1}):
                 raise SettingsError(f"class names given twice{head}: {', '.join(twice)}")
+        if (alike := self._alike()) is not None:
+            raise SettingsError(f"several combinations of classes read {alike!r}: expected names that tell them apart")
         if len(set(self.labels)) < len(self.labels):  # a class "b: c" of a head "a", and a class "c" of a head "a: b"
             raise SettingsError(f"heads {', '.join(self.names)}: expected names without a colon")
+
+    def _alike(self) -> str | None:
+        """What two combinations of classes both read, as "open" "door knob" and "open door" "knob" do, if any do."""
+        num_with_spaces = sum(any(" " in label for label in classes) for classes in self.classes)
+        if num_with_spaces < 2 or self.num_actions > _MOST_COMPARED:
+            return None
+        texts = Counter(map(joined, product(*self.classes)))
+        text, count = texts.most_common(1)[0]
+        return text if count > 1 else None
 
     def split(self, outputs: Tensor) -> tuple[Tensor, ...]:
         """Logits or scores (..., C) of all heads as those of each."""

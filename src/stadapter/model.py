@@ -4,6 +4,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +43,8 @@ class VideoClassifier(nn.Module):
 
     mean: Tensor
     std: Tensor
+    dtype: torch.dtype
+    """What the frozen weights are stored and computed in; with another than fp32 `forward` runs under autocast."""
 
     def __init__(self, *, trunk: ImageViT, head: Head, tuning: Tuning, labels: Labels) -> None:
         super().__init__()
@@ -49,6 +52,7 @@ class VideoClassifier(nn.Module):
         self.head = head
         self.tuning = tuning
         self.label_space = LabelSpace.of(labels)
+        self.dtype = torch.float32
         self.register_buffer("mean", torch.tensor(trunk.info.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(trunk.info.std).view(3, 1, 1), persistent=False)
 
@@ -58,22 +62,28 @@ class VideoClassifier(nn.Module):
         return self.label_space.labels
 
     def forward(self, clips: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.trunk(clips, prefix_only=not self.head.reads_patches))
-        return logits.float()
+        with self._autocast():
+            logits: Tensor = self.head(self.trunk(clips, prefix_only=not self.head.reads_patches))
+            return logits.float()
 
     def frozen_tokens(self, clips: Tensor) -> Tensor:
         """What the part of the trunk that never changes makes of clips, without gradients, for `finish`.
 
         (B, T, N, D); where the whole trunk is frozen and the head reads the prefix tokens alone, N is their number.
         """
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             return self.trunk.frozen_tokens(clips, prefix_only=not self.head.reads_patches)
 
     def finish(self, tokens: Tensor, *, height: int, width: int) -> Tensor:
         """The logits that `forward` gives clips of `height` x `width` pixels, from their `frozen_tokens`."""
         reads_prefix = not self.head.reads_patches
-        logits: Tensor = self.head(self.trunk.finish(tokens, height=height, width=width, prefix_only=reads_prefix))
-        return logits.float()
+        with self._autocast():
+            logits: Tensor = self.head(self.trunk.finish(tokens, height=height, width=width, prefix_only=reads_prefix))
+            return logits.float()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        """Of fp32 none, so that an autocast around the model holds."""
+        return torch.autocast(self.mean.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
 
     def normalise(self, clips: Tensor) -> Tensor:
         """uint8 clips (..., 3, H, W) to normalised fp32, on the model's device; float clips pass unchanged."""
@@ -110,11 +120,12 @@ class VideoClassifier(nn.Module):
                 parameter.copy_(tensors[name])
 
     def cast_trunk(self, dtype: torch.dtype) -> None:
-        """Store the frozen weights of the trunk as `dtype`, for example bf16; what learns keeps its fp32 masters.
+        """Store the frozen weights of the trunk as `dtype`, for example bf16, and compute in it from then on.
 
-        Run a model that is cast this way under `torch.autocast`. Buffers (position tables) stay as they are, and so
-        does every other model on the same trunk.
+        What learns keeps its fp32 masters. Buffers (position tables) stay as they are, and so does every other model
+        on the same trunk.
         """
+        self.dtype = dtype
         for module in self.trunk.modules():
             own = list(module.parameters(recurse=False))
             if isinstance(module, nn.LayerNorm) and any(parameter.requires_grad for parameter in own):

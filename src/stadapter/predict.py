@@ -19,7 +19,7 @@ from stadapter.clips import ClipConfig, clip_from_array, load_clip
 from stadapter.errors import SettingsError, STAdapterError
 from stadapter.machine import choose_device
 from stadapter.model import VideoClassifier, prepare_trunk
-from stadapter.scores import check_finite_scores, view_scores
+from stadapter.scores import check_finite_scores, check_normalisation, view_scores
 from stadapter.vit import ImageViT
 
 Video: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor"
@@ -85,10 +85,11 @@ class Classifier:
     """The network, in eval mode; the tensors that were trained still require a gradient."""
     clip_config: ClipConfig
     """How a video becomes a clip."""
-    dtype: torch.dtype = torch.float32
-    """What the trunk computes in."""
     receipt: dict[str, Any] = field(default_factory=dict, repr=False)
     """How the classifier was trained: settings, data hash, seed, versions, metrics."""
+
+    def __post_init__(self) -> None:
+        check_normalisation(self.model, self.clip_config)
 
     def __repr__(self) -> str:
         return f"Classifier({self.model.label_space} on {self.model.trunk.info.name}, {self.model.mean.device})"
@@ -110,7 +111,8 @@ class Classifier:
                 `backbone` is, else the CPU.
             dtype: what to compute in: torch.float32 (default), torch.bfloat16 or torch.float16.
             backbone: where the trunk is now, if not where it was in training; or a trunk from `load_backbone`, which
-                any number of classifiers can share.
+                any number of classifiers can share. They hold its weights once as long as they compute in fp32 where
+                it is: with another `device` or `dtype` each has a copy of its own.
 
         Raises:
             ArtefactError: not a run folder, a newer format, damaged, incomplete, or made for another trunk.
@@ -125,7 +127,12 @@ class Classifier:
         model = artefact.model
         model.to(chosen if chosen is not None else next(model.trunk.parameters()).device)
         prepare_trunk(model, next(model.parameters()).device, dtype if dtype != torch.float32 else None)
-        return cls(model=model.eval(), clip_config=artefact.clip_config, dtype=dtype, receipt=artefact.receipt)
+        return cls(model=model.eval(), clip_config=artefact.clip_config, receipt=artefact.receipt)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the trunk computes in."""
+        return self.model.dtype
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -208,10 +215,7 @@ class Classifier:
 
     def _scores(self, clips: Sequence[Tensor], views_at_once: int) -> Tensor:
         """The probability of every class (B, C) for clips (V, T, 3, H, W)."""
-        autocast_dtype = self.dtype if self.dtype != torch.float32 else None
-        return view_scores(
-            self.model, torch.stack(list(clips)), autocast_dtype=autocast_dtype, views_at_once=views_at_once
-        )
+        return view_scores(self.model, torch.stack(list(clips)), views_at_once=views_at_once)
 
     def _named(self, name: str, scores: Tensor) -> Prediction:
         check_finite_scores(scores[None], [name])

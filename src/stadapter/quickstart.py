@@ -7,7 +7,6 @@ that comes with the package, and tested on clips drawn from other seeds.
 
 import json
 import shutil
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,9 @@ from stadapter.errors import SettingsError
 from stadapter.evaluation.figures import Report
 from stadapter.evaluation.tables import interval_text, percent
 from stadapter.hands import CLASSES, write_hand_clips
+from stadapter.paths import expanded
 from stadapter.predict import Classifier
+from stadapter.records import read_records, running_seconds
 from stadapter.training.checkpoint import CHECKPOINT_NAME
 from stadapter.training.loop import train
 from stadapter.training.run_folder import LOCK_NAME, locked
@@ -30,6 +31,7 @@ from stadapter.training.settings import TrainConfig
 from stadapter.transforms import Augmentation
 from stadapter.tuning import LinearProbe, STAdapter, Tuning
 from stadapter.uncertainty import Interval
+from stadapter.wording import changed
 
 RESULT_NAME = "result.json"
 CONTESTANTS: dict[str, Tuning] = {"linear-probe": LinearProbe(), "st-adapter": STAdapter(kernel_size=(3, 3, 3))}
@@ -78,7 +80,7 @@ def quickstart(config: QuickstartConfig | None = None, *, console: Console | Non
     """
     config, console = config or QuickstartConfig(), console or Console(stderr=True)
     _check(config)
-    folder = Path(config.out).expanduser()
+    folder = expanded(config.out)
     _so_far(folder, config)
     with locked(folder):
         return _run_all(folder, config, console)
@@ -155,9 +157,9 @@ def _so_far(folder: Path, config: QuickstartConfig) -> dict[str, Any]:
         raise SettingsError(
             f"{folder} holds a finished quickstart: look at {folder / RESULT_NAME}, or choose another folder with --out"
         )
-    if changed := [f"{name} was {then.get(name)}, is {now}" for name, now in settings.items() if then.get(name) != now]:
+    if told := [line for name, now in settings.items() for line in changed(name, then.get(name), now)]:
         raise SettingsError(
-            f"{folder} holds an unfinished quickstart that was started otherwise: {'; '.join(changed)}. "
+            f"{folder} holds an unfinished quickstart that was started otherwise: {'; '.join(told)}. "
             "Go on as it was started, or choose another folder with --out"
         )
     return result
@@ -173,7 +175,6 @@ def _run(name: str, folder: Path, config: QuickstartConfig, console: Console) ->
     resume = (out / CHECKPOINT_NAME).is_file()
     if out.exists() and not resume:
         shutil.rmtree(out)  # stopped before its first checkpoint, or between its end and our note of it
-    started = time.monotonic()
     result = train(
         TrainConfig(
             data=folder / "clips" / "train",
@@ -196,7 +197,7 @@ def _run(name: str, folder: Path, config: QuickstartConfig, console: Console) ->
         "steps": result.steps,
         "trained_parameters": parameters.trained,
         "total_parameters": parameters.total,
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": running_seconds(read_records(out)),
     }
 
 

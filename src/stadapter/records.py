@@ -1,6 +1,6 @@
 """The course of a training run, a JSON object a line: metrics.jsonl.
 
-Each has a kind (start, train, validation, unreadable), the time it was written, and values of its kind.
+Each has a kind (start, train, checkpoint, validation, unreadable), the time it was written, and values of its kind.
 """
 
 import json
@@ -51,3 +51,16 @@ def write_records(folder: Path, records: Iterable[dict[str, Any]]) -> None:
         ArtefactError: it cannot be written.
     """
     write_whole(folder / METRICS_NAME, "".join(f"{json.dumps(record)}\n" for record in records).encode())
+
+
+def running_seconds(records: Iterable[dict[str, Any]]) -> float:
+    """How long a run ran, from its first record to its last; time in which it stood still, interrupted, is left out."""
+    seconds, last = 0.0, None
+    for record in records:
+        now = record.get("time")
+        if not isinstance(now, int | float):
+            continue
+        if last is not None and record["kind"] != "start":
+            seconds += max(0.0, now - last)
+        last = now
+    return round(seconds, 1)

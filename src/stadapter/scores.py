@@ -9,11 +9,15 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from stadapter.errors import STAdapterError
+from stadapter.clips import ClipConfig
+from stadapter.errors import SettingsError, STAdapterError
 from stadapter.labels import LabelSpace
 from stadapter.machine import copies_beside_work
 from stadapter.model import VideoClassifier
 from stadapter.wording import listed
+
+_SAME = 1e-6
+"""Means and stds that are no further apart are the same, written with other digits."""
 
 
 class ClipClassifier(Protocol):
@@ -34,22 +38,19 @@ class ClipClassifier(Protocol):
         """Normalised float (B, T, 3, H, W) to logits (B, C)."""
 
 
-def view_scores(
-    model: ClipClassifier, clips: Tensor, *, autocast_dtype: torch.dtype | None, views_at_once: int
-) -> Tensor:
+def view_scores(model: ClipClassifier, clips: Tensor, *, views_at_once: int) -> Tensor:
     """The probability of every class for each clip, averaged over its views after softmax.
 
     Args:
-        model: the classifier, in eval mode; it computes where it is.
+        model: the classifier, in eval mode; it computes where it is, in its own precision.
         clips: (B, V, T, 3, H, W), uint8 or normalised float, on any device.
-        autocast_dtype: such as torch.bfloat16; None computes in the dtype of the model.
         views_at_once: views put through the model at once, of one clip or of several.
 
     Returns:
         fp32 (B, C) on the CPU, adding up to 1 in every head; not finite where the model's answer is not, see
         `check_finite_scores`.
     """
-    return scores_in_orders(model, clips, (), autocast_dtype=autocast_dtype, views_at_once=views_at_once)[0]
+    return scores_in_orders(model, clips, (), views_at_once=views_at_once)[0]
 
 
 def scores_in_orders(
@@ -57,7 +58,6 @@ def scores_in_orders(
     clips: Tensor,
     orders: Sequence[Tensor],
     *,
-    autocast_dtype: torch.dtype | None,
     views_at_once: int,
 ) -> list[Tensor]:
     """`view_scores` of clips as they are, and with their frames in other orders.
@@ -65,7 +65,7 @@ def scores_in_orders(
     What sees every frame alone, as the frozen first blocks do, is computed once for all orders.
 
     Args:
-        model, clips, autocast_dtype, views_at_once: as for `view_scores`.
+        model, clips, views_at_once: as for `view_scores`.
         orders: of each the places (B, T), int64, that the frames of every clip are taken from, in all its views.
 
     Returns:
@@ -81,7 +81,7 @@ def scores_in_orders(
         return logits
 
     parts = []
-    with torch.inference_mode(), torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+    with torch.inference_mode():
         for start in range(0, len(views), views_at_once):
             part = slice(start, start + views_at_once)
             frames = views[part].to(device, non_blocking=copies_beside_work(device))
@@ -105,6 +105,23 @@ def label_space_of(model: ClipClassifier) -> LabelSpace:
     """The classes of each head of a model; one that tells no heads has one."""
     space: LabelSpace | None = getattr(model, "label_space", None)
     return space if space is not None else LabelSpace.of(model.labels)
+
+
+def check_normalisation(model: ClipClassifier, clip_config: ClipConfig) -> None:
+    """Refuse clips that are normalised otherwise than the trunk of a model expects.
+
+    Raises:
+        SettingsError: on the released road, another mean or std than the trunk's.
+    """
+    if not isinstance(model, VideoClassifier) or clip_config.resize != "released":
+        return
+    info = model.trunk.info
+    for name, found, expected in (("mean", clip_config.mean, info.mean), ("std", clip_config.std, info.std)):
+        if max(abs(ours - theirs) for ours, theirs in zip(found, expected, strict=True)) > _SAME:
+            raise SettingsError(
+                f'{name} {found} of a clip config with resize="released": expected {expected}, which the trunk '
+                f"{info.name} was trained with; dataclasses.replace(clip_config, mean=…, std=…) sets both"
+            )
 
 
 def check_finite_scores(scores: Tensor, names: Sequence[str]) -> None:

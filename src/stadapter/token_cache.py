@@ -22,6 +22,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from stadapter.paths import expanded
+
 _FORMAT = "tokens-2"
 _SUFFIX = ".safetensors"
 _DIGEST_BYTES = 32
@@ -45,7 +47,7 @@ class TokenCache:
             max_bytes: room for the files of all scopes together, and at most half of the free disk for new ones. Each
                 of several processes that write at the same time may go beyond it by a sixteenth.
         """
-        self.folder = Path(folder).expanduser().absolute() / _FORMAT
+        self.folder = expanded(folder).absolute() / _FORMAT
         self.max_bytes = max_bytes
         self._scope = self.folder / _hash(scope)
         self._started = time.time()
@@ -146,7 +148,7 @@ class TokenCache:
 def default_folder() -> Path:
     """The folder in which programs keep what can be made again."""
     with suppress(RuntimeError):  # the system does not know a home
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "stadapter"
+        return Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache")) / "stadapter"
     return Path(tempfile.gettempdir()) / "stadapter"
 
 

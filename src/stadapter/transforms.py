@@ -15,7 +15,6 @@ from stadapter.randaugment import Operation, draw_operations, parse_policy, rand
 
 # T frames, H W pixels
 
-Resize = Literal["fast", "released"]
 Fit = Literal["crop", "stretch"]
 
 _CROP_TRIES = 10
@@ -123,13 +122,8 @@ def draw(
     )
 
 
-def apply(drawn: Draw, frames: torch.Tensor, size: int) -> torch.Tensor:
-    """Crop, resize, mirror and recolour uint8 frames (T, 3, H, W) to uint8 (T, 3, size, size)."""
-    return change(drawn, crop(frames, drawn.window), size)
-
-
 def change(drawn: Draw, frames: torch.Tensor, size: int) -> torch.Tensor:
-    """What `apply` does after the crop.
+    """Resize, mirror and recolour cropped uint8 frames (T, 3, H, W) to uint8 (T, 3, size, size).
 
     RandAugment comes after the crop and the flip, as in timm.
     """

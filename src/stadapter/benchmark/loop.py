@@ -48,7 +48,7 @@ def cases(config: BenchmarkConfig, released: Released | None, device: torch.devi
     for precision in config.precisions:
         networks = make_networks(sizes, device)
         clips, targets = networks.clips(config.num_frames), networks.targets(config.num_frames)
-        step = training_step(ready(networks.ours(), precision, training=True), clips, targets, precision)
+        step = training_step(ready(networks.ours(), precision, training=True), clips, targets)
         others: dict[str, Call] = {}
         notes: tuple[str, ...] = ()
         if released is not None and released.clips is None:

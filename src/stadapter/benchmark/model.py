@@ -13,7 +13,6 @@ from stadapter.benchmark.floors import backward_products, bare, flops, forward_p
 from stadapter.benchmark.networks import (
     DTYPES,
     Networks,
-    autocast,
     make_networks,
     peak_bytes,
     ready,
@@ -76,13 +75,12 @@ def _training_case(
     clips, targets = networks.clips(config.num_frames), networks.targets(config.num_frames)
     half = _runs_in_half(networks, precision)
     model = ready(networks.ours(), precision, training=True)
-    steps: dict[str, Call] = {"ours": training_step(model, clips, targets, precision)}
+    steps: dict[str, Call] = {"ours": training_step(model, clips, targets)}
     held: dict[str, nn.Module] = {"ours": model}
 
     def forward() -> Tensor:
-        with autocast(networks.device, precision):
-            logits: Tensor = model(clips)
-            return logits
+        logits: Tensor = model(clips)
+        return logits
 
     facts: dict[str, Any] = {
         "clips": len(clips),
@@ -185,7 +183,7 @@ def _compare_gradients(
     """The loss and the gradient of every trained tensor, in eval mode: dropout would differ."""
     clips, targets = networks.clips(config.num_frames), networks.targets(config.num_frames)
     exact = ready(networks.ours(), "fp32", training=True).eval()
-    training_step(exact, clips, targets, "fp32")()
+    training_step(exact, clips, targets)()
     gradients = _gradients(exact)
     checks: list[Check] = []
     if released is not None:
@@ -200,7 +198,7 @@ def _compare_gradients(
         ]
     if precision != "fp32":
         rounded = ready(networks.ours(), precision, training=True).eval()
-        training_step(rounded, clips, targets, precision)()
+        training_step(rounded, clips, targets)()
         checks += [
             Check(f"gradient of {name}, {precision} against fp32", error, _ROUNDED_GRADIENT)
             for name, error in _errors(_gradients(rounded), gradients)
@@ -208,7 +206,7 @@ def _compare_gradients(
     else:
         plain = networks.ours().eval()
         plain.trunk.use_attention("eager")
-        training_step(plain, clips, targets, "fp32")()
+        training_step(plain, clips, targets)()
         checks += [
             Check(f"gradient of {name}, with plain products in attention", error, _EXACT)
             for name, error in _errors(_gradients(plain), gradients)

@@ -133,16 +133,14 @@ def ready(model: VideoClassifier, precision: Precision, *, training: bool) -> Vi
     return model.train(training)
 
 
-def training_step(model: VideoClassifier, clips: Tensor, targets: Tensor, precision: Precision) -> Callable[[], Tensor]:
+def training_step(model: VideoClassifier, clips: Tensor, targets: Tensor) -> Callable[[], Tensor]:
     """One step as the training loop does it, without clipping gradients, as the released code; returns the loss."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = make_optimizer(trained, lr=0.0, weight_decay=0.0)
 
     def step() -> Tensor:
         optimizer.zero_grad()
-        with autocast(clips.device, precision):
-            logits = model(clips)
-        loss = model.label_space.loss(logits, targets)
+        loss = model.label_space.loss(model(clips), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return loss.detach()

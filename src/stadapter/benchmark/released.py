@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stadapter.errors import SettingsError
+from stadapter.paths import expanded
 from stadapter.wording import first_line
 
 _SETTINGS = {"CLIP_VIT_B16_PATH": "", "CLIP_VIT_L14_PATH": "", "DWCONV3D_DISABLE_CUDNN": True}
@@ -47,7 +48,7 @@ def import_released(folder: str | Path) -> Released:
     Raises:
         SettingsError: the folder is no such checkout, or its models cannot be imported.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = expanded(folder).absolute()
     if not (folder / "models_adapter.py").is_file():
         raise SettingsError(
             f"{folder} holds no models_adapter.py; expected a checkout of github.com/linziyi96/st-adapter"

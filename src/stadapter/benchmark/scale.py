@@ -13,7 +13,6 @@ from stadapter.benchmark.floors import backward_products, flops, forward_product
 from stadapter.benchmark.networks import (
     DTYPES,
     Networks,
-    autocast,
     make_networks,
     peak_bytes,
     ready,
@@ -47,14 +46,12 @@ def cases(config: BenchmarkConfig, released: Released | None, device: torch.devi
 def _training_case(config: BenchmarkConfig, networks: Networks, precision: Precision) -> Case:
     clips, targets = networks.clips(config.num_frames), networks.targets(config.num_frames)
     models, notes = _variants(config, networks, precision, training=True)
-    steps: dict[str, Call] = {name: training_step(model, clips, targets, precision) for name, model in models.items()}
+    steps: dict[str, Call] = {name: training_step(model, clips, targets) for name, model in models.items()}
     facts: dict[str, Any] = {
         "clips": len(clips),
         "trained_parameters": models["ours"].count_parameters().trained,
         "saved_bytes": {
-            name: saved_bytes(_forward(model, clips, precision), model)
-            for name, model in models.items()
-            if _COMPILED not in name
+            name: saved_bytes(_forward(model, clips), model) for name, model in models.items() if _COMPILED not in name
         },
     }
     if networks.device.type == "cuda":
@@ -76,7 +73,7 @@ def _training_case(config: BenchmarkConfig, networks: Networks, precision: Preci
 def _inference_case(config: BenchmarkConfig, networks: Networks, precision: Precision) -> Case:
     clips = networks.clips(config.num_frames)
     models, notes = _variants(config, networks, precision, training=False)
-    calls = {name: torch.inference_mode()(_forward(model, clips, precision)) for name, model in models.items()}
+    calls = {name: torch.inference_mode()(_forward(model, clips)) for name, model in models.items()}
     products = forward_products(networks.sizes)
 
     def checks() -> list[Check]:
@@ -119,7 +116,6 @@ def _variants(
             batch_sizes=[networks.sizes.num_images // config.num_frames],
             num_frames=config.num_frames,
             size=networks.sizes.image_size,
-            autocast_dtype=DTYPES[precision] if precision != "fp32" else None,
             training=training,
             backend=COMPILER,
         )
@@ -129,11 +125,10 @@ def _variants(
     return models, ()
 
 
-def _forward(model: VideoClassifier, clips: Tensor, precision: Precision) -> Callable[[], Tensor]:
+def _forward(model: VideoClassifier, clips: Tensor) -> Callable[[], Tensor]:
     def forward() -> Tensor:
-        with autocast(clips.device, precision):
-            logits: Tensor = model(clips)
-            return logits
+        logits: Tensor = model(clips)
+        return logits
 
     return forward
 
@@ -153,7 +148,7 @@ def _compare(models: dict[str, VideoClassifier], clips: Tensor, targets: Tensor,
 
 
 def _gradients(model: VideoClassifier, clips: Tensor, targets: Tensor, precision: Precision) -> dict[str, Tensor]:
-    training_step(model, clips, targets, precision)()
+    training_step(model, clips, targets)()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 

@@ -27,6 +27,7 @@ from stadapter.manifest import (
     read_splits,
     sort_labels,
 )
+from stadapter.paths import expanded
 from stadapter.video import VIDEO_SUFFIXES
 from stadapter.wording import counted, printable
 
@@ -148,8 +149,8 @@ def check_data(
     findings = [
         *(Finding("data", "error", problem, "") for problem in dict.fromkeys(problems)),
         *find_all(clips, num_frames=num_frames, max_bad_fraction=max_bad_fraction),
-        *_left_out(Path(data).expanduser(), train),
-        *(_left_out(Path(val_data or data).expanduser(), val) if val is not None else ()),
+        *_left_out(expanded(data), train),
+        *(_left_out(expanded(val_data or data), val) if val is not None else ()),
     ]
     return DataReport(
         os.fspath(data), deep, clips, tuple(sorted(findings, key=lambda found: LEVELS.index(found.level)))
@@ -269,7 +270,7 @@ def _unlabelled(data: str | os.PathLike[str]) -> list[Entry]:
     """The videos of a folder that has no classes, or the one video that was given."""
     if not os.fspath(data):
         return []
-    source = Path(os.path.abspath(Path(data).expanduser()))
+    source = Path(os.path.abspath(expanded(data)))
     if looks_like_video(source):
         return [Entry(source, source.name, None)]
     if not os.path.isdir(source):
@@ -282,7 +283,7 @@ def _named_from(val_data: str | os.PathLike[str] | None, entry: Entry) -> Entry:
     """A validation entry, named so that it cannot be taken for one to train on."""
     if val_data is None:
         return entry
-    folder = Path(val_data) if os.path.isdir(Path(val_data).expanduser()) else Path(val_data).parent
+    folder = Path(val_data) if os.path.isdir(expanded(val_data)) else Path(val_data).parent
     return replace(entry, name=(folder / entry.name).as_posix())
 
 

@@ -3,10 +3,10 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from stadapter.cli.flags import parse
 from stadapter.cli.output import output_console, say
+from stadapter.paths import expanded
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -21,5 +21,5 @@ def run(arguments: Sequence[str]) -> int:
         say(f"\nstopped; the same command goes on: {shlex.join(['stadapter', 'compare', *arguments])}")
         raise
     output_console(sys.stdout).print(tables(comparison), highlight=False)
-    say(f"saved in {Path(flags.out).expanduser()}: comparison.md, runs.csv, two figures and one JSON file a run")
+    say(f"saved in {expanded(flags.out)}: comparison.md, runs.csv, two figures and one JSON file a run")
     return 1 if comparison.failures else 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from stadapter.cli.classifier import Precision, autocast_dtype, load_classifier
+from stadapter.cli.classifier import Precision, load_classifier
 from stadapter.cli.flags import parse
 from stadapter.cli.output import check_writable, output_console, progress_bar, say, write_json
 
@@ -99,7 +99,6 @@ def run(arguments: Sequence[str]) -> int:
             clip_config,
             batch_size=flags.batch_size,
             num_workers=workers,
-            autocast_dtype=autocast_dtype(flags.precision),
             progress=progress,
             time_check=flags.time_check,
         )

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stadapter.errors import SettingsError, STAdapterError
+from stadapter.paths import expanded
 
 _PIPE_COLUMNS = 10_000
 """How wide a table may be that is not shown on a terminal: nothing of it is cut off."""
@@ -47,7 +48,7 @@ def check_writable(target: str, flag: str) -> None:
     Raises:
         SettingsError: its folder is not there or cannot be written to, or it is a folder itself.
     """
-    path = Path(target).expanduser()
+    path = expanded(target)
     if os.access(path, os.W_OK) and not path.is_dir():
         return
     if path.exists() or not os.access(path.parent, os.W_OK | os.X_OK):
@@ -61,7 +62,7 @@ def write_json(target: str, content: dict[str, Any]) -> None:
         print(text)
         return
     try:
-        Path(target).expanduser().write_text(
+        expanded(target).write_text(
             text + "\n",
             encoding="utf-8",
             errors="backslashreplace",  # bytes of a file name that are no text: \udce9 is JSON too

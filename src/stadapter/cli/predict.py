@@ -18,7 +18,7 @@ from stadapter.cli.classifier import Precision, load_classifier
 from stadapter.cli.flags import parse
 from stadapter.cli.output import output_console, progress_bar, say
 from stadapter.errors import SettingsError
-from stadapter.wording import counted
+from stadapter.wording import counted, printable
 
 if TYPE_CHECKING:
     from stadapter.predict import Classifier, Prediction, PredictionFailure
@@ -139,13 +139,14 @@ def results_table(results: Iterable["Result"], top_k: int, heads: Iterable[str] 
     table.add_column("others", overflow="fold")
     for result in results:
         if isinstance(result, PredictionFailure):
-            table.add_row(Text(result.video), Text("error", "red"), *[""] * (1 + len(heads)), Text(result.error, "red"))
+            failed = Text(printable(result.error), "red")
+            table.add_row(Text(printable(result.video)), Text("error", "red"), *[""] * (1 + len(heads)), failed)
             continue
         others = ", ".join(f"{label} {percent(score)}" for label, score in islice(result.top(top_k).items(), 1, None))
         of_heads = [f"{result.heads[head].label} {percent(result.heads[head].score)}" for head in heads]
-        table.add_row(
-            Text(result.video), Text(result.label, "bold"), percent(result.score), *map(Text, of_heads), Text(others)
-        )
+        named = Text(printable(result.label), "bold")
+        texts = [Text(printable(text)) for text in (*of_heads, others)]
+        table.add_row(Text(printable(result.video)), named, percent(result.score), *texts)
     return table
 
 

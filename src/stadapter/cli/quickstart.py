@@ -3,10 +3,10 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from stadapter.cli.flags import parse
 from stadapter.cli.output import output_console, say
+from stadapter.paths import expanded
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -19,7 +19,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say(f"\nstopped; the same command goes on: {shlex.join(['stadapter', 'quickstart', *arguments])}")
         raise
-    folder = Path(flags.out).expanduser()
+    folder = expanded(flags.out)
     output_console(sys.stdout).print(tables(result), highlight=False)
     clip = shlex.quote(str(folder / result["unseen"]["clip"]))
     say(

@@ -5,7 +5,6 @@ import os
 import shlex
 import sys
 from collections.abc import Container, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -13,6 +12,7 @@ import tyro
 from stadapter.cli.flags import flags_class
 from stadapter.cli.output import next_step, output_console, say
 from stadapter.errors import SettingsError
+from stadapter.paths import expanded
 from stadapter.provenance import started
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = train(config)
     except KeyboardInterrupt:
-        if (Path(config.out).expanduser() / CHECKPOINT_NAME).is_file():
+        if (expanded(config.out) / CHECKPOINT_NAME).is_file():
             again = [argument for argument in arguments if argument != "--resume"]
             if os.environ.get("RANK", "0") == "0":
                 say(f"\nstopped; go on with: {shlex.join([*started('stadapter'), 'train', *again])} --resume")

@@ -14,6 +14,7 @@ from stadapter.comparison.plots import write_figures
 from stadapter.comparison.runner import run_all
 from stadapter.comparison.summary import Comparison, summarise
 from stadapter.comparison.tables import write_csv, write_markdown
+from stadapter.paths import expanded
 
 __all__ = ["CompareConfig", "Comparison", "compare"]
 MARKDOWN_NAME, CSV_NAME = "comparison.md", "runs.csv"
@@ -33,7 +34,7 @@ def compare(config: CompareConfig, *, console: Console | None = None) -> Compari
         STAdapterError: the data or the trunk is not usable, or the folder cannot be written.
         KeyboardInterrupt: asked to stop; the run under way has left a checkpoint, from which the next call goes on.
     """
-    folder = Path(config.out).expanduser()
+    folder = expanded(config.out)
     run_all(config, choose_experiments(config), folder, console or Console(stderr=True))
     return write_summary(folder, reference=config.reference)
 

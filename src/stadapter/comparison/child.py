@@ -9,7 +9,7 @@ import shutil
 import statistics
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from stadapter.errors import STAdapterError
 from stadapter.evaluation.figures import Report
 from stadapter.memory import peak_memory_bytes
 from stadapter.provenance import commit, processor
-from stadapter.records import read_records
+from stadapter.records import read_records, running_seconds
 from stadapter.signals import stop_with_parent
 from stadapter.training.checkpoint import CHECKPOINT_NAME
 from stadapter.training.loop import train
@@ -99,8 +99,8 @@ def read_training(folder: Path) -> dict[str, Any]:
     return {
         "train_loss": last_loss(trained),
         "clips_per_second": statistics.median(record["clips_per_second"] for record in trained),
-        "training_seconds": _seconds_between(record for record in records if record["kind"] != "validation"),
-        "wall_seconds": _seconds_between(records),
+        "training_seconds": running_seconds(record for record in records if record["kind"] != "validation"),
+        "wall_seconds": running_seconds(records),
         "interruptions": sum(record["kind"] == "start" for record in records) - 1,
     }
 
@@ -144,15 +144,6 @@ def take_up(config: TrainConfig) -> TrainConfig:
         refuse_folder_in_use(folder)
         shutil.rmtree(folder)
     return config
-
-
-def _seconds_between(records: Iterable[dict[str, Any]]) -> float:
-    seconds, last = 0.0, None
-    for record in records:
-        if last is not None and record["kind"] != "start":
-            seconds += max(0.0, record["time"] - last)
-        last = record["time"]
-    return round(seconds, 1)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from stadapter.comparison.experiments import Experiment, read_experiments
 from stadapter.errors import SettingsError
 from stadapter.layouts import LabelKind
 from stadapter.training.settings import TrainConfig
-from stadapter.transforms import Augmentation
+from stadapter.transforms import Augmentation, Fit
 from stadapter.tuning import STRATEGIES
 
 _NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
@@ -51,7 +51,7 @@ class CompareConfig:
     """Frames of a clip; only an experiment about frames has another number."""
     size: int | None = None
     """Side of a clip, pixels, the same for all; default as for train."""
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Fit = "crop"
     """crop cuts the frame to a square; stretch squeezes the whole frame."""
     num_spatial_views: int | None = None
     """Crops averaged when testing, 1 or 3; default as for train."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stadapter.errors import SettingsError
+from stadapter.paths import expanded
 from stadapter.training.settings import TrainConfig
 from stadapter.tuning import STRATEGIES, Tuning, tuning_from_json
 from stadapter.wording import listed
@@ -92,7 +93,7 @@ def read_experiments(paths: Sequence[str | Path]) -> list[Experiment]:
     """
     found: dict[str, Experiment] = {}
     for path in map(Path, paths):
-        for file in _files(path.expanduser()):
+        for file in _files(expanded(path)):
             experiment = read_experiment(file)
             if experiment.stem in found:
                 raise SettingsError(f"{file}: {experiment.title} is there twice; rename one of the files")

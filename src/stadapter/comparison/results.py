@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from stadapter.durable import write_whole
 from stadapter.errors import DataError, SettingsError
 from stadapter.field_types import check_types, from_json
-from stadapter.training.settings import TrainConfig, settings_to_json
+from stadapter.training.settings import FREE_SETTINGS, TrainConfig, completed, settings_to_json
 from stadapter.tuning import STRATEGIES
 from stadapter.uncertainty import Interval
 from stadapter.wording import changed
@@ -19,11 +19,9 @@ Clip = tuple[str, float | None, float | None]
 """Name, start and end of a test clip."""
 FORMAT = 1
 """Of a result file."""
-_CHANGES_NOTHING = (
-    *("data", "val_data", "video_root", "backbone", "out", "resume", "accept_changes"),
-    *("device", "num_workers", "checkpoint_minutes", "view_store_megabytes", "gradient_checkpointing", "compile"),
-)
-"""Settings in which a result may differ from what is asked for: paths, told by hashes, and what is not learned from."""
+_CHANGES_NOTHING = (FREE_SETTINGS | {"val_data"}) - {"label_kind", "split_number", "size", "precision"}
+"""Settings in which a result may differ from what is asked for: paths, told by hashes, and what is not learned from. Of
+what may differ when a run is resumed some are told by its identity, which a result has not."""
 
 
 @dataclass(frozen=True)
@@ -226,14 +224,9 @@ def changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
     A setting that came after a result was written is the default in it.
     """
-    found = {**_defaults(wanted), **found}
-    told = []
-    for name in {**wanted, **found}:
-        before, now = found.get(name), wanted.get(name)
-        if isinstance(before, dict) and isinstance(now, dict) and name in ("tuning", "augmentation"):
-            before = {**_defaults(wanted).get(name, {}), **before}
-        told += changed(name, before, now)
-    return told
+    then = {name: value for name, value in completed(found).items() if name in wanted or name in found}
+    names = [name for name in {**wanted, **then} if name not in _CHANGES_NOTHING]
+    return [line for name in names for line in changed(name, then.get(name), wanted.get(name))]
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:
@@ -242,11 +235,3 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
-
-
-def _defaults(wanted: dict[str, Any]) -> dict[str, Any]:
-    strategy = STRATEGIES.get(wanted.get("tuning", {}).get("name"))
-    if strategy is None:
-        return {}
-    plain = learned_from(dataclasses.replace(TrainConfig(data="-", out="-"), tuning=strategy()))
-    return {name: value for name, value in plain.items() if name in wanted}

@@ -20,7 +20,7 @@ from stadapter.machine import copies_beside_work, takes_turns
 from stadapter.manifest import Manifest
 from stadapter.processes import Turns, quiet_worker, workers_of
 from stadapter.samples import Failure, collate
-from stadapter.scores import ClipClassifier, check_finite_scores, label_space_of, scores_in_orders
+from stadapter.scores import ClipClassifier, check_finite_scores, check_normalisation, label_space_of, scores_in_orders
 
 if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
@@ -46,12 +46,11 @@ def evaluate(
     *,
     batch_size: int = 8,
     num_workers: int = 0,
-    autocast_dtype: torch.dtype | None = None,
     accelerator: "Accelerator | None" = None,
     progress: Callable[[int, int], None] | None = None,
     time_check: bool = False,
 ) -> Report:
-    """Classify every clip of a manifest with all its test views, on the device where the model is.
+    """Classify every clip of a manifest with all its test views, on the device where the model is, in its precision.
 
     Scores are averaged over the views after softmax. The model runs in eval mode and gets its modes back. A clip that
     cannot be read, also one that has vanished since, is among the failures.
@@ -62,14 +61,13 @@ def evaluate(
         clip_config: frames, size and views.
         batch_size: clips read at once, and views put through the model at once.
         num_workers: processes that read clips; 0 reads in this one.
-        autocast_dtype: such as torch.bfloat16; None computes in the dtype of the model.
         accelerator: with several processes each classifies its share, and all get the whole report.
         progress: called with the number of clips done and to do by this process, after every batch.
         time_check: classify every clip three times more, with its frames shuffled, reversed, and one repeated; it
             is read once, and seen once by the frozen first blocks. Clips of one frame have no order, and no time check.
 
     Raises:
-        SettingsError: a batch size below 1, or fewer than 0 workers.
+        SettingsError: a batch size below 1, fewer than 0 workers, or clips normalised otherwise than the trunk's.
         DataError: a clip without a label or with one the model does not know; not one clip could be read.
         TrainingError: a process that reads clips ended by itself.
         STAdapterError: the model's scores are not finite.
@@ -77,6 +75,7 @@ def evaluate(
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise SettingsError(f"{name} {value}: expected at least {least}")
+    check_normalisation(model, clip_config)
     space = label_space_of(model)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     turns = Turns(are_taken=takes_turns(world, device_type=next(model.parameters()).device.type))
@@ -89,7 +88,6 @@ def evaluate(
             range(rank, len(dataset), world),
             batch_size=batch_size,
             num_workers=num_workers,
-            autocast_dtype=autocast_dtype,
             orders=CHANGED_ORDERS if time_check and clip_config.num_frames > 1 else (),
             progress=progress,
         )
@@ -121,7 +119,6 @@ def _classify(
     *,
     batch_size: int,
     num_workers: int,
-    autocast_dtype: torch.dtype | None,
     orders: Sequence[Order],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Row], list[Failure]]:
@@ -143,13 +140,12 @@ def _classify(
             failures += batch["failures"]
             if len(batch["indices"]):
                 indices = batch["indices"].tolist()
-                names = [dataset.entries[index].name for index in indices]
+                names = [dataset.entries[index].title for index in indices]
                 num_frames = batch["clips"].shape[2]
                 scores, *reordered_scores = scores_in_orders(
                     model,
                     batch["clips"],
                     [frame_places(order, num_frames, names) for order in orders],
-                    autocast_dtype=autocast_dtype,
                     views_at_once=batch_size,
                 )  # (B, C) each
                 changed = [space.named(each).tolist() for each in reordered_scores]

@@ -5,6 +5,7 @@ from collections.abc import Hashable
 from pathlib import Path
 
 from stadapter.errors import DataError
+from stadapter.paths import expanded
 from stadapter.video import is_video
 
 
@@ -12,7 +13,7 @@ def absolute(path: str | os.PathLike[str]) -> Path:
     """The path from the root on, its links as they are. Raises DataError where it is empty."""
     if not os.fspath(path):
         raise DataError("an empty path; expected a folder or a list")  # Path("") would be the working directory
-    return Path(os.path.abspath(Path(path).expanduser()))
+    return Path(os.path.abspath(expanded(path)))
 
 
 def size_bytes(path: Path) -> int:

@@ -16,6 +16,7 @@ from stadapter.evaluation.timecheck import TimeCheck
 from stadapter.field_types import from_json
 from stadapter.labels import ACTION, LabelSpace
 from stadapter.manifest import Manifest
+from stadapter.paths import expanded
 from stadapter.report.charts import Bar, HeatMap, class_bars, heat_map, time_bars
 from stadapter.report.curves import read_curves
 from stadapter.report.filmstrips import Filmstrip, make_filmstrips
@@ -80,7 +81,7 @@ def write_report(
     Raises:
         ArtefactError: `run` is not a run folder, or the file cannot be written.
     """
-    path, folder = Path(path).expanduser(), Path(run).expanduser()
+    path, folder = expanded(path), expanded(run)
     spec = read_spec(folder)
     config = clip_config if clip_config is not None else _clip_config(spec)
     page = _template().render(

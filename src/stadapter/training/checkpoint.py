@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from stadapter.errors import ArtefactError, TrainingError
 from stadapter.tensor_file import DIGEST_KEY, read_tensors, write_tensors
-from stadapter.training.settings import FIXED_SETTINGS, FREE_SETTINGS
+from stadapter.training.settings import FIXED_SETTINGS, FREE_SETTINGS, completed
 from stadapter.wording import changed, listed
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -117,8 +117,7 @@ def accepted_changes(
         TrainingError: something does, and changes are not accepted; or it is one that never fits.
     """
     now = {name: value for name, value in settings.items() if name not in FREE_SETTINGS} | dict(identity)
-    then = {**progress.settings, **progress.identity}
-    # A setting that the checkpoint does not know came with a newer version of this program.
+    then = {**completed(progress.settings), **progress.identity}
     changes = {name: told for name in now if name in then and (told := changed(name, then[name], now[name]))}
     told = [change for of_one in changes.values() for change in of_one]
     found = f"{folder} was started otherwise: {'; '.join(told)}. "

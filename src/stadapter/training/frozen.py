@@ -15,6 +15,7 @@ from stadapter.clips import ClipConfig
 from stadapter.errors import SettingsError
 from stadapter.machine import describe_device
 from stadapter.model import VideoClassifier, fastest_attention
+from stadapter.paths import expanded
 from stadapter.products import has_fast_kernel
 from stadapter.samples import Batch
 from stadapter.token_cache import TokenCache, default_folder
@@ -55,7 +56,7 @@ class FrozenPart:
     def folder(self) -> Path:
         """Where it is kept."""
         given = self.config.token_cache_folder
-        return Path(given).expanduser() if given is not None else default_folder()
+        return expanded(given) if given is not None else default_folder()
 
     def check(self) -> None:
         """Refuse a cache that was asked for and would stay empty.
@@ -118,9 +119,7 @@ class FrozenPart:
 
     def compute(self, clips: Tensor) -> Tensor:
         """The tokens (B, T, N, D) of clips (B, T, 3, H, W), uint8 or normalised."""
-        clips = self.model.normalise(clips)
-        with torch.autocast(clips.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            return self.model.frozen_tokens(clips)
+        return self.model.frozen_tokens(self.model.normalise(clips))
 
     def describe(self, *, num_clips: int, num_epochs: int) -> list[str]:
         """What comes of views that come again, if they do, in a line."""

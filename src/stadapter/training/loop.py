@@ -25,9 +25,10 @@ from stadapter.evaluation.figures import Report, headline
 from stadapter.machine import copies_beside_work, describe_device, random_devices, takes_turns
 from stadapter.memory import readable_memory_errors
 from stadapter.model import Finisher, prepare_trunk
+from stadapter.paths import expanded
 from stadapter.processes import Turns, workers_of, yielding_worker
 from stadapter.provenance import command_line
-from stadapter.records import METRICS_NAME
+from stadapter.records import METRICS_NAME, read_records, running_seconds
 from stadapter.report import REPORT_NAME, write_report
 from stadapter.samples import Batch, Failure, collate
 from stadapter.signals import interruption, stopped_by_signals
@@ -110,7 +111,6 @@ class Loop:
         self.cache: TokenCache | None = None
         self.told: set[str] = set()
         self.curves = Curves(run.folder)
-        self.started = time.monotonic()
 
     def fit(self) -> None:
         """Train from the first step, or the one a checkpoint stands at, to the last.
@@ -172,7 +172,7 @@ class Loop:
                     self._log(meter, optimizer, display)
                 stopped = interrupted()
                 if stopped or self.step == plan.total_steps or checkpoints.is_due(self.step):
-                    self._checkpoint(checkpoints)
+                    self._checkpoint(checkpoints, display)
                 if stopped:
                     raise KeyboardInterrupt
 
@@ -188,7 +188,6 @@ class Loop:
             batch_sizes=sizes,
             num_frames=clip.num_frames,
             size=clip.size,
-            autocast_dtype=self.run.autocast_dtype,
         )
         if reason is not None:
             display.say(f"the blocks could not be compiled and run as they are: {reason}")
@@ -205,10 +204,11 @@ class Loop:
         if self.accelerator.is_main_process:
             rewind(self.run.folder, step=self.step, failures=self.failures)
 
-    def _checkpoint(self, checkpoints: Checkpoints) -> None:
+    def _checkpoint(self, checkpoints: Checkpoints, display: RunDisplay) -> None:
         if self.accelerator.is_main_process:
             settings = settings_to_json(self.config)
             checkpoints.save(Progress(self.step, settings, self.run.identity, self.failures, self.changes))
+            display.record("checkpoint", step=self.step)  # also tells how long the run ran until here
 
     def _say_where_it_stands(self, display: RunDisplay) -> None:
         """After an error: what is safe, if there is anything."""
@@ -229,7 +229,6 @@ class Loop:
                     self.run.clip_config,
                     batch_size=self.config.batch_size,
                     num_workers=self.run.num_workers,
-                    autocast_dtype=self.run.autocast_dtype,
                     accelerator=self.accelerator if self.accelerator.num_processes > 1 else None,
                     progress=lambda done, total: display.advance(done),
                     time_check=len(self.run.val_set.entries) <= TIME_CHECK_CLIPS,
@@ -281,7 +280,7 @@ class Loop:
             **self.run.identity,
             "num_train_clips": len(self.run.train_set.entries),
             "steps": self.step,
-            "seconds": round(time.monotonic() - self.started, 1),
+            "seconds": running_seconds([*read_records(self.run.folder), {"kind": "now", "time": time.time()}]),
             "metrics": dict(metrics),
             "unreadable": dict(sorted(self.failures.items())),
             "changes": list(self.changes),
@@ -377,7 +376,7 @@ class Loop:
             raise self._too_many()
 
     def _too_many(self) -> TrainingError:
-        data = Path(self.config.data).expanduser()
+        data = expanded(self.config.data)
         if not data.exists():
             return TrainingError(f"{data} is not there any more; bring the data back, then resume")
         total, bad = len(self.run.train_set.entries), len(self.failures)

@@ -23,6 +23,7 @@ from stadapter.machine import choose_device, choose_precision, copies_beside_wor
 from stadapter.manifest import Manifest, read_splits
 from stadapter.memory import available_memory_bytes, readable_memory_errors
 from stadapter.model import VideoClassifier, build_model
+from stadapter.paths import expanded
 from stadapter.processes import Turns
 from stadapter.samples import Batch
 from stadapter.token_cache import TokenCache
@@ -58,7 +59,7 @@ class Prepared:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return Path(self.config.out).expanduser()
+        return expanded(self.config.out)
 
     @property
     def lr(self) -> float:
@@ -124,10 +125,9 @@ class Prepared:
 
         `network` is the model as prepared for training, or its `Finisher` for a batch of tokens, kept in `cache`.
         """
-        dtype, space = self.autocast_dtype, self.model.label_space
+        space = self.model.label_space
         inputs = self.frozen_part.tokens(batch, cache) if "tokens" in batch else self.model.normalise(batch["clips"])
-        with torch.autocast(inputs.device.type, dtype, enabled=dtype is not None):
-            logits: Tensor = network(inputs)  # (B, C)
+        logits: Tensor = network(inputs)  # (B, C)
         return space.loss(logits, batch["labels"], label_smoothing=self.config.label_smoothing), logits
 
     @contextmanager
@@ -224,7 +224,7 @@ def prepare(config: TrainConfig) -> Prepared:
     """
     accelerator = make_accelerator(config)
     if accelerator.is_main_process:
-        refuse_folder(Path(config.out).expanduser(), resume=config.resume)
+        refuse_folder(expanded(config.out), resume=config.resume)
     train_set, val_set = read_splits(
         config.data,
         val_fraction=config.val_fraction,
@@ -282,7 +282,7 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
             torch.cuda.set_device(device)
     return Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision="no",  # the loop's own autocast: the head's output then needs no conversion
+        mixed_precision="no",  # the model has an autocast of its own
         gradient_accumulation_steps=config.accumulation_steps,
         dataloader_config=DataLoaderConfiguration(non_blocking=copies_beside_work(device)),
     )

@@ -14,8 +14,9 @@ from stadapter.errors import SettingsError
 from stadapter.field_types import check_types, from_json
 from stadapter.layouts import NUM_SPLITS, LabelKind
 from stadapter.manifest.holdout import VAL_FRACTION
-from stadapter.transforms import Augmentation
-from stadapter.tuning import STAdapter, Tuning, check_tuning, tuning_from_json, tuning_to_json
+from stadapter.paths import expanded
+from stadapter.transforms import Augmentation, Fit
+from stadapter.tuning import STRATEGIES, STAdapter, Tuning, check_tuning, tuning_from_json, tuning_to_json
 
 FREE_SETTINGS = frozenset(
     (
@@ -68,7 +69,7 @@ class TrainConfig:
     """Distance between frames, in frames; default spreads them over the whole video."""
     resize: Literal["fast", "released"] = "fast"
     """fast resizes bytes, antialiased; released is what released checkpoints were trained with (float, aliased)."""
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Fit = "crop"
     """crop cuts the frame to a square; stretch squeezes the whole frame, so that nothing at its edges is lost."""
     short_clips: Literal["repeat", "error"] = "repeat"
     """What becomes of a video with fewer frames than a clip: its frames are repeated, or it counts as unreadable."""
@@ -126,7 +127,7 @@ class TrainConfig:
     seed: int = 0
     """Of everything random."""
     max_bad_fraction: float = 0.1
-    """The run stops when more than this share of the videos cannot be read, 0 to 1."""
+    """The run stops when more than this share of the videos cannot be read, 0 to 1; one alone never stops it."""
     checkpoint_minutes: float = 5.0
     """Longest time between two checkpoints, minutes; 0 writes one after every step. There is also one after every
     epoch, though not within 10 seconds of the last, and on Ctrl-C, SIGTERM and a lost terminal."""
@@ -139,6 +140,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_tuning(self.tuning)
+        if isinstance(self.backbone, Path):  # as a text, tiny would be the trunk that comes with the package
+            object.__setattr__(self, "backbone", os.path.abspath(expanded(self.backbone)))
         for name in ("data", "out", "backbone", "val_data", "video_root", "token_cache_folder"):
             value = getattr(self, name)
             object.__setattr__(self, name, os.fspath(value) if value is not None else None)
@@ -195,3 +198,12 @@ def settings_from_json(values: Mapping[str, Any]) -> TrainConfig:
         "augmentation": from_json(Augmentation, values["augmentation"]),
     }
     return from_json(TrainConfig, {**values, **parts})
+
+
+def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON values, with the defaults of those that an older version of this program did not know."""
+    defaults = settings_to_json(TrainConfig(data="-", out="-"))
+    if strategy := STRATEGIES.get(values.get("tuning", {}).get("name")):
+        defaults["tuning"] = tuning_to_json(strategy())
+    parts = {part: {**defaults[part], **values.get(part, {})} for part in ("tuning", "augmentation")}
+    return {**defaults, **values, **parts}

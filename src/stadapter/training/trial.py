@@ -155,7 +155,7 @@ class Stepper:
     def classify(self, batch: Batch) -> None:
         """One forward pass as in evaluation, to its end."""
         clips = batch["clips"][:, None]  # (B, V, T, 3, H, W) of one view
-        view_scores(self.model, clips, autocast_dtype=self.run.autocast_dtype, views_at_once=len(clips))
+        view_scores(self.model, clips, views_at_once=len(clips))
         self._wait()
 
     def _wait(self) -> None:

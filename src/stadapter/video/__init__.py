@@ -12,6 +12,7 @@ from typing import Self
 import torch
 
 from stadapter.errors import VideoError
+from stadapter.paths import expanded
 from stadapter.video.file import VideoFile
 from stadapter.video.gathered import Region
 from stadapter.video.images import IMAGE_SUFFIXES, ImageFolder, image_number
@@ -61,7 +62,7 @@ class VideoReader:
             raise VideoError("an empty path; expected a video file or a folder of numbered images")
         if _ADDRESS.match(os.fspath(path)):
             raise VideoError(f"{path}: an address; expected a file or folder on this machine: download it first")
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         segment = Segment(start_seconds, end_seconds)
         if not segment.has_length:
             raise VideoError(f"{self.path.name}: no time between {segment}; 0 <= start < end is expected")
@@ -76,6 +77,14 @@ class VideoReader:
     def num_frames(self) -> int:
         """Frames that can be read; lowered where decoding shows that a file holds fewer than it announces."""
         return self._source.num_frames
+
+    @property
+    def has_lost_frames(self) -> bool:
+        """Whether a frame did not come when its time had, so that all were counted: the file is damaged inside.
+
+        What a number shows then depends on which others were read along with it.
+        """
+        return self._source.has_lost_frames
 
     def read(self, indices: Sequence[int], *, region: Region | None = None) -> torch.Tensor:
         """The frames with these numbers, in the order asked, as uint8 RGB (T, 3, H, W).

@@ -49,6 +49,7 @@ class VideoFile:
         self._deadline = Deadline(path)
         self._reformatter = VideoReformatter()
         self._must_count = False
+        self.has_lost_frames = False
         self._look(at_a_glance=may_open_at_a_glance(path))
 
     def _look(self, *, at_a_glance: bool) -> None:
@@ -85,6 +86,7 @@ class VideoFile:
             gathered = self._read_by_time(sorted(wanted), self._order, region)
             if not gathered.missing:
                 return gathered
+            self.has_lost_frames = True
         self._look_closer()
         return self._read_by_counting(wanted, region)
 

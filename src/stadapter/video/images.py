@@ -43,6 +43,7 @@ class ImageFolder:
             if not inside:
                 raise VideoError(f"{path.name}: no frame between {segment}")
             numbered = numbered[inside.start : inside.stop]
+        self.has_lost_frames = False
         self._files = [path / name for _, _, name in numbered]
         self.num_frames = len(self._files)
 
@@ -86,6 +87,9 @@ def _load(file: Path) -> Pixels:
         with _open_image(file) as image:
             if image.width * image.height > MAX_FRAME_PIXELS:
                 raise ValueError(too_large(image.width, image.height))
+            if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
+                grey = (np.asarray(image) >> 8).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=-1)
             return np.array(image.convert("RGB"))
     except Exception as error:  # a type of its own for each kind of damage, and for an image that is too large
         raise VideoError(f"{file.parent.name}/{file.name}: not a readable image ({first_line(error)})") from error

@@ -22,13 +22,13 @@ class Segment:
     def titled(self, name: str) -> str:
         """What a clip is called: the name of its video, and which part of it where that is not the whole.
 
-        >>> Segment().titled("a.mp4"), Segment(0.5).titled("a.mp4"), Segment(end_seconds=2).titled("a.mp4")
-        ('a.mp4', 'a.mp4 [0.5 to end]', 'a.mp4 [0 to 2 s]')
+        >>> Segment().titled("a.mp4"), Segment(0.5).titled("a.mp4"), Segment(3600.1234, 10000).titled("a.mp4")
+        ('a.mp4', 'a.mp4 [0.5 to end]', 'a.mp4 [3600.1234 to 10000 s]')
         """
         if self.is_whole:
             return name
-        end = "end" if self.end_seconds is None else f"{self.end_seconds:g} s"
-        return f"{name} [{self.start_seconds or 0:g} to {end}]"
+        end = "end" if self.end_seconds is None else f"{_shown(self.end_seconds)} s"
+        return f"{name} [{_shown(self.start_seconds or 0)} to {end}]"
 
     @property
     def is_whole(self) -> bool:
@@ -60,3 +60,8 @@ class Segment:
             for seconds, number in ((self.start_seconds, 0), (self.end_seconds, num_frames))
         )
         return range(first, stop)
+
+
+def _shown(seconds: float) -> str:
+    """As exact as segments are told apart, and no longer than that takes."""
+    return f"{seconds:.{_DIGITS}f}".rstrip("0").rstrip(".")
