@@ -530,6 +530,7 @@ def test_control_characters_in_names_do_not_reach_the_terminal(
     assert r"a\x1b[31m.mp4" in shown
     assert r"b\x1b[31m.mp4" in shown
     assert "\x1b[31m.mp4" not in shown
+    assert r"a\x1b[31m: no such file" in refused(capsys, "train", "--data", "a\x1b[31m", "--out", tmp_path / "o")[1]
 
 
 def test_names_with_bytes_that_are_no_text_are_shown(run: Path, clips: Path, tmp_path: Path) -> None:

@@ -89,7 +89,9 @@ def _fail(error: STAdapterError, code: int) -> int:
     from rich.console import Console
     from rich.text import Text
 
-    line = Text.assemble(("error: ", "bold red"), str(error))
+    from stadapter.wording import printable_lines
+
+    line = Text.assemble(("error: ", "bold red"), printable_lines(str(error)))
     Console(stderr=True).print(line, soft_wrap=True)
     return code
 

@@ -84,3 +84,8 @@ def printable(text: str) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
+
+
+def printable_lines(text: str) -> str:
+    """The same, but that lines end: a message, in which there may be names."""
+    return "\n".join(map(printable, text.split("\n")))

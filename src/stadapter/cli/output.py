@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stadapter.errors import SettingsError, STAdapterError
 from stadapter.paths import expanded
+from stadapter.wording import printable_lines
 
 _PIPE_COLUMNS = 10_000
 """How wide a table may be that is not shown on a terminal: nothing of it is cut off."""
@@ -22,7 +23,7 @@ _PIPE_COLUMNS = 10_000
 def say(lines: str | Iterable[str]) -> None:
     """Messages for people, on standard error."""
     for line in [lines] if isinstance(lines, str) else lines:
-        print(line, file=sys.stderr)
+        print(printable_lines(line), file=sys.stderr)
 
 
 def output_console(stream: IO[str]) -> Console:

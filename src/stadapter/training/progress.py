@@ -29,7 +29,7 @@ from torch import Tensor
 
 from stadapter.errors import TrainingError
 from stadapter.records import METRICS_NAME, append_record, read_records, write_records
-from stadapter.wording import duration
+from stadapter.wording import duration, printable_lines
 
 CURVES_NAME = "tensorboard"
 LINES_EVERY_SECONDS = 15.0
@@ -114,7 +114,7 @@ class RunDisplay:
         if self._console is not None:
             for line in [lines] if isinstance(lines, str) else lines:
                 with suppress(OSError):
-                    self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+                    self._console.print(printable_lines(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _bar_columns(console: Console | None) -> list[ProgressColumn]:
