@@ -2,6 +2,7 @@
 
 # B batch, C classes
 
+import importlib
 import math
 import os
 from collections.abc import Iterator
@@ -275,7 +276,11 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
     from accelerate.utils.dataclasses import DataLoaderConfiguration
 
     device = choose_device(config.device)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # DistributedDataParallel imports it. Once processes are connected it would keep hold of the connection, whose
+        # threads then outlive it, and abort a process where they meet the end of Python.
+        importlib.import_module("torch._dynamo")
+    else:
         # A process may train twice, on different devices: let go of what the last run chose.
         AcceleratorState._reset_state(reset_partial_state=True)
         if device.type == "cuda" and device.index is not None:
