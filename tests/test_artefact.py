@@ -55,6 +55,13 @@ def trained_model(backbone: ImageViT | Path, tuning: Tuning = TUNINGS["st-adapte
     return model.eval()
 
 
+def test_class_names_are_no_markdown(trunk_folder: Path, tmp_path: Path) -> None:
+    labels = ["<img src=x>", "a, `b`", "``"]
+    model = build_model(backbone=trunk_folder, labels=labels, tuning=LinearProbe())
+    card = (save_artefact(tmp_path / "run", model, CLIP_CONFIG, receipt={}) / "README.md").read_text()
+    assert "Classes: `<img src=x>`, `` a, `b` ``, ``` `` ```." in card
+
+
 def test_names_that_are_no_text_are_kept(trunk_folder: Path, tmp_path: Path) -> None:
     labels = ["caf\udce9", "thé"]
     model = build_model(backbone=trunk_folder, labels=labels, tuning=LinearProbe())
@@ -137,13 +144,14 @@ def test_the_description_says_what_is_needed_to_use_it_again(run: Path, trunk_fo
 
 
 def test_the_model_card_names_trunk_classes_and_accuracy(trunk_folder: Path, tmp_path: Path) -> None:
-    receipt = {"metrics": {"top1": 0.875, "top5": 1.0, "loss": 1.399}}
+    receipt = {"metrics": {"top1": 0.875, "top5": 1.0, "loss": 1.399}, "num_held_out_clips": 8}
     run = save_artefact(tmp_path / "run", trained_model(trunk_folder), CLIP_CONFIG, receipt=receipt)
     card = (run / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: stadapter\n")
-    assert "wave, tick, naïve ☂" in card
-    assert "| top-1 | 87.5% |" in card
-    assert "| top-3 | 100.0% |" in card  # there are three classes only
+    assert "Classes: `wave`, `tick`, `naïve ☂`." in card
+    assert "## On 8 held-out clips" in card
+    assert "| top-1 | 87.5 % |" in card
+    assert "top-5" not in card  # there are three classes only
     assert "| loss | 1.3990 |" in card
     assert "base_model" not in card
     assert str(trunk_folder.parent) not in card  # what the folder is called, not where it was
@@ -374,5 +382,5 @@ def test_an_artefact_of_before_there_were_heads_gives_the_scores_it_gave() -> No
         prediction = Classifier.load(folder).predict(Path(__file__).parent / "released" / name)
         assert prediction.scores == pytest.approx(expected, rel=1e-5)
         assert not prediction.heads
-    assert "| top-3 | 100.0% |" in model_card(read_spec(folder))
+    assert "## On held-out clips" in model_card(read_spec(folder))
     assert load_artefact(folder).model.label_space.to_json() == read_spec(folder)["labels"] == ["left", "right", "up"]

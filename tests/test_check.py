@@ -252,7 +252,7 @@ def only_val(data: Path) -> Path:
         (one_class, ["found one class only, 'shrink'"], 7),
         (flat, ["7 videos in it without a class folder"], 7),
         (one_video, ["grow_00.mp4 is one video"], 1),
-        (bad_lines, ["line 2: found 1 fields", *["has no label"] * 7, "one class only"], 6),
+        (bad_lines, ["line 2: found 1 field, expected 2 (path,label)", *["has no label"] * 7, "one class only"], 6),
         (only_val, ["holds val/ and no train/"], 2),
         (lambda data: data / "none", ["none: no such file or folder"], 0),
         (lambda data: empty_class(data) / "nothing", ["nothing: found no files"], 0),

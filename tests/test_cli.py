@@ -420,7 +420,7 @@ def test_a_report_that_cannot_be_written_is_an_error(
     for target in (tmp_path / "no such folder" / "report.json", tmp_path, ""):
         code, message = refused(capsys, "evaluate", run, "--data", clips, "--num-workers", "0", "--json", target)
         assert code == 2
-        assert message.startswith(f"error: cannot write {target}; ")
+        assert message.startswith(f"error: cannot write {str(target)!r}; ")
 
 
 @pytest.fixture

@@ -312,7 +312,8 @@ def test_one_manifest_from_split_folders_is_what_is_held_out(
     touch(tmp_path, "train/up/a.mp4", *(f"{name}/up/{name}.mp4" for name in held_out))
     manifest = read_manifest(tmp_path)
     assert [entry.name for entry in manifest.entries] == [f"{read}/up/{read}.mp4"]
-    assert manifest.notes()[0].endswith(f"this is {read}/")
+    others = " and ".join(f"{name}/" for name in ("train", *held_out) if name != read)
+    assert manifest.notes()[0] == f"these are the clips of {read}/; beside it there is {others}"
 
 
 def test_what_two_data_sets_share_is_told(tmp_path: Path) -> None:
@@ -436,7 +437,12 @@ def test_every_problem_of_a_list_can_be_told_and_the_good_lines_are_kept(tmp_pat
     problems: list[str] = []
     manifest = read_manifest(write(tmp_path / "clips.csv", "\n".join(lines)), on_problem=problems.append)
     assert names(manifest) == ["a.mp4", "c.mp4", "b.mp4", "b.mp4"]
-    told = ["line 3: found 1 fields", "line 4: not a CSV row", "line 6: the path is empty", "b.mp4 is listed as 'up'"]
+    told = [
+        "line 3: found 1 field, expected 2 (path,label)",
+        "line 4: not a CSV row",
+        "line 6: the path is empty",
+        "b.mp4 is listed as 'up'",
+    ]
     assert [part for part, problem in zip(told, problems, strict=True) if part not in problem] == []
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from stadapter.backbones import load_backbone
 from stadapter.errors import SettingsError, TrainingError
+from stadapter.hands import CLASSES
 from stadapter.quickstart import RESULT_NAME, QuickstartConfig, quickstart, tables
 
 SMALL = {"seed": 0, "train_clips": 1, "test_clips": 1, "epochs": 1}
@@ -40,8 +41,8 @@ def test_it_leaves_clips_two_run_folders_and_a_result(finished: Path) -> None:
         assert run["top1"] == spec["receipt"]["metrics"]["top1"]
         assert 0 <= run["top1_interval"]["low"] <= run["top1"] <= run["top1_interval"]["high"] <= 1
     assert result["runs"]["linear-probe"]["trained_parameters"] < result["runs"]["st-adapter"]["trained_parameters"]
-    assert (finished / result["unseen"]["clip"]).is_file()
-    assert result["unseen"]["label"] in result["unseen"]["clip"]
+    assert [each["label"] for each in result["unseen"]] == list(CLASSES)
+    assert all((finished / each["clip"]).is_file() and each["label"] in each["clip"] for each in result["unseen"])
 
 
 def test_its_table_shows_both_and_names_the_unseen_clip(finished: Path) -> None:
@@ -49,7 +50,14 @@ def test_its_table_shows_both_and_names_the_unseen_clip(finished: Path) -> None:
     console.print(tables(json.loads((finished / RESULT_NAME).read_text())))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "linear probe" in shown
-    assert "ST-Adapter says" in shown
+    wrong = [
+        each
+        for each in json.loads((finished / RESULT_NAME).read_text())["unseen"]
+        if each["predicted"] != each["label"]
+    ]
+    assert f"Of 8 more clips, one of each class, ST-Adapter names {8 - len(wrong)} right" in shown
+    assert wrong  # one step teaches nothing, and that is told
+    assert f"it takes {wrong[0]['label']} for {wrong[0]['predicted']} (" in " ".join(shown.split())
 
 
 def test_a_finished_one_is_refused(finished: Path) -> None:

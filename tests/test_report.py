@@ -417,7 +417,7 @@ def test_a_browser_draws_every_figure(browser: Browser, pages: list[Path]) -> No
     sizes = browser.value(
         "[...document.querySelectorAll('svg, img')].map(e => e.getBoundingClientRect()).map(r => [r.width, r.height])"
     )
-    assert len(sizes) == 3 + 4 + 2 + 1 + 2 + 8 * 4 + 3 + 2  # headlines, time, classes, matrix and key, clips, curves
+    assert len(sizes) == 2 + 4 + 2 + 1 + 2 + 8 * 4 + 3 + 2  # headlines, time, classes, matrix and key, clips, curves
     assert all(width > 8 and height > 8 for width, height in sizes)
     assert browser.value("[...document.images].every(image => image.naturalWidth == 64)")
     assert len(browser.screenshot()) > 20_000

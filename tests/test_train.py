@@ -208,7 +208,7 @@ def test_resuming_on_other_data_or_another_size_names_it(
     with pytest.raises(TrainingError, match="size was 16, is 20"):
         run(config, resume=True, size=20)
     (folder / "left").rename(folder / "zleft")
-    with pytest.raises(TrainingError, match=r"data_sha256 was .*labels no longer 'left', but 'zleft'"):
+    with pytest.raises(TrainingError, match=r"data \(sha256\) was .*labels no longer 'left', but 'zleft'"):
         run(config, resume=True)
 
 

@@ -1,5 +1,7 @@
 """How messages put lists, numbers, times and foreign text."""
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +43,13 @@ def changed(name: str, then: Any, now: Any) -> list[str]:
     if _are_names(then) and _are_names(now):
         gone, new = ([repr(each) for each in ours if each not in theirs] for ours, theirs in ((then, now), (now, then)))
         return [f"{name} no longer {listed(gone)}, but {listed(new)}" if gone or new else f"{name} in another order"]
-    return [f"{name} was {then!r}, is {now!r}"]
+    return [f"{name} was {_briefly(then)}, is {_briefly(now)}"]
+
+
+def _briefly(value: Any) -> str:
+    """A value of a setting; of a sha256 its start."""
+    is_hash = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+    return f"{value[:12]}…" if is_hash else repr(value)
 
 
 def _are_names(values: Any) -> bool:
@@ -68,6 +76,17 @@ def bytes_text(size: float) -> str:
     """
     factor, unit = next((each for each in ((1e9, "GB"), (1e6, "MB")) if size >= each[0]), (1e3, "kB"))
     return f"{size / factor:.3g} {unit}"
+
+
+def named_once(name: str, reason: str) -> str:
+    """A clip and what is wrong with it; that may begin with the name of its file, or with the path.
+
+    >>> named_once("up/a.mp4", "a.mp4: no frame"), named_once("up/a.mp4 [0 to 1 s]", "/data/up/a.mp4: no such file")
+    ('up/a.mp4: no frame', 'up/a.mp4 [0 to 1 s]: no such file')
+    """
+    file, separator, rest = reason.partition(": ")
+    is_its_own = bool(separator) and f"/{os.path.basename(file)} [" in f"/{name} ["  # a segment follows the name
+    return f"{name}: {rest if is_its_own else reason}"
 
 
 def first_line(error: BaseException) -> str:

@@ -74,7 +74,7 @@ def find_too_many_unreadable(clips: Sequence[Clip], max_bad_fraction: float) -> 
         bad = [clip for clip in part if clip.error is not None]
         different = {clip.title for clip in bad}  # one that is listed twice counts once
         if part and len(bad) == len(part):
-            found = f"not one of {counted(len(part), f'{title} clip')} can be read"
+            found = f"no {title} clip can be read, of {len(part)}"
             yield Finding("none readable", "error", found, "give videos that FFmpeg decodes")
         elif not held_out and len(different) > 1 and len(different) > max_bad_fraction * len(part):
             yield Finding(

@@ -4,17 +4,22 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from stadapter import __version__
 from stadapter.cli.classifier import Precision, load_classifier
 from stadapter.cli.flags import parse
 from stadapter.cli.output import check_writable, output_console, progress_bar, say, write_json
+from stadapter.errors import STAdapterError
+from stadapter.wording import counted, listed
 
 if TYPE_CHECKING:
     from stadapter.layouts import LabelKind
+    from stadapter.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ def run(arguments: Sequence[str]) -> int:
         label_kind=flags.label_kind or "action",
         split_number=flags.split_number,
     )
-    say([*manifest.notes(), *unused])
+    say([*manifest.notes(), *unused, *_trained_on(read_spec(folder), flags.data, manifest)])
     views = {name: getattr(flags, name) for name in ("num_temporal_views", "num_spatial_views")}
     clip_config = dataclasses.replace(
         classifier.clip_config, **{name: count for name, count in views.items() if count is not None}
@@ -103,12 +108,21 @@ def run(arguments: Sequence[str]) -> int:
             time_check=flags.time_check,
         )
     output_console(sys.stderr if flags.json == "-" else sys.stdout).print(tables(report))
+    command = shlex.join(["stadapter", "evaluate", *arguments])
     if flags.json is not None:
-        write_json(flags.json, report.to_json())
+        evaluation = {
+            "command": command,
+            "run": str(folder),
+            "data": flags.data,
+            "data_sha256": manifest.hash(),
+            "clip": dataclasses.asdict(clip_config),
+            "precision": flags.precision,
+            "stadapter": __version__,
+        }
+        write_json(flags.json, {"evaluation": evaluation, **report.to_json()})
     if flags.report is not None:
         from stadapter.report import write_report
 
-        command = shlex.join(["stadapter", "evaluate", *arguments])
         written = write_report(
             flags.report, report, run=folder, manifest=manifest, clip_config=clip_config, command=command
         )
@@ -122,3 +136,20 @@ def trained_label_kind(spec: Mapping[str, Any]) -> "LabelKind":
 
     settings = spec.get("receipt", {}).get("settings", {})
     return next((kind for kind in LABEL_KINDS if kind == settings.get("label_kind")), "action")
+
+
+def _trained_on(spec: Mapping[str, Any], data: str, manifest: "Manifest") -> list[str]:
+    """A note where a run was trained on some of the clips of the very data that it is evaluated on."""
+    from stadapter.manifest import absolute, read_splits
+
+    settings = spec.get("receipt", {}).get("settings", {})
+    layout = ("val_fraction", "val_data", "video_root", "label_kind", "split_number")
+    with suppress(STAdapterError, OSError, TypeError, KeyError):  # it has gone, or is another now
+        if absolute(settings["data"]) == absolute(data):
+            train_set, _ = read_splits(data, **{name: settings[name] for name in layout if name in settings})
+            if shared := train_set.shared_with(manifest):
+                return [
+                    f"{len(shared)} of {counted(len(manifest.entries), 'clip')} were trained on, so that the accuracy "
+                    f"will come out too high: {listed(shared)}"
+                ]
+    return []

@@ -12,7 +12,8 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stadapter.errors import SettingsError, STAdapterError
+from stadapter.durable import write_whole
+from stadapter.errors import SettingsError
 from stadapter.paths import expanded
 from stadapter.wording import printable_lines
 
@@ -53,7 +54,7 @@ def check_writable(target: str, flag: str) -> None:
     if os.access(path, os.W_OK) and not path.is_dir():
         return
     if path.exists() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise SettingsError(f"cannot write {target}; expected {flag} to name a file in an existing, writable folder")
+        raise SettingsError(f"cannot write {target!r}; expected {flag} to name a file in an existing, writable folder")
 
 
 def write_json(target: str, content: dict[str, Any]) -> None:
@@ -62,14 +63,12 @@ def write_json(target: str, content: dict[str, Any]) -> None:
     if target == "-":
         print(text)
         return
-    try:
-        expanded(target).write_text(
-            text + "\n",
-            encoding="utf-8",
-            errors="backslashreplace",  # bytes of a file name that are no text: \udce9 is JSON too
-        )
-    except OSError as error:
-        raise STAdapterError(f"cannot write {target}: {error.strerror}; choose another --json file") from error
+    path = expanded(target)
+    content_bytes = f"{text}\n".encode(errors="backslashreplace")  # no text in a file's name: \udce9 is JSON too
+    if path.exists() and not path.is_file():
+        path.write_bytes(content_bytes)  # a pipe or a device
+    else:
+        write_whole(path, content_bytes)
 
 
 def next_step(folder: Path) -> str:

@@ -21,7 +21,7 @@ def run(arguments: Sequence[str]) -> int:
         raise
     folder = expanded(flags.out)
     output_console(sys.stdout).print(tables(result), highlight=False)
-    clip = shlex.quote(str(folder / result["unseen"]["clip"]))
+    clip = shlex.quote(str(folder / result["unseen"][0]["clip"]))
     say(
         [
             f"saved in {folder}; look at {folder / 'st-adapter' / 'report.html'}",

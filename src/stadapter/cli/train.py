@@ -78,6 +78,7 @@ def parse_train_flags(arguments: Sequence[str]) -> Any:
     recipe = RECIPES[name]("", "")
     strategy = chosen_value("--tuning", arguments, STRATEGIES) or tuning_name(recipe.tuning)
     check_strategy_flags(arguments, strategy, STRATEGIES)
+    tuning_flags = flags_class(STRATEGIES[strategy])
     kind = flags_class(
         TrainConfig,
         purpose="Train a video classifier on labelled clips.",
@@ -93,14 +94,15 @@ def parse_train_flags(arguments: Sequence[str]) -> Any:
                     ),
                 ],
             ),
-            ("tuning", STRATEGIES[strategy]),
+            ("tuning", tuning_flags),
         ],
     )
     values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(TrainConfig)}
-    if strategy != tuning_name(recipe.tuning):
-        values["tuning"] = STRATEGIES[strategy]()
+    tuning = recipe.tuning if strategy == tuning_name(recipe.tuning) else STRATEGIES[strategy]()
+    values["tuning"] = tuning_flags(**vars(tuning))
     values |= {"data": tyro.MISSING, "out": tyro.MISSING, "strategy": strategy, "recipe": name, "dry_run": False}
-    return tyro.cli(kind, prog="stadapter train", args=arguments, default=kind(**values))
+    flags = tyro.cli(kind, prog="stadapter train", args=arguments, default=kind(**values))
+    return dataclasses.replace(flags, tuning=STRATEGIES[strategy](**vars(flags.tuning)))
 
 
 def _choice(name: str, choices: Mapping[str, Any], purpose: str) -> Any:

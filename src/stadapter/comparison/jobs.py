@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from stadapter.backbones import load_backbone
+from stadapter.check.examine import content_hash
 from stadapter.clips import ClipConfig
 from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment
 from stadapter.comparison.results import Run, learned_from, result_name
 from stadapter.errors import DataError, SettingsError
 from stadapter.machine import choose_device, choose_precision
-from stadapter.manifest import Manifest, read_manifest, read_splits
+from stadapter.manifest import Manifest, read_manifest, read_splits, size_bytes
 from stadapter.training.schedule import make_plan
 from stadapter.training.settings import TrainConfig
 from stadapter.vit import BackboneInfo
@@ -99,11 +100,26 @@ def _read_search_sets(config: CompareConfig, layout: dict[str, Any]) -> tuple[Ma
 
 
 def _refuse_overlap(manifest: Manifest, test_set: Manifest, what: str, of_what: str = "the test clips") -> None:
-    if both := manifest.shared_with(test_set):
+    if both := manifest.shared_with(test_set) or _copies(manifest, test_set):
         raise DataError(
             f"{what} and {of_what} share {len(both)}: {listed(both)}; expected none to be in both: name a "
             "folder to train on that does not hold them, such as its train/"
         )
+
+
+def _copies(manifest: Manifest, test_set: Manifest) -> list[str]:
+    """The clips that are in another data set too, under another name: the same part of the same content."""
+    ours, theirs = (
+        {path: size_bytes(path) for path in {entry.path for entry in clips.entries}} for clips in (manifest, test_set)
+    )
+    alike = set(ours.values()) & set(theirs.values())
+    contents = {path: content_hash(path) for path, size in {**ours, **theirs}.items() if size in alike}
+    tested = {(contents[entry.path], entry.segment): entry for entry in test_set.entries if contents.get(entry.path)}
+    return [
+        f"{entry.name} = {tested[place].name}"
+        for entry in manifest.entries
+        if (place := (contents.get(entry.path), entry.segment)) in tested
+    ]
 
 
 def rates_of(config: CompareConfig, experiment: Experiment) -> tuple[float, ...]:

@@ -1,21 +1,24 @@
 """The runs of a comparison, one after the other; what is there already is not run again."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from stadapter.artefact import SPEC_NAME
 from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment
 from stadapter.comparison.jobs import Common, Job, experiment_job, find_common, rates_of
 from stadapter.comparison.process import fail, identity_there, is_done, run
-from stadapter.comparison.results import changes, read_result, read_results
+from stadapter.comparison.results import changes, read_result, read_results, result_name
 from stadapter.comparison.search import search
 from stadapter.errors import SettingsError
+from stadapter.records import METRICS_NAME
 from stadapter.signals import stopped_by_signals
 from stadapter.training.run_folder import locked
-from stadapter.wording import changed, listed
+from stadapter.wording import changed, duration, listed
 
 
 def run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Path, console: Console) -> None:
@@ -24,6 +27,8 @@ def run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Pa
     Raises:
         SettingsError, STAdapterError, KeyboardInterrupt: as `compare`.
     """
+    if not config.out or any((folder / name).is_file() for name in (SPEC_NAME, METRICS_NAME)):
+        raise SettingsError(f"out {config.out!r}: expected a folder for results, no run folder; choose another --out")
     common = find_common(config)
     rates = {item.stem: rates_of(config, item) for item in experiments}
     wanted = [
@@ -32,11 +37,18 @@ def run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Pa
     if not config.redo:
         _refuse_other_settings([job for _, job in wanted])
     _refuse_other_budget(folder, common, [job for _, job in wanted], redo=config.redo)
+    _note_missing_reference(config, experiments, folder, console)
     with stopped_by_signals(), locked(folder):
+        started, num_run = time.monotonic(), 0
         for number, (item, job) in enumerate(wanted, start=1):
             if is_done(job):
                 continue
-            console.print(f"\n{job.title} ({number} of {len(wanted)})", style="bold", highlight=False)
+            left = ""
+            if num_run:
+                num_left = sum(not is_done(other) for _, other in wanted[number - 1 :])
+                left = f", about {duration((time.monotonic() - started) / num_run * num_left)} left"
+            console.print(f"\n{job.title} ({number} of {len(wanted)}{left})", style="bold", highlight=False)
+            num_run += 1
             if rates[item.stem]:
                 found = search(config, common, item, folder, console)
                 if found.chosen is None:
@@ -46,6 +58,21 @@ def run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Pa
                     job, config=replace(job.config, lr=found.chosen), known=replace(job.known, lr_search=found)
                 )
             run(job, console)
+
+
+def _note_missing_reference(
+    config: CompareConfig, experiments: Sequence[Experiment], folder: Path, console: Console
+) -> None:
+    """Say before the runs what their table will lack."""
+    strategy, _, name = config.reference.partition("/")
+    is_there = any(folder.glob(result_name(strategy, name, "*")))
+    if not is_there and all(item.title != config.reference for item in experiments):
+        console.print(
+            f"no {config.reference} among the experiments, nor in {folder}: nothing will be compared with it; "
+            f"--reference names another, such as {experiments[0].title}",
+            highlight=False,
+            markup=False,
+        )
 
 
 def _refuse_other_settings(jobs: Sequence[Job]) -> None:

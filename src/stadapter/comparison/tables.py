@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,9 @@ from stadapter.evaluation.tables import interval_text, percent
 from stadapter.uncertainty import Difference
 from stadapter.wording import counted
 
-_TOP_5 = re.compile("top-[2-5]")
 _INTERVAL = "95 % interval"
-_DISPENSABLE = ("lowest to\nhighest seed", "reversed", "shuffled", "seeds", "one frame", "verdict", _INTERVAL)
-"""Headers of columns that a narrow terminal does without, in this order, after the one of the top 5."""
+_DISPENSABLE = ("top-5", "lowest to\nhighest seed", "reversed", "shuffled", "seeds", "one frame", "verdict", _INTERVAL)
+"""Headers of columns that a narrow terminal does without, in this order."""
 _RUN_COLUMNS = (
     *("strategy", "name", "seed", "steps", "trained_parameters", "total_parameters", "artefact_bytes"),
     *("gmacs_per_view", "clips_per_second", "peak_memory_bytes", "peak_memory_of", "training_seconds", "wall_seconds"),
@@ -40,7 +38,7 @@ class _FittingTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         left_out: list[str] = []
-        for header in (*filter(_TOP_5.fullmatch, self.headers), *_DISPENSABLE):
+        for header in filter(self.headers.__contains__, _DISPENSABLE):
             if (
                 console.measure(self._table(left_out), options=options.update_width(10_000)).maximum
                 <= options.max_width
@@ -65,11 +63,10 @@ class _FittingTable:
 
 def tables(comparison: Comparison) -> Group:
     """What was measured, what it says, and what failed, to be printed with rich."""
-    table: RenderableType = _FittingTable(
-        f"Comparison on {counted(comparison.num_clips, 'test clip')}", *_accuracy_lines(comparison)
-    )
+    title = f"Comparison on {counted(comparison.num_clips, 'test clip')}"
+    table: list[RenderableType] = [_FittingTable(title, *_accuracy_lines(comparison))] if comparison.rows else []
     failures = [Text(f"failed: {item.title}, seed {item.seed}: {item.error}") for item in comparison.failures]
-    return Group(table, *map(Text, comparison.sentences), *failures)
+    return Group(*table, *map(Text, comparison.sentences), *failures)
 
 
 def write_markdown(path: Path, comparison: Comparison, figures: Sequence[Path] = ()) -> None:
@@ -81,14 +78,16 @@ def write_markdown(path: Path, comparison: Comparison, figures: Sequence[Path] =
 
 def markdown(comparison: Comparison, figures: Sequence[str] = ()) -> str:
     """The tables, the sentences, and what was measured how; figures are named as the page links to them."""
-    parts = [
-        markdown_table(*_accuracy_lines(comparison)),
-        "\n".join(comparison.sentences),
-        *(f"![{Path(figure).stem.replace('-', ' ')}]({figure})" for figure in figures),
-        "What each costs:",
-        markdown_table(*_cost_lines(comparison)),
-        _notes(comparison),
-    ]
+    parts = ["\n".join(comparison.sentences)]
+    if comparison.rows:
+        parts = [
+            markdown_table(*_accuracy_lines(comparison)),
+            *parts,
+            *(f"![{Path(figure).stem.replace('-', ' ')}]({figure})" for figure in figures),
+            "What each costs:",
+            markdown_table(*_cost_lines(comparison)),
+            _notes(comparison),
+        ]
     if comparison.failures:
         lines = [f"- {item.title}, seed {item.seed}: {_cell(item.error)}" for item in comparison.failures]
         parts.append("Runs that failed:\n\n" + "\n".join(lines))
@@ -123,9 +122,9 @@ def write_csv(path: Path, comparison: Comparison) -> None:
 
 
 def _accuracy_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    num_classes = [run.num_classes for row in comparison.rows for run in row.runs if run.num_classes is not None]
-    top_5 = f"top-{min([5, *num_classes])}"
-    headers = ["experiment", "seeds", "trained\nparameters", "top-1", _INTERVAL, "lowest to\nhighest seed", top_5]
+    has_top5 = any(run.num_classes is None or run.num_classes > 5 for row in comparison.rows for run in row.runs)
+    headers = ["experiment", "seeds", "trained\nparameters", "top-1", _INTERVAL, "lowest to\nhighest seed"]
+    headers += ["top-5"] * has_top5
     headers += ["shuffled", "reversed", "one frame", f"above\n{comparison.reference},\npoints", "verdict"]
     lines = [
         [
@@ -135,7 +134,7 @@ def _accuracy_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]
             percent(row.top1),
             interval_text(row.interval),
             f"{100 * row.lowest:.1f} to {100 * row.highest:.1f} %" if len(row.runs) > 1 else "",
-            percent(row.mean("top5")),
+            *[percent(row.mean("top5"))] * has_top5,
             *(percent(row.mean(order)) for order in ("shuffled", "reversed", "single_frame")),
             _difference(row.difference),
             row.verdict,

@@ -129,6 +129,10 @@ class Report:
         """Classes there are to choose from; of actions all combinations."""
         return math.prod(len(head.labels) for head in self.heads.values()) if self.heads else len(self.labels)
 
+    def __repr__(self) -> str:
+        """Without what it says of every clip."""
+        return f"Report({self.num_clips} clips, {len(self.labels)} classes, top1={self.top1:.3f}, loss={self.loss:.4g})"
+
     def to_json(self) -> dict[str, Any]:
         """The same as JSON types: dicts, lists, strings, numbers and None; the time check with its sentence."""
         report = asdict(replace(self, heads={}))
@@ -140,10 +144,13 @@ class Report:
 
 
 def headline_figures(report: Report) -> list[tuple[str, float, Interval]]:
-    """The accuracies over all clips: name, share of 1, interval; of several heads those of actions, then of each."""
+    """The accuracies over all clips: name, share of 1, interval; of several heads those of actions, then of each.
+
+    Of five classes and fewer the true one is always among five: no figure.
+    """
     figures = [
         ("top-1", report.top1, report.top1_interval),
-        (f"top-{min(5, report.num_classes)}", report.top5, report.top5_interval),
+        *([("top-5", report.top5, report.top5_interval)] if report.num_classes > 5 else []),
         ("mean class accuracy", report.mean_class_accuracy, report.mean_class_accuracy_interval),
     ]
     if not report.heads:

@@ -8,7 +8,7 @@ from stadapter.evaluation.figures import Report, headline_figures, largest_error
 from stadapter.evaluation.timecheck import ORDER_NAMES, TimeCheck
 from stadapter.labels import ACTION
 from stadapter.uncertainty import CONFIDENCE, Interval
-from stadapter.wording import printable
+from stadapter.wording import named_once, printable
 
 _MAX_MATRIX_CLASSES = 20
 _ANY_WIDTH = 10_000
@@ -47,10 +47,7 @@ def summary_table(report: Report) -> Table:
 
 def _unreadable(report: Report) -> list[Text]:
     """The first clips that could not be read, a line each."""
-    told = [
-        failure.message if failure.title in failure.message else f"{failure.title}: {failure.message}"
-        for failure in report.failures
-    ]
+    told = [named_once(failure.title, failure.message) for failure in report.failures]
     lines = [f"could not be read: {printable(line)}" for line in told[:_SHOWN_FAILURES]]
     if len(told) > _SHOWN_FAILURES:
         lines.append(f"and {len(told) - _SHOWN_FAILURES} more")

@@ -111,7 +111,8 @@ def csv_rows(source: Path, on_problem: OnProblem) -> Iterator[tuple[str, dict[st
         if columns is None:
             columns = [cell.lower() for cell in cells]
         elif len(cells) != len(columns):
-            on_problem(f"{source}, line {line}: found {len(cells)} fields, expected {len(columns)}; check its quotes")
+            found = counted(len(cells), "field")
+            on_problem(f"{source}, line {line}: found {found}, expected {len(columns)}; check its quotes")
         else:
             yield f"{source}, line {line}", dict(zip(columns, cells, strict=True))
 

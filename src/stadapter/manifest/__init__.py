@@ -34,6 +34,7 @@ __all__ = [
     "VAL_FRACTION",
     "Entry",
     "Manifest",
+    "absolute",
     "find_videos",
     "looks_like_video",
     "read_manifest",
@@ -100,7 +101,8 @@ def read_manifest(
     if not splits:
         return read_class_folders(source, source, on_problem)
     chosen = next((name for name in VALIDATION_FOLDERS if name in splits), TRAIN_FOLDER)
-    remarks = (f"of {', '.join(f'{name}/' for name in splits)} this is {chosen}/",) if len(splits) > 1 else ()
+    others = " and ".join(f"{name}/" for name in splits if name != chosen)
+    remarks = (f"these are the clips of {chosen}/; beside it there is {others}",) if others else ()
     return replace(read_class_folders(splits[chosen], source, on_problem), remarks=remarks)
 
 

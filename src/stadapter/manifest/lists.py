@@ -111,8 +111,9 @@ def _csv_rows(source: Path, text: str, root: Path, on_problem: OnProblem) -> Ite
         try:
             if len(cells) != len(columns):
                 raise DataError(
-                    f"{source}, line {line}: found {len(cells)} fields, expected {len(columns)} "
-                    f"({','.join(columns)}); put a path that holds a comma in double quotes"
+                    f"{source}, line {line}: found {counted(len(cells), 'field')}, expected {len(columns)} "
+                    f"({','.join(columns)})"
+                    + ("; put a path that holds a comma in double quotes" if len(cells) > len(columns) else "")
                 )
             yield _csv_entry(dict(zip(columns, cells, strict=True)), root, f"{source}, line {line}")
         except DataError as error:
@@ -133,6 +134,11 @@ def _columns(source: Path, first: Sequence[str], root: Path) -> tuple[list[str],
     looks_like_clip = Path(first[0]).suffix != "" or (root / first[0]).exists()
     if len(first) == 2 and not any(columns) and looks_like_clip:
         return ["path", "label"], False
+    if len(first) == 1 and (separator := next((mark for mark in ";\t" if mark in first[0]), None)):
+        raise DataError(
+            f"{source}: its first line is {first[0]!r}, without a comma; expected columns separated by commas, not by "
+            + ("semicolons" if separator == ";" else "tabs")
+        )
     raise DataError(
         f"{source}: unknown columns {','.join(first)}; expected path,label or path,label,start,end "
         f"(seconds), or two columns without a header; for several heads path,label:verb,label:noun, each once"

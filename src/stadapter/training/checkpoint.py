@@ -119,10 +119,10 @@ def accepted_changes(
     now = {name: value for name, value in settings.items() if name not in FREE_SETTINGS} | dict(identity)
     then = {**completed(progress.settings), **progress.identity}
     changes = {name: told for name in now if name in then and (told := changed(name, then[name], now[name]))}
-    told = [change for of_one in changes.values() for change in of_one]
+    told = [change.replace("_sha256 ", " (sha256) ") for of_one in changes.values() for change in of_one]
     found = f"{folder} was started otherwise: {'; '.join(told)}. "
     if never := [name for name in changes if name in FIXED_SETTINGS]:
-        reasons = ", ".join(f"{name} ({FIXED_SETTINGS[name]})" for name in never)
+        reasons = ", ".join(f"{name.removesuffix('_sha256')} ({FIXED_SETTINGS[name]})" for name in never)
         raise TrainingError(f"{found}A run cannot go on with another {reasons}: start a new run folder")
     if changes and not accept_changes:
         raise TrainingError(
@@ -175,7 +175,10 @@ def read_checkpoint(folder: Path) -> tuple[Progress, dict[str, Tensor]]:
         raise ArtefactError(
             f"{folder} has no {CHECKPOINT_NAME}: no unfinished training to resume; start without resume"
         )
-    tensors, metadata = read_tensors(path)
+    try:
+        tensors, metadata = read_tensors(path)
+    except ArtefactError as error:
+        raise ArtefactError(f"{error}; where there is no copy, delete it and start anew, without --resume") from error
     if metadata.get("format") not in (_FORMAT, _FORMAT_WITHOUT_DIGEST):
         raise ArtefactError(f"{path} is not a checkpoint of this program")
     if metadata["format"] == _FORMAT and DIGEST_KEY not in metadata:

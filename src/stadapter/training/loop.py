@@ -46,6 +46,7 @@ from stadapter.training.progress import Curves, LastingConsole, Meter, RunDispla
 from stadapter.training.schedule import EpochBatches, learning_rate_share, make_optimizer, seed_dropout
 from stadapter.training.settings import TrainConfig, settings_to_json
 from stadapter.view_store import ViewStore
+from stadapter.wording import named_once
 
 LOG_EVERY_STEPS = 10
 TIME_CHECK_CLIPS = 1000
@@ -279,6 +280,7 @@ class Loop:
             "command": command_line(),
             **self.run.identity,
             "num_train_clips": len(self.run.train_set.entries),
+            "num_held_out_clips": len(self.run.val_set.entries) if self.run.val_set is not None else 0,
             "steps": self.step,
             "seconds": running_seconds([*read_records(self.run.folder), {"kind": "now", "time": time.time()}]),
             "metrics": dict(metrics),
@@ -366,7 +368,7 @@ class Loop:
         for name, reason in failures:
             if name not in self.failures:
                 self.failures[name] = reason
-                display.say(f"skipped {name}: {reason}")
+                display.say(f"skipped {named_once(name, reason)}")
                 display.record("unreadable", name=name, reason=reason)
 
     def _refuse_too_many(self) -> None:

@@ -19,7 +19,7 @@ from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
 from stadapter.costs import CheckpointingCost, checkpointing_cost
 from stadapter.dataset import TrainingClips
-from stadapter.errors import TrainingError
+from stadapter.errors import SettingsError, TrainingError
 from stadapter.machine import choose_device, choose_precision, copies_beside_work, default_workers, describe_device
 from stadapter.manifest import Manifest, read_splits
 from stadapter.memory import available_memory_bytes, readable_memory_errors
@@ -223,6 +223,9 @@ def prepare(config: TrainConfig) -> Prepared:
     Raises:
         STAdapterError: something is missing or does not fit; the message says what to do.
     """
+    for name in ("data", "out", "backbone"):
+        if not str(getattr(config, name)):
+            raise SettingsError(f"{name} is an empty name; is a variable not set?")
     accelerator = make_accelerator(config)
     if accelerator.is_main_process:
         refuse_folder(expanded(config.out), resume=config.resume)
