@@ -73,8 +73,8 @@ def readable_memory_errors() -> Iterator[None]:
             raise
         found = told or lines[0]
         raise TrainingError(
-            f"out of memory ({found}); use --gradient-checkpointing, lower --batch-size (and raise "
-            "--accumulation-steps by as much), --num-frames or --size, or use --precision bf16"
+            f"out of memory ({found}); use gradient_checkpointing, lower batch_size (and raise accumulation_steps by "
+            "as much), num_frames or size, or use precision bf16"
         ) from error
 
 

@@ -40,7 +40,7 @@ class CompareConfig:
     split_number: int = 1
     """As for train."""
     backbone: str = DEFAULT_BACKBONE
-    """Image trunk: a Hub id or a local folder in Hugging Face layout."""
+    """Image trunk: a Hub id, a local folder in Hugging Face layout, or tiny, which comes with the package."""
     seeds: tuple[int, ...] = (0,)
     """Each experiment is run once with each."""
     steps: int = 600
