@@ -64,11 +64,12 @@ def write_json(target: str, content: dict[str, Any]) -> None:
         print(text)
         return
     path = expanded(target)
-    content_bytes = f"{text}\n".encode(errors="backslashreplace")  # no text in a file's name: \udce9 is JSON too
-    if path.exists() and not path.is_file():
-        path.write_bytes(content_bytes)  # a pipe or a device
+    data = f"{text}\n".encode(errors="backslashreplace")  # of bytes of a file name that are no text: \udce9 is JSON too
+    is_special = path.exists() and not path.is_file()  # a pipe or a device
+    if is_special or (path.exists() and not os.access(path.parent, os.W_OK)):
+        path.write_bytes(data)
     else:
-        write_whole(path, content_bytes)
+        write_whole(Path(os.path.realpath(path)), data)
 
 
 def next_step(folder: Path) -> str:

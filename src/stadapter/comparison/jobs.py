@@ -112,7 +112,7 @@ def _copies(manifest: Manifest, test_set: Manifest) -> list[str]:
     ours, theirs = (
         {path: size_bytes(path) for path in {entry.path for entry in clips.entries}} for clips in (manifest, test_set)
     )
-    alike = set(ours.values()) & set(theirs.values())
+    alike = {size for size in set(ours.values()) & set(theirs.values()) if size > 0}
     contents = {path: content_hash(path) for path, size in {**ours, **theirs}.items() if size in alike}
     tested = {(contents[entry.path], entry.segment): entry for entry in test_set.entries if contents.get(entry.path)}
     return [
