@@ -122,9 +122,9 @@ def write_csv(path: Path, comparison: Comparison) -> None:
 
 
 def _accuracy_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Headers and lines, without columns in which no line has anything: of one seed, or without a reference."""
     has_top5 = any(run.num_classes is None or run.num_classes > 5 for row in comparison.rows for run in row.runs)
-    headers = ["experiment", "seeds", "trained\nparameters", "top-1", _INTERVAL, "lowest to\nhighest seed"]
-    headers += ["top-5"] * has_top5
+    headers = ["experiment", "seeds", "trained\nparameters", "top-1", _INTERVAL, "lowest to\nhighest seed", "top-5"]
     headers += ["shuffled", "reversed", "one frame", f"above\n{comparison.reference},\npoints", "verdict"]
     lines = [
         [
@@ -134,14 +134,15 @@ def _accuracy_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]
             percent(row.top1),
             interval_text(row.interval),
             f"{100 * row.lowest:.1f} to {100 * row.highest:.1f} %" if len(row.runs) > 1 else "",
-            *[percent(row.mean("top5"))] * has_top5,
+            percent(row.mean("top5")) if has_top5 else "",  # of five classes and fewer it says nothing
             *(percent(row.mean(order)) for order in ("shuffled", "reversed", "single_frame")),
             _difference(row.difference),
             row.verdict,
         ]
         for row in comparison.rows
     ]
-    return headers, lines
+    kept = [place for place in range(len(headers)) if any(line[place] for line in lines)]
+    return [headers[place] for place in kept], [[line[place] for place in kept] for line in lines]
 
 
 def _cost_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
