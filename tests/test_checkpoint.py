@@ -77,6 +77,13 @@ def test_what_was_saved_comes_back(saved: Path) -> None:
     assert {name.partition("/")[0] for name in stored} == {"parameter", "step", "exp_avg", "exp_avg_sq"}
 
 
+def test_what_is_changed_comes_after_what_was_changed_before(tmp_path: Path) -> None:
+    _, checkpoints = make(tmp_path)
+    checkpoints.save(Progress(7, SETTINGS, IDENTITY, {}, ("after step 3: lr was 0.2, is 0.1",)))
+    progress = checkpoints.restore({"lr": 0.3}, IDENTITY, total_steps=10, accept_changes=True)
+    assert progress.changes == ("after step 3: lr was 0.2, is 0.1", "after step 7: lr was 0.1, is 0.3")
+
+
 @pytest.mark.parametrize("kind", [CHECKPOINT_NAME, WEIGHTS_NAME])
 def test_a_truncated_file_is_refused_at_every_length(saved: Path, kind: str) -> None:
     path = (saved / CHECKPOINT_NAME).rename(saved / kind)

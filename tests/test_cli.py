@@ -373,9 +373,11 @@ def test_evaluate_writes_a_page_only_where_it_is_told_to(
     of_training = (run / "report.html").read_bytes()
     evaluate = ["evaluate", str(run), "--data", str(clips), "--num-workers", "0"]
     assert main(evaluate) == 0
-    assert main([*evaluate, "--report", str(tmp_path / "page.html")]) == 0
+    views = ["--num-temporal-views", "2", "--num-spatial-views", "1"]
+    assert main([*evaluate, *views, "--report", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert f"stadapter evaluate {run} --data {clips}" in page
+    assert "2 frames of 16 x 16 pixels, 2 views" in page
     assert page.count("data:image/jpeg") >= 4
     assert (run / "report.html").read_bytes() == of_training
     assert f"wrote {tmp_path / 'page.html'}" in capsys.readouterr().err
@@ -402,6 +404,19 @@ def test_evaluate_uses_the_views_that_are_asked_for(
     for views in ([], ["--num-temporal-views", "3"], ["--num-spatial-views", "1"]):
         assert main(["evaluate", str(run), "--data", str(clips), "--num-workers", "0", *views]) == 0
     assert [(clip.num_temporal_views, clip.num_spatial_views) for clip in seen] == [(1, 3), (3, 3), (1, 1)]
+
+
+def test_evaluate_computes_in_the_precision_that_is_asked_for(run: Path, clips: Path, tmp_path: Path) -> None:
+    reports = []
+    for precision in ("fp32", "bf16"):
+        target = tmp_path / f"{precision}.json"
+        flags = ["--num-workers", "0", "--no-time-check", "--precision", precision, "--json", str(target)]
+        assert main(["evaluate", str(run), "--data", str(clips), *flags]) == 0
+        reports.append(json.loads(target.read_text(encoding="utf-8")))
+    exact, rounded = reports
+    assert [report["evaluation"]["precision"] for report in reports] == ["fp32", "bf16"]
+    assert rounded["loss"] != exact["loss"]
+    assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.05)
 
 
 def test_evaluate_refuses_classes_the_model_does_not_know(

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from stadapter import transforms
 from stadapter.clips import ClipConfig, clip_from_array, load_clip, load_random_views
 from stadapter.errors import SettingsError, VideoError
+from stadapter.randaugment import rand_augment
 from stadapter.sampling import random_uniform_indices
 from stadapter.transforms import Augmentation
 from stadapter.video import VideoReader, read_frames
@@ -138,6 +139,19 @@ def test_training_views_are_those_of_whole_frames(num_views: int, clip_path: Pat
     found = load_random_views(clip_path, SMALL, augmentation=augmentation, generators=views)
     assert torch.equal(found, torch.stack(expected))
     assert found.is_contiguous()
+
+
+def test_rand_augment_changes_whole_frames_on_the_released_road(clip_path: Path) -> None:
+    config, frames = replace(SMALL, resize="released"), decoded(clip_path)
+    augmentation = Augmentation(scale=(0.08, 0.5), flip=True, rand_augment="rand-m10-n8-inc1")
+    time_seed, space_seed = np.random.default_rng(0).integers(2**63, size=2)
+    drawn = transforms.draw(augmentation, *frames.shape[1:3], config.size, np.random.default_rng(int(space_seed)))
+    indices = random_uniform_indices(len(frames), config.num_frames, np.random.default_rng(int(time_seed)))
+    changed = rand_augment(torch.from_numpy(frames[indices]).permute(0, 3, 1, 2), drawn.operations)
+    seen = transforms.normalise(transforms.crop(changed, drawn.window), config.mean, config.std)
+    expected = transforms.mirror(transforms.resize_released(seen, config.size, config.size), drawn)
+    found = load_clip(clip_path, config, augmentation=augmentation, generator=np.random.default_rng(0))
+    assert torch.equal(found[0], expected)
 
 
 def test_only_what_views_show_is_kept_of_a_frame(clip_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -355,6 +355,19 @@ def test_a_failing_run_is_recorded_and_the_rest_goes_on(
     assert "lora/default, seed 0: LoRA rank 0" in (tmp_path / "out" / "comparison.md").read_text()
 
 
+@pytest.mark.parametrize(("rank", "code"), [(0, 1), (1, 0)])
+def test_the_command_tells_by_its_exit_code_whether_a_run_failed(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, code: int
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", in_this_process)
+    write_experiment(tmp_path / "e", "lora/default", tuning={"rank": rank})
+    paths = {"data": stage / "train", "test": stage / "test", "backbone": stage / "trunk"}
+    paths |= {"experiments": tmp_path / "e", "out": tmp_path / "out"}
+    flags = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
+    small = "--steps 1 --batch-size 8 --num-frames 2 --num-workers 0 --num-spatial-views 1 --device cpu"
+    assert main(["compare", *flags, *small.split()]) == code
+
+
 def test_a_killed_run_is_recorded_and_gone_on_with(
     stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,7 +403,7 @@ def test_the_learning_rate_is_searched_without_the_test_clips(
     stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "_wait_for", in_this_process)
-    config = small(stage, tmp_path / "out", strategies=("linear-probe",), steps=6, lr_search=(1e-4, 1e-1))
+    config = small(stage, tmp_path / "out", strategies=("linear-probe",), steps=6, lr_search=(1e-4, 1e-1), seeds=(3,))
     compare(config, console=quiet())
     (result,) = results(tmp_path / "out").values()
     search = result["lr_search"]
@@ -402,6 +415,7 @@ def test_the_learning_rate_is_searched_without_the_test_clips(
     training = {entry.path.name for entry in read_manifest(stage / "train").entries}
     for rate in ("0.0001", "0.1"):
         trial = json.loads((tmp_path / "out" / "search" / f"linear-probe--default--lr{rate}.json").read_text())
+        assert trial["seed"] == trial["config"]["seed"] == 3
         assert trial["config"]["val_data"] is None
         assert Path(trial["config"]["data"]) == stage / "train"
         assert {Path(row["name"]).name for row in trial["predictions"]} < training

@@ -150,6 +150,14 @@ def test_the_time_check_reads_the_same_clips_in_four_orders(up_and_down: Manifes
     assert not any(torch.equal(one, other) for one, other in zip(shuffled, as_is, strict=True))
 
 
+def test_clips_are_shuffled_alike_in_batches_of_any_size(up_and_down: Manifest) -> None:
+    checks = [
+        evaluate(SeesOrder(), up_and_down, CONFIG, batch_size=batch_size, time_check=True).time_check
+        for batch_size in (1, 3, 8)
+    ]
+    assert checks[0] == checks[1] == checks[2]
+
+
 def test_clips_of_one_frame_have_no_time_check(manifest: Manifest) -> None:
     config = ClipConfig(num_frames=1, size=16)
     keys = [load_clip(entry.path, config).float().div(255).mean().item() for entry in manifest.entries]

@@ -65,6 +65,13 @@ def test_segments_of_one_broken_file_count_as_in_training_each_for_itself() -> N
     assert "too many unreadable" not in find(*bad[:1], *bad[:1], *bad[:1], *many("wave", 17))
 
 
+def test_unreadable_clips_that_are_held_out_do_not_stop_a_training() -> None:
+    bad = [make_clip(f"wave/h{n}.mp4", held_out=True, error="broken") for n in range(3)]
+    found = find(*many("wave", 20), *many("wave/h", 7, held_out=True), *bad)
+    assert len(found["unreadable"].items) == 3
+    assert "too many unreadable" not in found
+
+
 def test_held_out_clips_of_which_none_can_be_read_are_an_error() -> None:
     found = find(*many("wave", 5), make_clip("wave/h.mp4", held_out=True, error="x"))
     assert (found["none readable"].level, found["none readable"].found) == (

@@ -13,11 +13,12 @@ from PIL import Image
 from kitchens import EPIC, epic_row, write
 from stadapter.__main__ import main
 from stadapter.check import check_data
-from stadapter.clips import ClipConfig
-from stadapter.dataset import EvaluationClips
+from stadapter.clips import ClipConfig, load_frames
+from stadapter.dataset import EvaluationClips, TrainingClips
 from stadapter.errors import DataError
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.synthetic import draw_clip, write_video
+from stadapter.transforms import Augmentation
 from stadapter.video import VideoReader
 
 
@@ -411,6 +412,14 @@ def test_epic_kitchens_frames_are_cut_by_their_rate_for_loading_and_for_the_doct
     for values, (first, last) in zip(reds, [(10, 60), (61, 114), (26, 75)], strict=True):
         assert all(first - 3 <= value <= last + 3 for value in values), (values, first, last)
         assert values[1] - values[0] > (last - first) / 3
+    entry = train.entries[0]
+    seen = load_frames(entry.path, config, start_seconds=0.14, end_seconds=1.0, frames_per_second=60)
+    assert seen[:, 0].float().mean((1, 2)).tolist() == reds[0]
+    training = TrainingClips(train, config, labels=train.labels, augmentation=Augmentation(crop="centre"))
+    sample = training[0]
+    assert sample["failures"] == []
+    assert sample["clip"] is not None
+    assert all(7 <= red <= 63 for red in sample["clip"][:, 0].float().mean((1, 2)).tolist())
     report = check_data(folder)
     assert [(clip.error, clip.num_frames) for clip in report.clips] == [
         (None, 51), (None, 54), (None, 50), (None, 51), (None, 90),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stadapter.errors import DataError, SettingsError
-from stadapter.manifest import Manifest, find_videos, read_manifest, read_splits, sort_labels
+from stadapter.manifest import Entry, Manifest, find_videos, read_manifest, read_splits, sort_labels
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -324,6 +324,13 @@ def test_what_two_data_sets_share_is_told(tmp_path: Path) -> None:
     (tmp_path / "one/up/a.mp4").unlink()  # what has gone meanwhile is known by its path
     assert one.shared_with(two) == []
     assert one.shared_with(one) == ["down/b.mp4", "up/a.mp4"]
+
+
+def test_segments_of_one_file_are_shared_each_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    first, second = (Manifest((Entry(tmp_path / "a.mp4", "a.mp4", "up", n, n + 1.0),), ("up",)) for n in (0.0, 1.0))
+    assert first.shared_with(first) == ["a.mp4"]
+    assert first.shared_with(second) == []
 
 
 def test_a_validation_folder_without_class_folders_is_an_error(tmp_path: Path) -> None:

@@ -99,6 +99,17 @@ def leave_early(loader: "DataLoader[Tensor]", turns: Turns, error: Exception) ->
             raise error
 
 
+def test_a_signal_that_asks_a_run_to_stop_ends_no_decoding_process(turns: Turns) -> None:
+    loader = make_loader(turns)
+    with workers_of(loader, turns):
+        for num_batches, _ in enumerate(turns.over(loader), start=1):
+            if num_batches == NUM_WORKERS:  # one of each, so that all are set up
+                for worker in loader._iterator._workers:  # type: ignore[union-attr]
+                    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                        os.kill(worker.pid, number)
+    assert num_read(loader) == NUM_ITEMS
+
+
 def test_batches_that_are_left_early_leave_nobody_waiting(turns: Turns) -> None:
     loader = make_loader(turns)
     started = time.monotonic()

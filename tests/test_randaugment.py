@@ -108,6 +108,13 @@ def test_a_translation_moves_by_a_share_of_the_side_and_fills_with_grey() -> Non
     assert (moved[:, -17:] == 128).all()
 
 
+@pytest.mark.parametrize("name", ["shear", "translate"])
+def test_an_operation_down_is_the_one_to_the_side_on_a_picture_that_lies_on_its_side(name: str) -> None:
+    source, turned = picture(20, 40), picture(20, 40).transpose(Image.Transpose.TRANSPOSE)
+    down, aside = (_OPERATIONS[f"{name}_{axis}"](1.0, 1.0) for axis in "yx")
+    assert np.abs(pixels(down(source)) - pixels(aside(turned)).swapaxes(0, 1)).max() <= 1
+
+
 def test_a_training_clip_goes_through_the_policy() -> None:
     plain, augmented = (Augmentation(crop="centre", rand_augment=policy) for policy in (None, "rand-m10-n8-inc1"))
     frames = clip().contiguous()

@@ -1,6 +1,8 @@
 """report.html holds what it should, nothing that it should not, and reads well in a real browser."""
 
+import base64
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -8,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from browser import Browser
 from stadapter.artefact import read_spec, save_artefact
@@ -22,11 +26,11 @@ from stadapter.model import build_model
 from stadapter.report import write_report
 from stadapter.report.charts import class_bars, heat_map
 from stadapter.report.curves import read_curves, round_numbers
-from stadapter.report.filmstrips import make_filmstrips
+from stadapter.report.filmstrips import make_filmstrip, make_filmstrips
 from stadapter.sampling import uniform_indices
-from stadapter.synthetic import write_clips
+from stadapter.synthetic import write_clips, write_video
 from stadapter.tuning import STAdapter
-from stadapter.uncertainty import bootstrap_interval
+from stadapter.uncertainty import Interval, bootstrap_interval
 from stadapter.video import read_frames
 from trunks import make_trunk
 
@@ -241,6 +245,23 @@ def test_a_clip_that_has_gone_is_named_and_the_page_is_written(trained: Path, cl
     assert page.count("div", class_="strip") == 6
 
 
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        (0.55, "claim too little."),
+        (0.65, "claim neither too much nor too little"),
+        (0.85, "claim neither too much nor too little"),
+        (0.95, "claim too much."),
+    ],
+)
+def test_scores_claim_too_much_or_too_little_where_the_clips_show_it(
+    trained: Path, clips: Manifest, tmp_path: Path, score: float, told: str
+) -> None:
+    report = dataclasses.replace(report_on(clips, wrong=[1, 6]), mean_score=score, top1_interval=Interval(0.6, 0.9))
+    page = written(tmp_path / "page.html", report, trained)
+    assert f"right on 75 % of the clips. On the whole they {told}" in page.text
+
+
 def test_without_an_evaluation_there_are_curves_and_a_receipt(trained: Path, tmp_path: Path) -> None:
     page = written(tmp_path / "page.html", None, trained)
     assert "No clips were held out" in page.text
@@ -366,6 +387,18 @@ def test_a_strip_has_the_frames_of_the_first_view_uncropped(clips: Manifest) -> 
     path = clips.entries[0].path
     assert torch.equal(load_frames(path, ClipConfig(num_frames=4)), read_frames(path, uniform_indices(16, 4)[0]))
     assert len(load_frames(path, ClipConfig(num_frames=4, num_temporal_views=3, num_spatial_views=3))) == 4
+
+
+def test_a_strip_of_a_segment_has_its_frames(tmp_path: Path) -> None:
+    """A video that is black for one second, grey for one, and white for one."""
+    shades = np.repeat([0, 128, 255], 10).astype(np.uint8)
+    write_video(tmp_path / "a.mp4", np.broadcast_to(shades[:, None, None, None], (30, 32, 32, 3)))
+    (prediction,) = made_report(["a.mp4"], ["x"], ["x"]).predictions
+    for start, shade in ((0.0, 0), (1.0, 128), (2.0, 255)):
+        entry = Entry(tmp_path / "a.mp4", "a.mp4", "x", start, start + 1)
+        for address in make_filmstrip(prediction, entry, CONFIG).pictures:
+            with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
+                assert np.asarray(picture).mean() == pytest.approx(shade, abs=5)
 
 
 @pytest.fixture(scope="module")

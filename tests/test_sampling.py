@@ -76,6 +76,11 @@ def test_random_dense_indices_keep_their_stride() -> None:
     assert np.diff(indices).tolist() == [16] * 7
 
 
+def test_random_dense_indices_start_anywhere_from_the_first_place_to_the_last() -> None:
+    starts = {random_dense_indices(31, 8, 4, np.random.default_rng(seed))[0] for seed in range(60)}
+    assert starts == {0, 1, 2}
+
+
 def test_counts_below_one_are_refused_by_name() -> None:
     with pytest.raises(SettingsError, match="total_frames is 0"):
         uniform_indices(0, 8)

@@ -156,6 +156,14 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_number_of_workers(con
     assert not same(one, other)
 
 
+def test_another_seed_is_another_dropout(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[tuple[int, ...]] = []
+    monkeypatch.setattr(sys.modules["stadapter.training.loop"], "seed_dropout", lambda *key: keys.append(key))
+    for seed in (0, 1):
+        run(config, out=f"{config.out}-{seed}", epochs=1, seed=seed)
+    assert [key[0] for key in keys] == [0, 0, 0, 1, 1, 1]
+
+
 def test_gradient_accumulation_equals_a_larger_batch(config: TrainConfig) -> None:
     large = weights(run(config, batch_size=4))
     small = weights(run(config, out=config.out + "-small", batch_size=2, accumulation_steps=2))
@@ -163,13 +171,14 @@ def test_gradient_accumulation_equals_a_larger_batch(config: TrainConfig) -> Non
         torch.testing.assert_close(small[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(("changes", "batches"), [({}, 5), ({"batch_size": 2, "accumulation_steps": 2}, 10)])
 def test_a_run_stopped_in_the_middle_resumes_to_the_same_weights(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], batches: int
 ) -> None:
-    config = dataclasses.replace(config, epochs=3, dropout=0.3)
+    config = dataclasses.replace(config, epochs=3, dropout=0.3, **changes)
     whole = weights(run(config))
     halves = dataclasses.replace(config, out=config.out + "-halves")
-    stop_after(monkeypatch, steps=5)  # in the middle of the second epoch: 3 steps each
+    stop_after(monkeypatch, steps=batches)  # in the middle of the second epoch: 3 steps each
     with pytest.raises(KeyboardInterrupt):
         run(halves)
     assert not (Path(halves.out) / "stadapter.json").exists()

@@ -117,6 +117,15 @@ def test_drawing_kinds_of_clips_is_drawing_clips() -> None:
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.01)
 
 
+def test_a_class_that_a_resample_does_not_hold_is_not_counted_in_it() -> None:
+    values, groups = np.array([1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1.0]), np.arange(12) // 2
+    drawn = np.random.default_rng(1).integers(12, size=(20000, 12))
+    plain = [np.mean([values[row][groups[row] == group].mean() for group in set(groups[row])]) for row in drawn]
+    low, high = np.quantile(plain, [0.025, 0.975])
+    interval = bootstrap_interval(values, groups=groups, num_resamples=20000)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.01)
+
+
 def trainings(generator: np.random.Generator, count: int, hardness: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Answers (s, n) of trainings of one kind, which are not equally lucky, to clips that are not equally hard."""
     luck = generator.normal(0, 1, (count, 1))

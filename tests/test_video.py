@@ -340,6 +340,21 @@ def test_a_folder_of_numbered_images_is_a_video_in_the_order_of_the_numbers(suff
     assert info.duration_seconds is info.frames_per_second is None
 
 
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("1", "png"), ("L", "png"), ("LA", "png"), ("P", "png"), ("RGBA", "png"), ("CMYK", "jpg")]
+)
+def test_images_of_any_colours_are_read_as_rgb(tmp_path: Path, mode: str, suffix: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3), dtype=np.uint8)
+    (tmp_path / "frames").mkdir()
+    files = [tmp_path / "frames" / f"{number}.{suffix}" for number in range(2)]
+    for file, picture in zip(files, pixels, strict=True):
+        Image.fromarray(picture).convert(mode).save(file)
+    frames = read_frames(tmp_path / "frames", [0, 1])
+    assert frames.shape == (2, 3, 6, 8)
+    for file, frame in zip(files, frames, strict=True):
+        assert np.array_equal(frame.permute(1, 2, 0), np.asarray(Image.open(file).convert("RGB")))
+
+
 def test_grey_images_of_16_bits_are_read_by_their_high_byte(tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     grey = np.array([[0, 255, 256, 0x4000], [0x8000, 0xBF00, 0xFFFE, 0xFFFF]], np.uint16)
