@@ -330,10 +330,10 @@ def test_a_number_out_of_range_is_refused(wrong: dict[str, float], good: Path) -
 
 
 def test_what_to_do_next_trains_on_what_was_checked(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--val-fraction", "0.5", "--num-frames", "4", "--num-workers", "1", "--deep"]
-    assert main(["check", str(data), *flags]) == 0
+    kept = "--val-fraction 0.5 --num-frames 4 --max-bad-fraction 0.3"
+    assert main(["check", str(data), *kept.split(), "--num-workers", "1", "--deep"]) == 0
     said = capsys.readouterr().err
-    assert said == f"next: stadapter train --data {data} --val-fraction 0.5 --num-frames 4 --out runs/first\n"
+    assert said == f"next: stadapter train --data {data} {kept} --out runs/first\n"
     parse_train_flags(shlex.split(said.partition("train ")[2]))
 
 

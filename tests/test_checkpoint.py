@@ -268,6 +268,8 @@ def test_changed_settings_are_named_and_must_be_accepted(stopped: TrainConfig) -
     told = r"epochs was 3, is 4; lr was 0\.002, is 0\.001\. Resume it as it was started, .* with --accept-changes"
     with pytest.raises(TrainingError, match=told):
         run(changed)
+    with pytest.raises(TrainingError, match="views_per_clip was None, is 2"):
+        run(stopped, views_per_clip=2)
     receipt = load_artefact(run(changed, accept_changes=True)).receipt
     assert receipt["changes"] == ["after step 4: epochs was 3, is 4", "after step 4: lr was 0.002, is 0.001"]
     assert (receipt["steps"], receipt["settings"]["lr"]) == (16, 0.001)

@@ -22,6 +22,8 @@ import torch
 from golden import released_weights, write_released
 from stadapter.__main__ import VERBS, main
 from stadapter.artefact import read_spec
+from stadapter.cli.output import write_json
+from stadapter.errors import ArtefactError
 from stadapter.predict import Classifier
 from stadapter.synthetic import write_clips
 from stadapter.tuning import LinearProbe, LoRA, STAdapter
@@ -367,6 +369,15 @@ def test_evaluate_asks_whether_time_matters_unless_told_not_to(
         assert capsys.readouterr().out.count("Does time matter?") == shown
 
 
+def test_evaluate_tells_how_many_clips_were_trained_on(
+    run: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clips(tmp_path, clips_per_class=1, size=32, num_frames=8, seed=1)
+    for data, told in ((clips, ["8 of 8 clips were trained on"]), (tmp_path, [])):
+        assert main(["evaluate", str(run), "--data", str(data), "--num-workers", "0", "--no-time-check"]) == 0
+        assert re.findall(r"\d+ of \d+ clips? were trained on", capsys.readouterr().err) == told
+
+
 def test_evaluate_writes_a_page_only_where_it_is_told_to(
     run: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -436,6 +447,38 @@ def test_a_report_that_cannot_be_written_is_an_error(
         code, message = refused(capsys, "evaluate", run, "--data", clips, "--num-workers", "0", "--json", target)
         assert code == 2
         assert message.startswith(f"error: cannot write {str(target)!r}; ")
+
+
+def test_a_report_that_cannot_be_written_leaves_the_earlier_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_json(str(tmp_path / "report.json"), {"top1": 0.5})
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(ArtefactError, match="No space left on device; make room"):
+        write_json(str(tmp_path / "report.json"), {"top1": 0.9})
+    assert json.loads((tmp_path / "report.json").read_text()) == {"top1": 0.5}
+
+
+def test_a_report_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to("report.json")
+    for report in ({"top1": 0.5}, {"top1": 0.9}):
+        write_json(str(tmp_path / "link.json"), report)
+        assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_report_can_go_into_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    named = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    unnamed, end = os.pipe()
+    for target, reader in ((str(tmp_path / "pipe"), named), (f"/dev/fd/{end}", unnamed)):
+        write_json(target, {"top1": 0.5})
+        assert json.loads(os.read(reader, 100)) == {"top1": 0.5}
+    for descriptor in (named, unnamed, end):
+        os.close(descriptor)
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 import csv
 import io
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -15,8 +18,10 @@ import pytest
 from rich.console import Console
 
 from stadapter.__main__ import main
-from stadapter.comparison import CompareConfig, child, compare, process, write_summary
+from stadapter.artefact import SPEC_NAME
+from stadapter.comparison import CompareConfig, child, compare, process, runner, write_summary
 from stadapter.comparison.experiments import Experiment, read_experiment, read_experiments
+from stadapter.comparison.jobs import Job, experiment_job, find_common
 from stadapter.comparison.results import FinishedRun, read_result
 from stadapter.comparison.search import choose_rate
 from stadapter.comparison.summary import summarise
@@ -24,6 +29,7 @@ from stadapter.comparison.tables import tables
 from stadapter.errors import DataError, SettingsError, TrainingError
 from stadapter.manifest import read_manifest
 from stadapter.model import build_model
+from stadapter.records import METRICS_NAME
 from stadapter.synthetic import write_clips
 from stadapter.training.checkpoint import CHECKPOINT_NAME
 from stadapter.training.run_folder import LOCK_NAME
@@ -35,6 +41,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def quiet() -> Console:
     return Console(file=io.StringIO())
+
+
+def said(console: Console) -> str:
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
 
 
 def write_experiment(folder: Path, title: str, **values: Any) -> Path:
@@ -156,12 +167,50 @@ def test_a_result_from_before_a_setting_existed_has_its_default(
     for path in (tmp_path / "out").glob("st-adapter*.json"):
         result = json.loads(path.read_text())
         del result["identity"]["lr_clips"], result["identity"]["tuning"]["first_blocks"]
+        del result["identity"]["augmentation"]["colour_jitter"]
         path.write_text(json.dumps(result))
     config = small(stage, tmp_path / "out", strategies=("st-adapter",), seeds=(0, 1))
     compare(config, console=quiet())
     write_experiment(tmp_path / "e", "st-adapter/default", tuning={"width": "D/4", "first_blocks": 1})
     with pytest.raises(SettingsError, match=r"settings: tuning\.first_blocks was None, is 1; choose"):
         compare(replace(config, experiments=(str(tmp_path / "e"),)), console=quiet())
+
+
+def test_every_run_after_the_first_says_how_long_is_left(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minutes = count(step=60)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: next(minutes)))
+    monkeypatch.setattr(process, "_wait_for", lambda command: 1)
+    compare(small(stage, tmp_path / "out", seeds=(0, 1)), console=(console := quiet()))
+    assert re.findall(r"\(\d of 4.*\)", said(console)) == [
+        *("(1 of 4)", "(2 of 4, about 3 min left)", "(3 of 4, about 2 min left)", "(4 of 4, about 60 s left)")
+    ]
+
+
+def test_a_reference_that_will_be_missing_is_told_before_the_first_run(
+    stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", no_child)
+    shutil.copytree(finished, out := tmp_path / "out")
+    for reference, told in (("lora/default", ["no lora/default among the experiments"]), ("st-adapter/default", [])):
+        config = small(stage, out, strategies=("linear-probe",), seeds=(2,), reference=reference)
+        with pytest.raises(AssertionError, match="a training was started"):
+            compare(config, console=(console := quiet()))
+        assert re.findall("no .* among the experiments", said(console).partition("(1 of 1)")[0]) == told
+
+
+@pytest.mark.parametrize("name", [SPEC_NAME, METRICS_NAME])
+def test_a_comparison_into_a_run_folder_is_refused(
+    name: str, stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", no_child)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).touch()
+    for out in ("run", ""):
+        with pytest.raises(SettingsError, match="expected a folder for results, no run folder"):
+            compare(replace(small(stage, tmp_path), out=out), console=quiet())
 
 
 def test_results_of_another_budget_are_not_mixed(stage: Path, finished: Path, tmp_path: Path) -> None:
@@ -226,6 +275,25 @@ def test_a_damaged_job_file_is_written_again(
         run.with_name(f"{run.name}.job.json").write_text(text)
         with pytest.raises(AssertionError, match="a training was started"):
             compare(small(stage, out, seeds=(0, 1)), console=quiet())
+
+
+def probe_job(stage: Path, out: Path) -> Job:
+    config = small(stage, out)
+    return experiment_job(config, find_common(config), Experiment("linear-probe"), 0, out)
+
+
+def test_a_run_is_gone_on_with_only_at_its_own_learning_rate(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", no_child)
+    job = probe_job(stage, tmp_path)
+    left = Path(job.config.out) / CHECKPOINT_NAME
+    for rate, is_kept in ((1e-3, False), (1e-3, True), (1e-2, False)):
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.touch()
+        with pytest.raises(AssertionError, match="a training was started"):
+            process.run(replace(job, config=replace(job.config, lr=rate)), quiet())
+        assert left.exists() == is_kept
 
 
 def test_two_comparisons_in_one_folder_are_refused(
@@ -341,6 +409,14 @@ def test_differences_are_taken_clip_by_clip(finished: Path, tmp_path: Path) -> N
     assert (lora.lowest, lora.highest) == (0.25, 0.5)
 
 
+def test_a_clip_that_one_seed_could_not_read_counts_for_none_in_the_interval(finished: Path, tmp_path: Path) -> None:
+    source = finished / "st-adapter--default--seed0.json"
+    for seed, num_read in enumerate((4, 3, 4)):
+        fake_result(tmp_path / "out", source, "st-adapter", seed, [True] * num_read)
+    (row,) = summarise(tmp_path / "out").rows
+    assert [name for name, _, _ in row.correct] == ["0.mp4", "1.mp4", "2.mp4"]
+
+
 def test_a_failing_run_is_recorded_and_the_rest_goes_on(
     stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +442,12 @@ def test_the_command_tells_by_its_exit_code_whether_a_run_failed(
     flags = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
     small = "--steps 1 --batch-size 8 --num-frames 2 --num-workers 0 --num-spatial-views 1 --device cpu"
     assert main(["compare", *flags, *small.split()]) == code
+
+
+def test_an_error_of_several_lines_is_one_line_of_the_page(stage: Path, tmp_path: Path) -> None:
+    process.fail(probe_job(stage, tmp_path), "a\n# b|c")
+    write_summary(tmp_path)
+    assert "linear-probe/default, seed 0: a # b\\|c\n" in (tmp_path / "comparison.md").read_text()
 
 
 def test_a_killed_run_is_recorded_and_gone_on_with(
@@ -466,6 +548,17 @@ def test_clips_on_both_sides_are_refused(stage: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="held out in the search for the learning rate and the test clips share 4"):
         compare(replace(config, lr_search=(1e-3, 1e-2)), console=quiet())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_copy_of_a_test_clip_is_refused_whatever_its_name_and_empty_files_are_no_copies(
+    stage: Path, tmp_path: Path
+) -> None:
+    for side in ("train", "test"):
+        shutil.copytree(stage / side, tmp_path / side)
+        (tmp_path / side / "left" / f"empty_{side}.mp4").touch()
+    shutil.copy(tmp_path / "test" / "left" / "left_01.mp4", tmp_path / "train" / "left" / "copy.mp4")
+    with pytest.raises(DataError, match=r"the test clips share 1: left/copy\.mp4 = left/left_01\.mp4; expected none"):
+        find_common(small(tmp_path, tmp_path / "out", backbone=str(stage / "trunk")))
 
 
 @pytest.mark.parametrize(

@@ -291,13 +291,26 @@ def test_views_that_come_again_are_those_of_the_first_epochs_in_turn(manifest: M
             assert torch.equal(clip_of(again[index]), clip_of(fresh[index])), (epoch, index)
 
 
+@pytest.mark.parametrize(
+    ("views_per_clip", "drawn"),
+    [
+        (None, [8, 5, 5, 2]),  # clip 0 in epoch 0, clip 3 in 0 and 5, clip 0 in 8: not all in the same epoch
+        (4, [4, 4, 4, 4, 4, 4]),
+    ],
+)
 def test_a_video_is_decoded_once_for_the_epochs_that_fit(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    views_per_clip: int | None, drawn: list[int], manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = ViewStore(num_clips=len(manifest.entries), view_shape=(4, 3, 32, 32), max_bytes=2**30)
     assert store.epochs_ahead == 7
     dataset = TrainingClips(
-        manifest, CONFIG, labels=manifest.labels, augmentation=Augmentation(), store=store, num_epochs=10
+        manifest,
+        CONFIG,
+        labels=manifest.labels,
+        augmentation=Augmentation(),
+        store=store,
+        num_epochs=10,
+        views_per_clip=views_per_clip,
     )
     opened = []
     original = dataset_module.load_random_views
@@ -310,7 +323,7 @@ def test_a_video_is_decoded_once_for_the_epochs_that_fit(
     for epoch in range(10):
         dataset.set_epoch(epoch)
         dataset[0], dataset[3]
-    assert opened == [8, 5, 5, 2]  # clip 0 in epoch 0, clip 3 in 0 and 5, clip 0 in 8: not all in the same epoch
+    assert opened == drawn
 
 
 def test_a_disk_that_fills_up_stops_the_drawing_ahead_and_every_process_knows(

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,15 @@ def test_what_cannot_be_read_has_a_fault_and_a_reason(fault: Fault, clip: Path) 
     assert (video.info, video.fault) == (None, fault)
     assert video.error is not None
     assert video.segments == dict.fromkeys((WHOLE, Segment(0.1, 0.5)), video.error)
+
+
+@pytest.mark.parametrize(("missing_bytes", "fault"), [(0, "unreadable"), (1, "cut")])
+def test_a_box_of_64_bits_is_stepped_over_to_the_index(missing_bytes: int, fault: Fault, tmp_path: Path) -> None:
+    kind = struct.pack(">I4s4sI", 16, b"ftyp", b"isom", 0)
+    content = struct.pack(">I4sQ", 1, b"mdat", 116) + bytes(100)
+    index = struct.pack(">I4s", 50, b"moov") + bytes(42)
+    (tmp_path / "large.mp4").write_bytes((kind + content + index)[: 182 - missing_bytes])
+    assert examine(tmp_path / "large.mp4").fault == fault
 
 
 def test_segments_are_counted_and_one_beyond_the_end_says_so(clip: Path) -> None:

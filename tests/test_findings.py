@@ -95,6 +95,14 @@ def test_cut_and_damaged_videos_are_told_apart() -> None:
     )
 
 
+def test_a_cut_video_is_told_once_however_many_segments_it_has() -> None:
+    cut = {"num_frames": 30, "is_truncated": True, "announced_frames": 60}
+    segments = [make_clip("cut.mp4", segment=Segment(start, start + 0.5), **cut) for start in (0.0, 0.5)]
+    found = find(*many("wave", 5), *segments)["truncated"]
+    assert found.items == ("cut.mp4: 30 of 60 frames",)
+    assert found.found.startswith("1 video cut off")
+
+
 def test_short_clips_are_a_note_and_single_frames_a_warning() -> None:
     found = find(*many("wave", 5), make_clip("one.mp4", num_frames=1), make_clip("seven.mp4", num_frames=7))
     assert (found["single frame"].level, found["single frame"].items) == ("warning", ("one.mp4",))

@@ -26,6 +26,7 @@ from stadapter.artefact import WEIGHTS_NAME, load_artefact, save_artefact
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
 from stadapter.machine import count_cores
 from stadapter.synthetic import write_clips
+from stadapter.training import run_folder
 from stadapter.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from stadapter.training.loop import TrainConfig, train
 from stadapter.training.run_folder import occupied
@@ -286,6 +287,21 @@ def test_a_second_training_in_the_same_folder_is_refused_by_the_name_of_the_firs
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_lock_that_its_last_holder_took_away_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take, taken = run_folder._lock, []
+
+    def take_late(descriptor: int, folder: Path) -> None:
+        take(descriptor, folder)
+        taken.append(descriptor)
+        if len(taken) == 1:
+            (folder / run_folder.LOCK_NAME).unlink()
+
+    monkeypatch.setattr(run_folder, "_lock", take_late)
+    with run_folder.locked(tmp_path):
+        assert (tmp_path / run_folder.LOCK_NAME).read_text().startswith(f"process {os.getpid()} on ")
+    assert len(taken) == 2
 
 
 @contextmanager

@@ -123,6 +123,18 @@ def test_of_two_videos_of_one_name_the_one_in_the_folder_of_its_class_is_taken(p
     assert [name for name, _ in pairs(read_manifest(listed))] == [names[1], "z/bbbbbbbbbbb_000001_000011.mp4"]
 
 
+def test_the_folder_of_its_class_counts_more_than_that_of_its_part(put: Callable[..., Path]) -> None:
+    names = [f"{folder}/aaaaaaaaaaa_000001_000011.mp4" for folder in ("train/climbing", "val/sky_diving")]
+    listed = write(put(*names) / "train.csv", KINETICS + "sky diving,aaaaaaaaaaa,1,11,train,0\n")
+    assert pairs(read_manifest(listed)) == [(names[1], "sky diving")]
+
+
+def test_a_video_in_a_folder_of_its_own_name_is_found(put: Callable[..., Path]) -> None:
+    name = "aaaaaaaaaaa_000001_000011/aaaaaaaaaaa_000001_000011.mp4"
+    listed = write(put(name) / "train.csv", KINETICS + "x,aaaaaaaaaaa,1,11,train,0\n")
+    assert pairs(read_manifest(listed)) == [(name, "x")]
+
+
 def test_a_folder_that_cannot_be_listed_is_passed_over_unless_it_was_given(
     put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +327,13 @@ def test_ucf101_has_its_own_splits_and_its_classes_the_order_of_the_index(put: C
     assert pairs(read_manifest(folder / "testlist02.txt")) == [(names[4], "YoYo")]
     with pytest.raises(DataError, match=r"UCF101's split 1, 2 and no split 3"):
         read_splits(folder, split_number=3)
+
+
+def test_validation_data_given_apart_are_those_of_the_chosen_split(put: Callable[..., Path]) -> None:
+    names = [f"UCF-101/{c}/v_{c}_g0{group}_c01.avi" for c in ("ApplyEyeMakeup", "YoYo") for group in (1, 2)]
+    folder = make_ucf(put(*names))
+    val = read_splits(folder.parent / "UCF-101", val_data=folder, split_number=2)[1]
+    assert pairs(val) == [(names[3], "YoYo")]
 
 
 def test_ucf101_lines_that_contradict_the_index_are_told(put: Callable[..., Path]) -> None:

@@ -157,6 +157,7 @@ def test_csv_segments_are_seconds_and_may_be_open(tmp_path: Path) -> None:
         ("path,label,start,end\na.mp4,up,3,1\n", r"ends at 1.0 s and starts at 3.0 s"),
         ("path,label,start,end\na.mp4,up,soon,1\n", "line 2: found 'soon' as a time"),
         ("path,label,start,end\na.mp4,up,-1,1\n", "line 2: found '-1' as a time"),
+        ("path,label,start,end\na.mp4,up,0,inf\n", "line 2: found 'inf' as a time"),
         ("path,label\na.mp4,up\na.mp4,down\n", "a.mp4 is listed as 'up' and as 'down'"),
         ('path,label\n"a.mp4,up\n', "not a CSV row"),
         (" \n", "is empty"),

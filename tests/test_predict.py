@@ -74,6 +74,12 @@ def test_a_prediction_names_a_class_and_scores_them_all(classifier: Classifier, 
     assert list(prediction.top(2)) == list(prediction.scores)[:2]
 
 
+def test_of_one_head_every_class_has_a_score_however_many_there_are(trunk_folder: Path, video: Path) -> None:
+    labels = [str(number) for number in range(120)]
+    classifier = Classifier(build_model(backbone=trunk_folder, labels=labels).eval(), CLIP_CONFIG)
+    assert classifier.num_scores == len(classifier.predict(video).scores) == 120
+
+
 def test_scores_are_averaged_over_the_views_after_softmax(classifier: Classifier, video: Path) -> None:
     views = load_clip(video, CLIP_CONFIG)
     assert len(views) == 6

@@ -71,6 +71,14 @@ def test_half_of_the_drawn_operations_are_carried_out() -> None:
     assert set(counts) == {0, 1, 2, 3, 4}
 
 
+def test_no_drawn_strength_is_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    strengths: list[float] = []
+    for name in _OPERATIONS:
+        monkeypatch.setitem(_OPERATIONS, name, lambda strength, sign: strengths.append(strength))
+    draw_operations(parse_policy("rand-m5-n50-mstd5-inc1"), np.random.default_rng(0))
+    assert (min(strengths), max(strengths)) == (0.0, 1.0)
+
+
 def test_the_frames_given_are_not_written_to() -> None:
     frames = clip()
     before = frames.clone()

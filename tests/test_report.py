@@ -345,15 +345,21 @@ def test_what_a_resumed_run_did_again_is_drawn_once(tmp_path: Path) -> None:
     assert loss.smooth == ""
 
 
-def test_curves_show_held_out_figures_and_stay_small(trained: Path, tmp_path: Path) -> None:
+def test_curves_show_held_out_figures(trained: Path) -> None:
     loss, accuracy, rate = read_curves(trained)
     assert [mark.text for mark in (*loss.marks, *accuracy.marks, *rate.marks)] == ["0.6", "75 %"]
     assert (accuracy.marks[0].x, accuracy.marks[0].y) == (100.0, 25.0)
     assert [tick.text for tick in accuracy.y_ticks] == ["0 %", "25 %", "50 %", "75 %", "100 %"]
     assert loss.smooth
     assert not rate.smooth  # it has no noise to average
-    write_metrics(tmp_path, *(step(number, 1.0) for number in range(1, 2001)))
-    assert all(curve.path.count("L") <= 301 for curve in read_curves(tmp_path))
+
+
+@pytest.mark.parametrize("num_steps", [301, 1000, 2000])
+def test_a_long_curve_has_few_points_and_reaches_its_end(num_steps: int, tmp_path: Path) -> None:
+    write_metrics(tmp_path, *(step(number, 1.0) for number in range(1, num_steps + 1)))
+    for path in (path for curve in read_curves(tmp_path) for path in (curve.path, curve.smooth) if path):
+        assert path.count("L") <= 301
+        assert path.rpartition("L")[2].startswith("100.00 ")
 
 
 def test_there_are_no_curves_without_figures(tmp_path: Path) -> None:

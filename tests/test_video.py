@@ -1,5 +1,6 @@
 """Frames read by number equal those of a full decode, in every container and road; bad videos say what is wrong."""
 
+import gc
 import math
 import os
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from av.stream import Disposition
 from PIL import Image
 
 import damage
@@ -233,14 +235,18 @@ def test_a_truncated_video_gives_the_frames_that_came_and_says_how_many(
             reader.read([49])
 
 
-def test_a_video_damaged_in_the_middle_is_counted_by_what_decodes(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "clip.avi", codec="mpeg4", options={"g": "12"})
+def damage_packets(path: Path, numbers: range) -> None:
     with av.open(str(path)) as container:
         places = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
     data = bytearray(path.read_bytes())
-    for position, size in places[20:24]:
+    for position, size in places[numbers.start : numbers.stop]:
         data[position : position + size] = b"\xff" * size
     path.write_bytes(data)
+
+
+def test_a_video_damaged_in_the_middle_is_counted_by_what_decodes(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", codec="mpeg4", options={"g": "12"})
+    damage_packets(path, range(20, 24))
     with VideoReader(path) as reader:
         promised = reader.num_frames
         assert promised == 50
@@ -248,6 +254,16 @@ def test_a_video_damaged_in_the_middle_is_counted_by_what_decodes(tmp_path: Path
             reader.read([49])
         assert reader.num_frames == 46
         assert len(reader.read(range(reader.num_frames))) == reader.num_frames
+
+
+def test_after_a_reading_that_came_short_every_number_is_counted(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", codec="mpeg4", options={"g": "12"})
+    damage_packets(path, range(20, 24))
+    with VideoReader(path) as reader:
+        with pytest.raises(VideoError, match="46 frames decoded, frame 49 asked for"):
+            reader.read(range(50))
+        whole = reader.read(range(46))
+        assert torch.equal(reader.read([30, 45]), whole[[30, 45]])
 
 
 def test_a_file_whose_index_is_cut_off_says_that_no_frame_came(shared: Path) -> None:
@@ -285,6 +301,20 @@ def sound_only(folder: Path) -> Path:
     return path
 
 
+def sound_with_a_cover(folder: Path) -> Path:
+    path = folder / "cover.mp4"
+    with av.open(str(path), "w") as container:
+        sound, cover = container.add_stream("aac", rate=8000), container.add_stream("png")
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "rgb24"
+        cover.disposition = Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        for stream, last in ((sound, frame), (sound, None), (cover, None)):
+            container.mux(stream.encode(last))
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -293,6 +323,7 @@ def sound_only(folder: Path) -> Path:
         (text_file, "notes.mp4: 0 frames decoded: not a video"),
         (folder_without_images, "nothing: a folder without numbered"),
         (sound_only, "sound.wav: the file holds no video"),
+        (sound_with_a_cover, "cover.mp4: the file holds no video"),
     ],
 )
 def test_what_is_no_video_is_refused_by_name(make: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
@@ -364,6 +395,13 @@ def test_grey_images_of_16_bits_are_read_by_their_high_byte(tmp_path: Path) -> N
     assert frame[0].tolist() == [[0, 0, 1, 64], [128, 191, 255, 255]]
     assert torch.equal(frame[0], frame[1])
     assert torch.equal(frame[0], frame[2])
+
+
+def test_an_image_of_another_size_is_resized_to_the_first(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "frames", ".png", range(2))
+    Image.fromarray(images[1].repeat(2, 0).repeat(2, 1)).save(tmp_path / "frames" / "frame_1.png")
+    frames = read_frames(tmp_path / "frames", [0, 1])
+    assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), np.stack(images))
 
 
 def test_a_folder_of_images_refuses_what_it_cannot_do(tmp_path: Path) -> None:
@@ -539,6 +577,22 @@ def test_a_codec_without_a_decoder_is_refused_with_what_to_do(tmp_path: Path) ->
         VideoReader(path)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not tell which files are open")
+def test_no_file_is_left_open(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", 5)
+    before = len(os.listdir("/proc/self/fd"))
+    gc.disable()
+    try:
+        for _ in range(5):
+            with VideoReader(path) as reader:
+                reader.info()
+            with pytest.raises(VideoError, match="no frame between"):
+                VideoReader(path, 7, 8)
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
+
+
 def test_an_empty_path_is_not_the_working_directory() -> None:
     with pytest.raises(VideoError, match="an empty path"):
         VideoReader("")
@@ -568,6 +622,24 @@ def test_a_file_that_holds_less_than_it_announces_is_told_without_decoding_it_al
     info = probe(path)
     assert info.is_truncated
     assert 1 <= info.num_frames < 50
+
+
+def test_sound_that_goes_on_after_the_pictures_is_no_cut(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "clip.mkv"), "w") as container:
+        pictures, sound = container.add_stream("libx264", rate=25), container.add_stream("pcm_s16le", rate=8000)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(25):
+            picture = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            container.mux(pictures.encode(picture))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 3 * 8000), np.int16), layout="mono")
+        silence.sample_rate = 8000
+        for stream, last in ((pictures, None), (sound, silence), (sound, None)):
+            container.mux(stream.encode(last))
+    content = (tmp_path / "clip.mkv").read_bytes()
+    (tmp_path / "clip.mkv").write_bytes(content.replace(b"DURATION", b"UNKNOWN_"))  # leaves that of the whole file
+    info = probe(tmp_path / "clip.mkv")
+    assert info.num_frames == 25
+    assert not info.is_truncated
 
 
 @pytest.mark.parametrize(
