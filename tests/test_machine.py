@@ -19,7 +19,7 @@ from stadapter.memory import readable_memory_errors
 
 
 def test_out_of_memory_names_the_settings_that_help() -> None:
-    with pytest.raises(TrainingError, match="lower batch_size .*num_frames or size"), readable_memory_errors():
+    with pytest.raises(TrainingError, match=r"lower batch_size .*num_frames or size"), readable_memory_errors():
         torch.empty(2**55, dtype=torch.float32)
     from_worker = "Caught RuntimeError in DataLoader worker process 0.\nTraceback …\nError: can't allocate memory: 9 B"
     with pytest.raises(TrainingError, match=r"out of memory \(Error: can't allocate"), readable_memory_errors():
