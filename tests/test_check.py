@@ -346,8 +346,10 @@ def test_what_to_do_next_leaves_out_what_means_nothing_for_the_data(
 
 
 def test_every_flag_that_check_hands_on_is_one_of_train() -> None:
-    kept = {field.name for field in dataclasses.fields(CheckFlags)} - {"deep", "json", "num_workers"}
-    assert kept <= {field.name for field in dataclasses.fields(TrainConfig)}
+    ours, theirs = ({field.name: field.default for field in dataclasses.fields(of)} for of in (CheckFlags, TrainConfig))
+    kept = ours.keys() - {"deep", "json", "num_workers"}
+    assert kept <= theirs.keys()
+    assert {name: ours[name] for name in kept} == {name: theirs[name] for name in kept}
 
 
 def test_the_verb_tells_by_its_exit_code_whether_training_could_start(

@@ -284,7 +284,7 @@ def test_a_setting_that_came_after_a_run_was_stopped_is_the_default_in_it(stoppe
     metadata["settings"] = json.dumps({"settings": progress.settings, "identity": progress.identity})
     write_tensors(folder / CHECKPOINT_NAME, tensors, metadata)
     with pytest.raises(TrainingError, match=r"tuning\.first_blocks was None, is 1\. A run cannot go on"):
-        run(stopped, tuning=dataclasses.replace(stopped.tuning, first_blocks=1))  # type: ignore[type-var]
+        run(stopped, tuning=dataclasses.replace(stopped.tuning, first_blocks=1))  # type: ignore[type-var]  # strategies are dataclasses
     with pytest.raises(TrainingError, match="lr_clips was None, is 64"):
         run(stopped, lr_clips=64)
     run(stopped)

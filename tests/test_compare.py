@@ -22,7 +22,7 @@ from stadapter.artefact import SPEC_NAME
 from stadapter.comparison import CompareConfig, child, compare, process, runner, write_summary
 from stadapter.comparison.experiments import Experiment, read_experiment, read_experiments
 from stadapter.comparison.jobs import Job, experiment_job, find_common
-from stadapter.comparison.results import FinishedRun, read_result
+from stadapter.comparison.results import FinishedRun, changes, learned_from, read_result
 from stadapter.comparison.search import choose_rate
 from stadapter.comparison.summary import summarise
 from stadapter.comparison.tables import tables
@@ -33,6 +33,7 @@ from stadapter.records import METRICS_NAME
 from stadapter.synthetic import write_clips
 from stadapter.training.checkpoint import CHECKPOINT_NAME
 from stadapter.training.run_folder import LOCK_NAME
+from stadapter.training.settings import TrainConfig
 from stadapter.tuning import STRATEGIES, STAdapter
 from trunks import make_trunk, save_trunk
 
@@ -211,6 +212,13 @@ def test_a_comparison_into_a_run_folder_is_refused(
     for out in ("run", ""):
         with pytest.raises(SettingsError, match="expected a folder for results, no run folder"):
             compare(replace(small(stage, tmp_path), out=out), console=quiet())
+
+
+def test_settings_damaged_by_hand_are_told_as_changed() -> None:
+    wanted = learned_from(TrainConfig(data="-", out="-"))
+    assert changes(wanted, wanted) == []
+    (told,) = changes(wanted | {"tuning": 5}, wanted)
+    assert told.startswith("tuning was 5, is {")
 
 
 def test_results_of_another_budget_are_not_mixed(stage: Path, finished: Path, tmp_path: Path) -> None:

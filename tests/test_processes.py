@@ -104,7 +104,7 @@ def test_a_signal_that_asks_a_run_to_stop_ends_no_decoding_process(turns: Turns)
     with workers_of(loader, turns):
         for num_batches, _ in enumerate(turns.over(loader), start=1):
             if num_batches == NUM_WORKERS:  # one of each, so that all are set up
-                for worker in loader._iterator._workers:  # type: ignore[union-attr]
+                for worker in loader._iterator._workers:  # type: ignore[union-attr]  # with workers it is no other kind
                     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                         os.kill(worker.pid, number)
     assert num_read(loader) == NUM_ITEMS

@@ -74,7 +74,7 @@ def save_artefact(
     }
     tensors = {name: tensor.float() for name, tensor in model.trained_tensors().items()}
     write_tensors(folder / WEIGHTS_NAME, tensors, {})  # several metadata would come in random order
-    # Bytes of a file name that are no text become \\udce9, which in JSON means the same.
+    # Bytes of a file name that are no text become \udce9, which in JSON means the same.
     for name, text in ((CARD_NAME, model_card(spec)), (SPEC_NAME, json.dumps(spec, indent=1, ensure_ascii=False))):
         write_whole(folder / name, f"{text.rstrip()}\n".encode(errors="backslashreplace"))
     return folder

@@ -41,7 +41,9 @@ def changed(name: str, then: Any, now: Any) -> list[str]:
             return changed(name, then.get("name"), now.get("name"))
         return [line for key in {**then, **now} for line in changed(f"{name}.{key}", then.get(key), now.get(key))]
     if _are_names(then) and _are_names(now):
-        gone, new = ([repr(each) for each in ours if each not in theirs] for ours, theirs in ((then, now), (now, then)))
+        gone, new = (
+            [_briefly(each) for each in ours if each not in theirs] for ours, theirs in ((then, now), (now, then))
+        )
         return [f"{name} no longer {listed(gone)}, but {listed(new)}" if gone or new else f"{name} in another order"]
     return [f"{name} was {_briefly(then)}, is {_briefly(now)}"]
 

@@ -18,6 +18,7 @@ from stadapter.errors import STAdapterError
 from stadapter.wording import counted, listed
 
 if TYPE_CHECKING:
+    from stadapter.clips import ClipConfig
     from stadapter.layouts import LabelKind
     from stadapter.manifest import Manifest
 
@@ -75,10 +76,11 @@ def run(arguments: Sequence[str]) -> int:
     if flags.report is not None:
         check_writable(flags.report, "--report")
     folder = find_run(flags.run)
+    spec = read_spec(folder)
     manifest = read_manifest(
         flags.data,
         video_root=flags.video_root,
-        label_kind=flags.label_kind or trained_label_kind(read_spec(folder)),
+        label_kind=flags.label_kind or trained_label_kind(spec),
         split_number=flags.split_number,
     )
     classifier = load_classifier(str(folder), backbone=flags.backbone, precision=flags.precision, device=flags.device)
@@ -89,11 +91,8 @@ def run(arguments: Sequence[str]) -> int:
         label_kind=flags.label_kind or "action",
         split_number=flags.split_number,
     )
-    say([*manifest.notes(), *unused, *_trained_on(read_spec(folder), flags.data, manifest)])
-    views = {name: getattr(flags, name) for name in ("num_temporal_views", "num_spatial_views")}
-    clip_config = dataclasses.replace(
-        classifier.clip_config, **{name: count for name, count in views.items() if count is not None}
-    )
+    say([*manifest.notes(), *unused, *_trained_on(spec, flags.data, manifest)])
+    clip_config = _with_views(classifier.clip_config, flags)
     workers = flags.num_workers
     if workers is None:
         workers = default_workers(device_type=classifier.model.mean.device.type)
@@ -110,16 +109,9 @@ def run(arguments: Sequence[str]) -> int:
     output_console(sys.stderr if flags.json == "-" else sys.stdout).print(tables(report))
     command = shlex.join(["stadapter", "evaluate", *arguments])
     if flags.json is not None:
-        evaluation = {
-            "command": command,
-            "run": str(folder),
-            "data": flags.data,
-            "data_sha256": manifest.hash(),
-            "clip": dataclasses.asdict(clip_config),
-            "precision": flags.precision,
-            "stadapter": __version__,
-        }
-        write_json(flags.json, {"evaluation": evaluation, **report.to_json()})
+        of = {"command": command, "run": str(folder), "data": flags.data, "data_sha256": manifest.hash()}
+        how = {"clip": dataclasses.asdict(clip_config), "precision": flags.precision, "stadapter": __version__}
+        write_json(flags.json, {"evaluation": {**of, **how}, **report.to_json()})
     if flags.report is not None:
         from stadapter.report import write_report
 
@@ -128,6 +120,12 @@ def run(arguments: Sequence[str]) -> int:
         )
         say(f"wrote {written}")
     return 0
+
+
+def _with_views(clip_config: "ClipConfig", flags: EvaluateFlags) -> "ClipConfig":
+    """The clips of training, with as many views as the flags say, where they do."""
+    views = {name: getattr(flags, name) for name in ("num_temporal_views", "num_spatial_views")}
+    return dataclasses.replace(clip_config, **{name: count for name, count in views.items() if count is not None})
 
 
 def trained_label_kind(spec: Mapping[str, Any]) -> "LabelKind":

@@ -204,7 +204,7 @@ def settings_from_json(values: Mapping[str, Any]) -> TrainConfig:
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON values, with the defaults of those that an older version of this program did not know."""
     defaults = settings_to_json(TrainConfig(data="-", out="-"))
-    if strategy := STRATEGIES.get(values.get("tuning", {}).get("name")):
+    known = {part: values[part] for part in ("tuning", "augmentation") if isinstance(values.get(part), Mapping)}
+    if "tuning" in known and (strategy := STRATEGIES.get(known["tuning"].get("name"))):
         defaults["tuning"] = tuning_to_json(strategy())
-    parts = {part: {**defaults[part], **values.get(part, {})} for part in ("tuning", "augmentation")}
-    return {**defaults, **values, **parts}
+    return {**defaults, **values, **{part: {**defaults[part], **given} for part, given in known.items()}}
