@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gestures import replace_between, split
-from stadapter.comparison import Comparison, write_summary
 from stadapter.comparison.results import FinishedRun, read_result
-from stadapter.comparison.summary import Row, difference
+from stadapter.comparison.runner import write_summary
+from stadapter.comparison.summary import Comparison, Row, difference
 from stadapter.comparison.tables import markdown, markdown_table
 from stadapter.tuning import STRATEGIES as TUNINGS
 from stadapter.uncertainty import Difference

@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from stadapter.benchmark import BenchmarkConfig, all_equal, benchmark
+from stadapter.benchmark.config import BenchmarkConfig
+from stadapter.benchmark.runner import all_equal, benchmark
 from stadapter.benchmark.tables import tables
 from stadapter.durable import write_whole
 from stadapter.machine import choose_device

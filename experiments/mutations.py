@@ -32,8 +32,8 @@ import torch
 
 import damage
 from stadapter import VideoError, __version__, sampling, synthetic
+from stadapter.augmentation import Augmentation
 from stadapter.clips import ClipConfig, load_clip
-from stadapter.transforms import Augmentation
 from stadapter.video import VideoReader, boxes, is_video, limits, probe, read_frames
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from gestures import replace_between
 from scaling import EMPTY, is_gpu, read_benchmarks
-from stadapter.benchmark import BenchmarkConfig
+from stadapter.benchmark.config import BenchmarkConfig
 from stadapter.benchmark.tables import notes, seconds_text, share_of_rate
 from stadapter.comparison.tables import markdown_table
 

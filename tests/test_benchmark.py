@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from stadapter import benchmark as module
 from stadapter.__main__ import main
-from stadapter.benchmark import BenchmarkConfig, adapter, all_equal, benchmark, clips, start, timing
+from stadapter.adapters import space_time
+from stadapter.benchmark import adapter, clips, start, timing
+from stadapter.benchmark import runner as module
+from stadapter.benchmark.config import BenchmarkConfig
 from stadapter.benchmark.floors import (
     Product,
     Sizes,
@@ -27,10 +29,10 @@ from stadapter.benchmark.floors import (
 )
 from stadapter.benchmark.networks import NUM_CLASSES, make_networks, ready, sizes_of, training_step
 from stadapter.benchmark.released import import_released
+from stadapter.benchmark.runner import all_equal, benchmark
 from stadapter.benchmark.timing import Case, Check, measure, take_turns
 from stadapter.errors import SettingsError
 from stadapter.products import count_products
-from stadapter.tuning import st_adapter
 
 CPU = torch.device("cpu")
 SMALL = {"trunk": "tiny", "batch_size": 2, "num_frames": 2, "repeats": 1, "device": "cpu"}
@@ -142,17 +144,17 @@ def test_what_cannot_be_computed_is_told_and_the_rest_is_measured(
 
 
 def test_sums_of_shifted_frames_are_the_convolution() -> None:
-    adapted = st_adapter.SpaceTimeAdapter(width=4, bottleneck=3, kernel_size=(5, 1, 1)).requires_grad_(False)
+    adapted = space_time.SpaceTimeAdapter(width=4, bottleneck=3, kernel_size=(5, 1, 1)).requires_grad_(False)
     adapted.conv.weight.normal_()
     adapted.conv.bias.normal_()
     x, conv = torch.randn(2, 4, 6, 3), adapted.conv
-    expected = st_adapter.convolve_time(x, conv.weight, conv.bias)
+    expected = space_time.convolve_time(x, conv.weight, conv.bias)
     torch.testing.assert_close(adapter.shifted_convolution(x, conv.weight, conv.bias), expected)
 
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_on_a_gpu_shifted_frames_are_a_side_of_the_convolution(backward: bool) -> None:
-    adapted = st_adapter.SpaceTimeAdapter(width=4, bottleneck=3)
+    adapted = space_time.SpaceTimeAdapter(width=4, bottleneck=3)
     adapted.conv.weight.data.normal_()
     layout, hidden = adapter.TokenLayout(4, 1, 2, 3), torch.randn(2, 4, 6, 3)
     # Of the device only the kind is looked at: the tensors may be anywhere.
@@ -240,13 +242,13 @@ def test_all_of_the_network_is_verified_and_measured(tmp_path: Path) -> None:
 
 
 def test_a_wrong_adapter_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = st_adapter._convolve
+    right = space_time._convolve
 
     def wrong(x: Tensor, *rest: Any) -> Tensor:
         return right(x.flip(1), *rest)
 
-    monkeypatch.setattr(st_adapter, "_convolve", wrong)
-    monkeypatch.setattr(adapter, "convolve_time", lambda x, *weights: st_adapter.convolve_time(x.flip(1), *weights))
+    monkeypatch.setattr(space_time, "_convolve", wrong)
+    monkeypatch.setattr(adapter, "convolve_time", lambda x, *weights: space_time.convolve_time(x.flip(1), *weights))
     result = benchmark(small(parts=("adapter",), precisions=("fp32",)))
     assert not all_equal(result)
     assert all("seconds" not in case for case in result["cases"])

@@ -114,7 +114,7 @@ def test_an_unknown_verb_suggests_the_nearest(capsys: pytest.CaptureFixture[str]
     assert advice in message
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "predict", "check", "convert"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_a_verb_needs_no_torch(verb: str) -> None:
     code = (
         "import sys\nfrom stadapter.__main__ import main\n"

@@ -13,11 +13,11 @@ import torch
 from safetensors import safe_open
 
 from stadapter import transforms
+from stadapter.augmentation import Augmentation, draw
 from stadapter.clips import ClipConfig, clip_from_array, load_clip, load_random_views
 from stadapter.errors import SettingsError, VideoError
-from stadapter.randaugment import rand_augment
 from stadapter.sampling import random_uniform_indices
-from stadapter.transforms import Augmentation
+from stadapter.transforms import rand_augment
 from stadapter.video import VideoReader, read_frames
 from stadapter.video.packets import Packets
 
@@ -129,7 +129,7 @@ def test_training_views_are_those_of_whole_frames(num_views: int, clip_path: Pat
     frames, views, expected = decoded(clip_path), [], []
     for seed in range(1, num_views + 1):  # that draw no frame twice
         time_seed, space_seed = np.random.default_rng(seed).integers(2**63, size=2)
-        drawn = transforms.draw(
+        drawn = draw(
             augmentation, *frames.shape[1:3], SMALL.size, np.random.default_rng(int(space_seed)), fit=SMALL.fit
         )
         indices = random_uniform_indices(len(frames), SMALL.num_frames, np.random.default_rng(int(time_seed)))
@@ -145,7 +145,7 @@ def test_rand_augment_changes_whole_frames_on_the_released_road(clip_path: Path)
     config, frames = replace(SMALL, resize="released"), decoded(clip_path)
     augmentation = Augmentation(scale=(0.08, 0.5), flip=True, rand_augment="rand-m10-n8-inc1")
     time_seed, space_seed = np.random.default_rng(0).integers(2**63, size=2)
-    drawn = transforms.draw(augmentation, *frames.shape[1:3], config.size, np.random.default_rng(int(space_seed)))
+    drawn = draw(augmentation, *frames.shape[1:3], config.size, np.random.default_rng(int(space_seed)))
     indices = random_uniform_indices(len(frames), config.num_frames, np.random.default_rng(int(time_seed)))
     changed = rand_augment(torch.from_numpy(frames[indices]).permute(0, 3, 1, 2), drawn.operations)
     seen = transforms.normalise(transforms.crop(changed, drawn.window), config.mean, config.std)
@@ -186,7 +186,7 @@ def test_augmentation_without_randomness_shows_what_the_test_view_shows() -> Non
     still = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3), dtype=np.uint8).repeat(6, 0)
     expected = clip_from_array(still, SMALL)[0]
     frames = torch.from_numpy(still).permute(0, 3, 1, 2)
-    drawn = transforms.draw(Augmentation(crop="centre"), 48, 64, 32, np.random.default_rng(0))
+    drawn = draw(Augmentation(crop="centre"), 48, 64, 32, np.random.default_rng(0))
     assert torch.equal(transforms.change(drawn, transforms.crop(frames[:4], drawn.window), 32), expected)
 
 

@@ -19,10 +19,12 @@ from rich.console import Console
 
 from stadapter.__main__ import main
 from stadapter.artefact import SPEC_NAME
-from stadapter.comparison import CompareConfig, child, compare, process, runner, write_summary
+from stadapter.comparison import child, process, runner
+from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment, read_experiment, read_experiments
 from stadapter.comparison.jobs import Job, experiment_job, find_common
 from stadapter.comparison.results import FinishedRun, changes, learned_from, read_result
+from stadapter.comparison.runner import compare, write_summary
 from stadapter.comparison.search import choose_rate
 from stadapter.comparison.summary import summarise
 from stadapter.comparison.tables import tables

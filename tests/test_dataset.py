@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import stadapter.dataset as dataset_module
+from stadapter.augmentation import Augmentation
 from stadapter.clips import ClipConfig, load_clip
 from stadapter.dataset import EvaluationClips, TrainingClips
 from stadapter.errors import DataError, VideoError
@@ -20,7 +21,6 @@ from stadapter.manifest import Entry, Manifest, read_manifest
 from stadapter.samples import Sample, collate
 from stadapter.synthetic import write_clips, write_video
 from stadapter.training.schedule import balanced_order, epoch_order
-from stadapter.transforms import Augmentation
 from stadapter.video import VideoReader
 from stadapter.view_store import ViewStore
 

@@ -17,13 +17,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from stadapter import dataset as dataset_module
+from stadapter.augmentation import Augmentation
 from stadapter.errors import SettingsError
 from stadapter.model import VideoClassifier
 from stadapter.synthetic import write_clips
 from stadapter.training.loop import TrainConfig, train
 from stadapter.training.preparation import prepare
 from stadapter.training.progress import Meter
-from stadapter.transforms import Augmentation
 from stadapter.tuning import AttentivePooling, LinearProbe, STAdapter
 from trainings import train_in_two_processes
 from trunks import save_trunk

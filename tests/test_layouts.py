@@ -12,13 +12,13 @@ from PIL import Image
 
 from kitchens import EPIC, epic_row, write
 from stadapter.__main__ import main
+from stadapter.augmentation import Augmentation
 from stadapter.check import check_data
 from stadapter.clips import ClipConfig, load_frames
 from stadapter.dataset import EvaluationClips, TrainingClips
 from stadapter.errors import DataError
 from stadapter.manifest import Manifest, read_manifest, read_splits
 from stadapter.synthetic import draw_clip, write_video
-from stadapter.transforms import Augmentation
 from stadapter.video import VideoReader
 
 

@@ -11,7 +11,9 @@ from rich.console import Console
 from stadapter.backbones import load_backbone
 from stadapter.errors import SettingsError, TrainingError
 from stadapter.hands import CLASSES
-from stadapter.quickstart import RESULT_NAME, QuickstartConfig, quickstart, tables
+from stadapter.quickstart.config import QuickstartConfig
+from stadapter.quickstart.runner import RESULT_NAME, quickstart
+from stadapter.quickstart.tables import tables
 
 SMALL = {"seed": 0, "train_clips": 1, "test_clips": 1, "epochs": 1}
 

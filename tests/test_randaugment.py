@@ -3,9 +3,10 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from stadapter.augmentation import Augmentation, draw
 from stadapter.errors import SettingsError
-from stadapter.randaugment import _OPERATIONS, Policy, draw_operations, parse_policy, rand_augment
-from stadapter.transforms import Augmentation, change, crop, draw
+from stadapter.randaugment import _OPERATIONS, Policy, draw_operations, parse_policy
+from stadapter.transforms import change, crop, rand_augment
 
 PUBLISHED = "rand-m7-n4-mstd0.5-inc1"
 

@@ -10,8 +10,10 @@ import torch
 
 import gpu
 import scaling
-from stadapter.benchmark import BenchmarkConfig, benchmark, scale
+from stadapter.benchmark import scale
+from stadapter.benchmark.config import BenchmarkConfig
 from stadapter.benchmark.networks import NUM_CLASSES, make_networks, sizes_of
+from stadapter.benchmark.runner import benchmark
 from stadapter.costs import gmacs_per_view
 
 CPU = torch.device("cpu")

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from stadapter.adapters import space_time
+from stadapter.adapters.space_time import SpaceTimeAdapter
 from stadapter.errors import SettingsError
-from stadapter.tuning import STAdapter, st_adapter
-from stadapter.tuning.st_adapter import SpaceTimeAdapter
+from stadapter.tuning import STAdapter
 from stadapter.vit import InsertionPoint, TokenLayout
 from trunks import FAMILIES, NUM_BLOCKS, WIDTH, make_clips, make_trunk
 
@@ -74,7 +75,7 @@ def test_the_path_over_time_alone_equals_the_general_path(
     adapter = make_adapter(kernel_size)
     x = make_tokens(layout)
     fast = adapter(x, layout)
-    monkeypatch.setattr(st_adapter, "is_traced", lambda: True)
+    monkeypatch.setattr(space_time, "is_traced", lambda: True)
     in_pieces = adapter(x, layout)
     assert relative_error(fast, in_pieces) < 1e-6
     assert relative_error(fast, reference(adapter, x, layout)) < 1e-6
@@ -105,7 +106,7 @@ def test_under_autocast_an_adapter_in_one_piece_is_as_close_as_its_pieces(
     weights = make_tokens(layout).to(trunk_dtype)
 
     def compute(is_traced: bool, autocast: bool) -> list[Tensor]:
-        monkeypatch.setattr(st_adapter, "is_traced", lambda: is_traced)
+        monkeypatch.setattr(space_time, "is_traced", lambda: is_traced)
         x = make_tokens(layout).to(trunk_dtype).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             output = adapter(x, layout) if autocast else adapter(x.float(), layout)
@@ -120,7 +121,7 @@ def test_under_autocast_an_adapter_in_one_piece_is_as_close_as_its_pieces(
 def test_the_path_over_time_alone_reads_a_view_and_gives_a_view() -> None:
     adapter = make_adapter()
     hidden = torch.randn(2, 4, 15, 8)
-    output = st_adapter.convolve_time(hidden, adapter.conv.weight, adapter.conv.bias)
+    output = space_time.convolve_time(hidden, adapter.conv.weight, adapter.conv.bias)
     assert output.shape == hidden.shape
     assert output.is_contiguous()  # channels-last all the way: nothing was rearranged
 

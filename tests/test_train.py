@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import stadapter
 from stadapter.artefact import load_artefact
+from stadapter.augmentation import Augmentation
 from stadapter.clips import load_clip
 from stadapter.errors import ArtefactError, DataError, SettingsError, TrainingError
 from stadapter.manifest import read_manifest
@@ -32,7 +33,6 @@ from stadapter.training.checkpoint import CHECKPOINT_NAME
 from stadapter.training.loop import Loop, TrainConfig, train
 from stadapter.training.preparation import make_accelerator, prepare
 from stadapter.training.schedule import epoch_order
-from stadapter.transforms import Augmentation
 from stadapter.tuning import Full, LinearProbe, STAdapter
 from trainings import stop_after, train_in_two_processes
 from trunks import make_trunk, save_trunk

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from stadapter import transforms
+from stadapter.augmentation import Augmentation, Draw, Window, draw, enclosing, spatial_windows
 from stadapter.errors import SettingsError
-from stadapter.transforms import Augmentation, Draw, Window, draw
 
 PLAIN = Draw(Window(0, 0, 48, 64), flip=False, brightness=1, contrast=1, saturation=1)
 
@@ -47,11 +47,11 @@ def test_short_side_resize_rounds_the_longer_side_down(height: int, width: int, 
 
 
 def test_three_spatial_windows_run_along_the_longer_side() -> None:
-    assert [window.left for window in transforms.spatial_windows(48, 71, 3)] == [0, 11, 23]
-    assert [window.top for window in transforms.spatial_windows(71, 48, 3)] == [0, 11, 23]
-    assert transforms.spatial_windows(48, 71, 1) == [Window(0, 11, 48, 48)]
+    assert [window.left for window in spatial_windows(48, 71, 3)] == [0, 11, 23]
+    assert [window.top for window in spatial_windows(71, 48, 3)] == [0, 11, 23]
+    assert spatial_windows(48, 71, 1) == [Window(0, 11, 48, 48)]
     with pytest.raises(SettingsError, match="num_spatial_views is 2"):
-        transforms.spatial_windows(48, 71, 2)
+        spatial_windows(48, 71, 2)
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "short_side_jitter", "centre"])
@@ -167,7 +167,7 @@ def test_colours_are_changed_by_the_written_arithmetic_whatever_the_layout(
 
 def test_windows_are_found_again_in_the_part_that_holds_them_all() -> None:
     windows = [Window(10, 4, 20, 30), Window(2, 14, 8, 25)]
-    part = transforms.enclosing(windows)
+    part = enclosing(windows)
     assert part == Window(2, 4, 28, 35)
     frames = smooth_frames(2)
     for window in windows:

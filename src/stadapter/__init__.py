@@ -8,14 +8,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stadapter.augmentation import Augmentation as Augmentation
     from stadapter.backbones import load_backbone as load_backbone
     from stadapter.check import DataReport as DataReport
     from stadapter.check import check_data as check_data
     from stadapter.clips import ClipConfig as ClipConfig
     from stadapter.clips import load_clip as load_clip
-    from stadapter.comparison import CompareConfig as CompareConfig
-    from stadapter.comparison import Comparison as Comparison
-    from stadapter.comparison import compare as compare
+    from stadapter.comparison.config import CompareConfig as CompareConfig
+    from stadapter.comparison.runner import compare as compare
+    from stadapter.comparison.summary import Comparison as Comparison
     from stadapter.convert import convert_released as convert_released
     from stadapter.errors import ArtefactError as ArtefactError
     from stadapter.errors import BackboneError as BackboneError
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from stadapter.training.loop import TrainResult as TrainResult
     from stadapter.training.loop import train as train
     from stadapter.training.settings import TrainConfig as TrainConfig
-    from stadapter.transforms import Augmentation as Augmentation
     from stadapter.tuning import AIM as AIM
     from stadapter.tuning import AttentivePooling as AttentivePooling
     from stadapter.tuning import BitFit as BitFit
@@ -60,10 +60,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
+    "augmentation": ("Augmentation",),
     "backbones": ("load_backbone",),
     "check": ("DataReport", "check_data"),
     "clips": ("ClipConfig", "load_clip"),
-    "comparison": ("CompareConfig", "Comparison", "compare"),
+    "comparison.config": ("CompareConfig",),
+    "comparison.runner": ("compare",),
+    "comparison.summary": ("Comparison",),
     "convert": ("convert_released",),
     "errors": (
         "ArtefactError",
@@ -81,7 +84,6 @@ _NAMES = {
     "sampling": ("dense_indices", "random_dense_indices", "random_uniform_indices", "uniform_indices"),
     "training.settings": ("TrainConfig",),
     "training.loop": ("TrainResult", "train"),
-    "transforms": ("Augmentation",),
     "tuning": (
         "AIM",
         "AttentivePooling",

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from stadapter.errors import BackboneError
-from stadapter.hub import fetch_snapshot, is_hub_id
+from stadapter.hub import DEFAULT_BACKBONE, fetch_snapshot, is_hub_id
 from stadapter.paths import expanded
 from stadapter.vit import UNREAD_WEIGHTS, BackboneInfo, Block, ImageViT
 from stadapter.wording import counted, listed
 
-DEFAULT_BACKBONE = "facebook/dinov2-small"
 EMBEDDED_BACKBONE = "tiny"
 """The trunk that comes with the package: 3.6 million parameters, 64 pixels, pre-trained on the still images of CIFAR-10
 (experiments/tiny_backbone.py). For first steps and tests; real clips deserve a larger one."""

@@ -11,10 +11,19 @@ import numpy.typing as npt
 import torch
 
 from stadapter import sampling, transforms
+from stadapter.augmentation import (
+    Augmentation,
+    Draw,
+    Fit,
+    Window,
+    centre_window,
+    draw,
+    enclosing,
+    spatial_windows,
+)
 from stadapter.errors import SettingsError, VideoError
 from stadapter.field_types import check_types
-from stadapter.randaugment import rand_augment
-from stadapter.transforms import Augmentation, Draw, Fit, Window
+from stadapter.transforms import rand_augment
 from stadapter.video import Region, VideoReader
 
 # V views, S spatial views, T frames, U different frames, H W pixels
@@ -142,7 +151,7 @@ def load_random_views(
 
         def region(height: int, width: int) -> tuple[slice, slice]:
             spaces = (np.random.default_rng(seed.space) for seed in seeds)
-            draws = [transforms.draw(augmentation, height, width, config.size, each, fit=config.fit) for each in spaces]
+            draws = [draw(augmentation, height, width, config.size, each, fit=config.fit) for each in spaces]
             part = _seen(draws, config, height, width)
             drawn[:] = [replace(each, window=each.window.within(part)) for each in draws]
             return part.slices
@@ -235,14 +244,14 @@ def _test_region(config: ClipConfig) -> Region | None:
     """The part of a frame that test views show, if that is not all of it; it is cropped as the whole frame would be."""
     if config.resize == "released" or config.fit == "stretch" or config.num_spatial_views > 1:
         return None
-    return lambda height, width: transforms.centre_window(height, width).slices
+    return lambda height, width: centre_window(height, width).slices
 
 
 def _seen(draws: Sequence[Draw], config: ClipConfig, height: int, width: int) -> Window:
     """The part of a frame that the drawn views are made of."""
     if config.resize == "released" and any(each.operations for each in draws):
         return Window(0, 0, height, width)  # what RandAugment does there depends on the whole frame
-    return transforms.enclosing([each.window for each in draws])
+    return enclosing([each.window for each in draws])
 
 
 def _test_views(frames: torch.Tensor, views: list[list[int]], config: ClipConfig) -> torch.Tensor:
@@ -260,7 +269,7 @@ def _fast_crops(frames: torch.Tensor, config: ClipConfig) -> list[torch.Tensor]:
     height, width = frames.shape[-2:]
     if config.fit == "stretch":
         return [transforms.resize_fast(frames, config.size, config.size)]
-    windows = transforms.spatial_windows(height, width, config.num_spatial_views)
+    windows = spatial_windows(height, width, config.num_spatial_views)
     return [transforms.resize_fast(transforms.crop(frames, window), config.size, config.size) for window in windows]
 
 
@@ -270,10 +279,7 @@ def _released_crops(frames: torch.Tensor, config: ClipConfig) -> list[torch.Tens
         return [transforms.resize_released(frames, config.size, config.size)]
     frames = transforms.short_side_resize(frames, config.size)
     height, width = frames.shape[-2:]
-    return [
-        transforms.crop(frames, window)
-        for window in transforms.spatial_windows(height, width, config.num_spatial_views)
-    ]
+    return [transforms.crop(frames, window) for window in spatial_windows(height, width, config.num_spatial_views)]
 
 
 def _train_view(frames: torch.Tensor, view: Sequence[int], config: ClipConfig, drawn: Draw) -> torch.Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from stadapter.augmentation import Augmentation
 from stadapter.clips import ClipConfig, load_clip, load_random_views
 from stadapter.errors import DataError, VideoError
 from stadapter.labels import Labels, LabelSpace
@@ -15,7 +16,6 @@ from stadapter.manifest import Manifest
 from stadapter.processes import Turns
 from stadapter.samples import Failure, Sample
 from stadapter.token_cache import TokenCache
-from stadapter.transforms import Augmentation
 from stadapter.view_store import ViewStore
 from stadapter.wording import counted, listed
 

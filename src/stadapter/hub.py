@@ -6,6 +6,8 @@ from pathlib import Path
 from stadapter.errors import BackboneError
 from stadapter.wording import first_line
 
+DEFAULT_BACKBONE = "facebook/dinov2-small"
+"""The trunk of a training that names none."""
 HUB_TIMEOUT_SECONDS = 5.0
 
 

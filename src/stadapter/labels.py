@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Self, TypeAlias
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from stadapter.errors import SettingsError
 from stadapter.wording import counted
+
+if TYPE_CHECKING:  # what reads and checks data, or tells of settings, needs no torch
+    from torch import Tensor
 
 ACTION = "action"
 """What the classes of all heads together are called: it is right where every head is."""
@@ -137,24 +136,33 @@ class LabelSpace:
         text, count = texts.most_common(1)[0]
         return text if count > 1 else None
 
-    def split(self, outputs: Tensor) -> tuple[Tensor, ...]:
+    def split(self, outputs: "Tensor") -> "tuple[Tensor, ...]":
         """Logits or scores (..., C) of all heads as those of each."""
+        import torch
+
         return torch.split(outputs, list(self.sizes), dim=-1)
 
-    def loss(self, logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    def loss(self, logits: "Tensor", targets: "Tensor", *, label_smoothing: float = 0.0) -> "Tensor":
         """The sum of the heads' cross-entropies, each the mean over the batch; logits (B, C), targets (B, K)."""
+        import torch
+        import torch.nn.functional as F
+
         parts = zip(self.split(logits), targets.unbind(-1), strict=True)
         return torch.stack([F.cross_entropy(part, of, label_smoothing=label_smoothing) for part, of in parts]).sum()
 
-    def softmax(self, logits: Tensor) -> Tensor:
+    def softmax(self, logits: "Tensor") -> "Tensor":
         """Logits (..., C) to probabilities: those of each head add up to 1."""
+        import torch
+
         return torch.cat([part.softmax(-1) for part in self.split(logits)], -1)
 
-    def named(self, outputs: Tensor) -> Tensor:
+    def named(self, outputs: "Tensor") -> "Tensor":
         """The class that each head names: logits or scores (..., C) to int64 (..., K)."""
+        import torch
+
         return torch.stack([part.argmax(-1) for part in self.split(outputs)], -1)
 
-    def likeliest(self, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def likeliest(self, scores: "Tensor", count: int) -> "tuple[Tensor, Tensor]":
         """The combinations with the largest product of their classes' scores; with one head its best classes.
 
         Every combination counts, also one that no clip shows: this is how EPIC-Kitchens-100 ranks actions
@@ -167,6 +175,8 @@ class LabelSpace:
         Returns:
             their products (B, n), highest first, and their classes, int64 (B, n, K).
         """
+        import torch
+
         first, *others = self.split(scores)
         best = first.topk(min(count, first.shape[-1]))
         products, places = best.values, best.indices[..., None]  # (B, n), (B, n, 1)

@@ -5,15 +5,12 @@ deviation of 0.5 on the magnitude, operations that all grow stronger with it. Ea
 probability 1/2; which ones, how strong and to which side is drawn once, and is the same on every frame of a clip.
 """
 
-# T frames, H W pixels
-
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from stadapter.errors import SettingsError
@@ -78,19 +75,6 @@ def draw_operations(policy: Policy, generator: np.random.Generator) -> list[Oper
         for index, (happens, sign_draw), strength in zip(chosen, uniform, strengths, strict=True)
         if happens < _PROBABILITY
     ]
-
-
-def rand_augment(frames: torch.Tensor, operations: Sequence[Operation]) -> torch.Tensor:
-    """Carry out the operations on uint8 frames (T, 3, H, W), each frame alike; the same shape and dtype."""
-    if not operations:
-        return frames
-    changed = []
-    for frame in frames.permute(0, 2, 3, 1).contiguous().numpy():  # (H, W, 3)
-        picture = Image.fromarray(frame)
-        for operation in operations:
-            picture = operation(picture)
-        changed.append(np.asarray(picture))
-    return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2)
 
 
 # Each makes an operation from a strength (0 to 1) and a sign (-1 or 1).

@@ -234,6 +234,12 @@ class ImageViT(nn.Module):
             raise SettingsError(f"first_blocks={count}: the trunk has {num_blocks} blocks; choose 1 to {num_blocks}")
         return range(count)
 
+    def unfreeze(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Let parameters learn: in fp32, in storage of their own, so that what they shared it with stays as it is."""
+        for parameter in parameters:
+            parameter.data = parameter.detach().to(torch.float32, copy=True)
+            parameter.requires_grad_(True)
+
     def weights(self) -> dict[str, nn.Parameter]:
         """Every parameter that a forward pass reads, by name."""
         named = self.named_parameters()
@@ -364,13 +370,6 @@ def normalise_tokens(norm: nn.Module, x: Tensor) -> Tensor:
         return result
     with torch.autocast(x.device.type, enabled=False):
         return cast(Tensor, norm(x))
-
-
-def unfreeze(parameters: Iterable[nn.Parameter]) -> None:
-    """Let parameters learn: in fp32, in storage of their own, so that what they shared it with stays as it is."""
-    for parameter in parameters:
-        parameter.data = parameter.detach().to(torch.float32, copy=True)
-        parameter.requires_grad_(True)
 
 
 def nearest_multiple(pixels: int, patch: int) -> int:

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stadapter.adapters.space_time import SpaceTimeAdapter, convolve_time
 from stadapter.benchmark.config import BenchmarkConfig, Precision
 from stadapter.benchmark.floors import Sizes, adapter_products, flops, replay
 from stadapter.benchmark.networks import DTYPES, autocast, disturb, sizes_of
 from stadapter.benchmark.released import Released, released_adapter
 from stadapter.benchmark.timing import Case, Check, relative_error
 from stadapter.products import as_autocast
-from stadapter.tuning.st_adapter import SpaceTimeAdapter, convolve_time
 from stadapter.vit import TokenLayout
 
 _LIMITS: dict[Precision, float] = {"fp32": 1e-5, "bf16": 2e-2}

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stadapter import sampling, transforms
+from stadapter.augmentation import Augmentation, Window, draw
 from stadapter.benchmark.config import BenchmarkConfig
 from stadapter.benchmark.released import Released
 from stadapter.benchmark.timing import Call, Case, Check
 from stadapter.clips import ClipConfig, load_clip, load_random_views
-from stadapter.transforms import Augmentation
 from stadapter.video import read_frames
 from stadapter.view_store import ViewStore
 
@@ -231,9 +231,9 @@ def _drawn_indices(path: Path, config: BenchmarkConfig) -> list[int]:
     return sampling.random_uniform_indices(_count(path), config.num_frames, generator)
 
 
-def _drawn_window(height: int, width: int) -> transforms.Window:
+def _drawn_window(height: int, width: int) -> Window:
     generator = np.random.default_rng(_drawn_seeds()[1])
-    return transforms.draw(AUGMENTATION, height, width, 224, generator).window
+    return draw(AUGMENTATION, height, width, 224, generator).window
 
 
 def _test_indices(path: Path, config: BenchmarkConfig) -> list[int]:

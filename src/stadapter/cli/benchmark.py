@@ -15,7 +15,7 @@ def run(arguments: Sequence[str]) -> int:
     flags = parse(BenchmarkConfig, "stadapter benchmark", arguments)
     if flags.json is not None and flags.json != "-":
         check_writable(flags.json, "--json")
-    from stadapter.benchmark import all_equal, benchmark
+    from stadapter.benchmark.runner import all_equal, benchmark
     from stadapter.benchmark.tables import tables
 
     so_far: dict[str, Any] = {}

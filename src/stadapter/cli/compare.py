@@ -11,10 +11,12 @@ from stadapter.paths import expanded
 
 def run(arguments: Sequence[str]) -> int:
     """stadapter compare; 1 where a run failed."""
-    from stadapter.comparison import CompareConfig, compare
-    from stadapter.comparison.tables import tables
+    from stadapter.comparison.config import CompareConfig
 
     flags = parse(CompareConfig, "stadapter compare", arguments)
+    from stadapter.comparison.runner import compare
+    from stadapter.comparison.tables import tables
+
     try:
         comparison = compare(flags)
     except KeyboardInterrupt:

@@ -11,9 +11,12 @@ from stadapter.paths import expanded
 
 def run(arguments: Sequence[str]) -> int:
     """stadapter quickstart"""
-    from stadapter.quickstart import QuickstartConfig, quickstart, tables
+    from stadapter.quickstart.config import QuickstartConfig
 
     flags = parse(QuickstartConfig, "stadapter quickstart", arguments)
+    from stadapter.quickstart.runner import quickstart
+    from stadapter.quickstart.tables import tables
+
     try:
         result = quickstart(flags)
     except KeyboardInterrupt:

@@ -21,15 +21,19 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """stadapter train"""
-    from stadapter.report import REPORT_NAME
-    from stadapter.training.checkpoint import CHECKPOINT_NAME
-    from stadapter.training.loop import train
     from stadapter.training.settings import TrainConfig
 
     flags = parse_train_flags(arguments)
     config = TrainConfig(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(TrainConfig)})
-    if flags.dry_run:
-        return _estimate(config)
+    return _estimate(config) if flags.dry_run else _train(config, arguments)
+
+
+def _train(config: "TrainConfig", arguments: Sequence[str]) -> int:
+    """Train, and say what came of it, or how to go on."""
+    from stadapter.report import REPORT_NAME
+    from stadapter.training.checkpoint import CHECKPOINT_NAME
+    from stadapter.training.loop import train
+
     try:
         result = train(config)
     except KeyboardInterrupt:

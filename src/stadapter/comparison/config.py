@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 import tyro
 
-from stadapter.backbones import DEFAULT_BACKBONE
+from stadapter.augmentation import Augmentation, Fit
 from stadapter.comparison.experiments import Experiment, read_experiments
 from stadapter.errors import SettingsError
+from stadapter.hub import DEFAULT_BACKBONE
 from stadapter.layouts import LabelKind
 from stadapter.training.settings import TrainConfig
-from stadapter.transforms import Augmentation, Fit
 from stadapter.tuning import STRATEGIES
 
 _NONE = tyro.conf.arg(help_behavior_hint="(default: none)")

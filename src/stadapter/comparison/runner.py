@@ -8,20 +8,53 @@ from pathlib import Path
 from rich.console import Console
 
 from stadapter.artefact import SPEC_NAME
-from stadapter.comparison.config import CompareConfig
+from stadapter.comparison.config import CompareConfig, choose_experiments
 from stadapter.comparison.experiments import Experiment
 from stadapter.comparison.jobs import Common, Job, experiment_job, find_common, rates_of
+from stadapter.comparison.plots import write_figures
 from stadapter.comparison.process import fail, identity_there, is_done, run
 from stadapter.comparison.results import changes, read_result, read_results, result_name
 from stadapter.comparison.search import search
+from stadapter.comparison.summary import Comparison, summarise
+from stadapter.comparison.tables import write_csv, write_markdown
 from stadapter.errors import SettingsError
+from stadapter.paths import expanded
 from stadapter.records import METRICS_NAME
 from stadapter.signals import stopped_by_signals
 from stadapter.training.run_folder import locked
 from stadapter.wording import changed, duration, listed
 
+MARKDOWN_NAME, CSV_NAME = "comparison.md", "runs.csv"
 
-def run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Path, console: Console) -> None:
+
+def compare(config: CompareConfig, *, console: Console | None = None) -> Comparison:
+    """Run what has no result yet, and write a table, a CSV file and two figures from all results in the folder.
+
+    A run that fails is recorded with its error, and tried again by the next call; the others go on.
+
+    Args:
+        config: what is compared, on what, and with which budget.
+        console: where to say which run is under way; default standard error.
+
+    Raises:
+        SettingsError: experiments that cannot be understood, or results that were made with other settings.
+        STAdapterError: the data or the trunk is not usable, or the folder cannot be written.
+        KeyboardInterrupt: asked to stop; the run under way has left a checkpoint, from which the next call goes on.
+    """
+    folder = expanded(config.out)
+    _run_all(config, choose_experiments(config), folder, console or Console(stderr=True))
+    return write_summary(folder, reference=config.reference)
+
+
+def write_summary(folder: Path, *, reference: str = "st-adapter/default") -> Comparison:
+    """The comparison from the result files in a folder; its table, CSV file and figures are written beside them."""
+    comparison = summarise(folder, reference=reference)
+    write_markdown(folder / MARKDOWN_NAME, comparison, write_figures(folder, comparison))
+    write_csv(folder / CSV_NAME, comparison)
+    return comparison
+
+
+def _run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Path, console: Console) -> None:
     """Run what has no result yet; results that are there with other settings are refused before anything starts.
 
     Raises:

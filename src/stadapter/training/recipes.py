@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from stadapter.augmentation import Augmentation
 from stadapter.training.settings import TrainConfig
-from stadapter.transforms import Augmentation
 from stadapter.tuning import STAdapter
 
 CLIP_B16 = "openai/clip-vit-base-patch16"

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from stadapter.backbones import DEFAULT_BACKBONE
+from stadapter.augmentation import Augmentation, Fit
 from stadapter.errors import SettingsError
 from stadapter.field_types import check_types, from_json
+from stadapter.hub import DEFAULT_BACKBONE
 from stadapter.layouts import NUM_SPLITS, LabelKind
 from stadapter.manifest.holdout import VAL_FRACTION
 from stadapter.paths import expanded
-from stadapter.transforms import Augmentation, Fit
 from stadapter.tuning import STRATEGIES, STAdapter, Tuning, check_tuning, tuning_from_json, tuning_to_json
 
 FREE_SETTINGS = frozenset(

@@ -3,16 +3,16 @@
 A strategy is a frozen dataclass with one method, `apply(vit)`, called on a fully frozen `ImageViT` and changing it in
 place; every parameter that requires a gradient afterwards is trained and saved. One that needs another head than the
 average over frames has a second method, `make_head`; one that wants a lower learning rate than new layers do says so in
-`highest_lr`. Strategies do not know each other; what they share is in
-`stadapter.layers`. docs/strategies.md compares them.
+`highest_lr`. Strategies do not know each other. What they put into a trunk is in `stadapter.adapters`, and imported in
+`apply`: settings, flags and help are made of the dataclasses alone, and need no torch. docs/strategies.md compares
+them.
 """
 
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from stadapter.errors import SettingsError
 from stadapter.field_types import check_types, from_json
-from stadapter.heads import Head
 from stadapter.tuning.aim import AIM
 from stadapter.tuning.attentive_pooling import AttentivePooling
 from stadapter.tuning.bitfit import BitFit
@@ -25,7 +25,10 @@ from stadapter.tuning.partial import Partial
 from stadapter.tuning.prompt import Prompt
 from stadapter.tuning.st_adapter import STAdapter
 from stadapter.tuning.temporal import Temporal
-from stadapter.vit import ImageViT
+
+if TYPE_CHECKING:
+    from stadapter.heads import Head
+    from stadapter.vit import ImageViT
 
 __all__ = [
     "AIM",
@@ -53,7 +56,7 @@ __all__ = [
 class Tuning(Protocol):
     """What every strategy offers."""
 
-    def apply(self, vit: ImageViT) -> None:
+    def apply(self, vit: "ImageViT") -> None:
         """Change a frozen trunk in place."""
 
 
@@ -61,7 +64,7 @@ class Tuning(Protocol):
 class MakesHead(Protocol):
     """What a strategy offers beside `apply` if it needs another head than the average over frames."""
 
-    def make_head(self, vit: ImageViT, *, num_classes: int, dropout: float) -> Head:
+    def make_head(self, vit: "ImageViT", *, num_classes: int, dropout: float) -> "Head":
         """A fresh head for a trunk that `apply` has changed."""
 
 

@@ -1,9 +1,12 @@
 """Attentive pooling: a frozen trunk, and a learned query over the tokens of all frames."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from stadapter.heads import AttentivePoolingHead
-from stadapter.vit import ImageViT
+if TYPE_CHECKING:
+    from stadapter.heads import AttentivePoolingHead
+    from stadapter.vit import ImageViT
+
 
 _HEAD_WIDTH = 64
 """Channels of one head of the attention in every published ViT."""
@@ -23,15 +26,17 @@ class AttentivePooling:
     num_heads: int | None = None
     """Heads of the attention, which divide the trunk's width; default one for every 64 channels."""
 
-    def apply(self, vit: ImageViT) -> None:
+    def apply(self, vit: "ImageViT") -> None:
         """Change nothing: the trunk is frozen already."""
 
-    def make_head(self, vit: ImageViT, *, num_classes: int, dropout: float) -> AttentivePoolingHead:
+    def make_head(self, vit: "ImageViT", *, num_classes: int, dropout: float) -> "AttentivePoolingHead":
         """The head that learns, in place of the average over frames.
 
         Raises:
             SettingsError: no frames, or heads that do not divide the trunk's width.
         """
+        from stadapter.heads import AttentivePoolingHead
+
         return AttentivePoolingHead(
             norm=vit.norm,
             width=vit.width,

@@ -1,9 +1,12 @@
 """BitFit: only the biases learn (Ben Zaken, Goldberg, Ravfogel, ACL 2022, arXiv 2106.10199)."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stadapter.errors import SettingsError
-from stadapter.vit import ImageViT, unfreeze
+
+if TYPE_CHECKING:
+    from stadapter.vit import ImageViT
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class BitFit:
     again: it is counted and saved, and changes nothing.
     """
 
-    def apply(self, vit: ImageViT) -> None:
+    def apply(self, vit: "ImageViT") -> None:
         """Let every bias learn, in fp32 and in storage of its own.
 
         Raises:
@@ -23,4 +26,4 @@ class BitFit:
         biases = [parameter for name, parameter in vit.weights().items() if name.endswith(".bias")]
         if not biases:
             raise SettingsError("BitFit on a trunk without biases trains nothing; choose another strategy")
-        unfreeze(biases)
+        vit.unfreeze(biases)

@@ -1,29 +1,13 @@
 """A bottleneck adapter without time: ST-Adapter with the convolution left out."""
 
-# B batch, T frames, N tokens (prefix + patches), D width
-
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
+from stadapter.adapters import Activation
 from stadapter.errors import SettingsError
-from stadapter.layers import Activation, BottleneckMLP, insert_adapters
-from stadapter.vit import ImageViT, TokenLayout
 
-
-class PatchAdapter(nn.Module):
-    """x + up(f(down(x))) on the patch tokens (B*T, N, D); prefix tokens pass by untouched. It starts as identity."""
-
-    passes_prefix = True
-
-    def __init__(self, *, width: int, bottleneck: int, activation: str | None) -> None:
-        super().__init__()
-        self.bottleneck = BottleneckMLP(width=width, bottleneck=bottleneck, activation=activation)
-
-    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        prefix, patches = x[:, : layout.num_prefix], x[:, layout.num_prefix :]
-        return torch.cat([prefix, patches + self.bottleneck(patches)], dim=1)
+if TYPE_CHECKING:
+    from stadapter.vit import ImageViT
 
 
 @dataclass(frozen=True)
@@ -45,12 +29,15 @@ class Bottleneck:
     activation: Activation | None = "gelu"
     """Activation f between the two projections; None has none."""
 
-    def apply(self, vit: ImageViT) -> None:
+    def apply(self, vit: "ImageViT") -> None:
         """Insert fresh adapters into a frozen trunk, in place.
 
         Raises:
             SettingsError: a setting that the trunk cannot hold, or with which nothing would learn.
         """
+        from stadapter.adapters.patch import PatchAdapter
+        from stadapter.layers import insert_adapters
+
         if self.width is not None and self.width < 1:
             raise SettingsError(f"bottleneck width {self.width}: expected at least 1 channel")
         bottleneck = self.width if self.width is not None else vit.width // 2

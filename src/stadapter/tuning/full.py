@@ -1,9 +1,10 @@
 """Full fine-tuning of the image model, frames averaged: the plainest way to carry it to video."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from stadapter.vit import ImageViT, unfreeze
+if TYPE_CHECKING:
+    from stadapter.vit import ImageViT
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,6 @@ class Full:
     highest_lr: ClassVar[float] = 1e-4
     """Above it a run says that its learning rate is high for weights of a trunk."""
 
-    def apply(self, vit: ImageViT) -> None:
+    def apply(self, vit: "ImageViT") -> None:
         """Let every weight of the trunk that a forward pass reads learn, in fp32 and in storage of its own."""
-        unfreeze(vit.weights().values())
+        vit.unfreeze(vit.weights().values())

@@ -1,10 +1,10 @@
 """Full fine-tuning with divided space-time attention (TimeSformer: Bertasius et al., ICML 2021, arXiv 2102.05095)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from stadapter.layers import insert_temporal_attention
-from stadapter.vit import ImageViT, unfreeze
+if TYPE_CHECKING:
+    from stadapter.vit import ImageViT
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class FullTemporal:
 
     The full fine-tuning that the ST-Adapter paper (arXiv 2206.13559) compares with: its 121.57 M parameters are this
     on ViT-B/16 with 8 frames and 400 classes. How it starts, and how it treats the class token:
-    `stadapter.layers.TemporalAttention`. It wants a learning rate of about 1e-5 to 1e-4.
+    `stadapter.adapters.temporal_attention.TemporalAttention`. It wants a learning rate of about 1e-5 to 1e-4.
     """
 
     highest_lr: ClassVar[float] = 1e-4
@@ -22,11 +22,13 @@ class FullTemporal:
     num_frames: int = 8
     """Frames of the learned time embedding; clips of another length interpolate it."""
 
-    def apply(self, vit: ImageViT) -> None:
+    def apply(self, vit: "ImageViT") -> None:
         """Insert the attention over time, and let everything that a forward pass reads learn.
 
         Raises:
             SettingsError: no frames.
         """
+        from stadapter.adapters.temporal_attention import insert_temporal_attention
+
         insert_temporal_attention(vit, num_frames=self.num_frames)
-        unfreeze(vit.weights().values())
+        vit.unfreeze(vit.weights().values())

@@ -1,13 +1,15 @@
 """Linear probe: the trunk stays as it is, only the classifier learns."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from stadapter.vit import ImageViT
+if TYPE_CHECKING:
+    from stadapter.vit import ImageViT
 
 
 @dataclass(frozen=True)
 class LinearProbe:
     """Train the classifier alone on the frozen trunk's averaged features: blind to the order of frames."""
 
-    def apply(self, vit: ImageViT) -> None:
+    def apply(self, vit: "ImageViT") -> None:
         """Change nothing: the trunk is frozen already."""

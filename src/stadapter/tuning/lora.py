@@ -1,9 +1,12 @@
 """LoRA: low-rank updates of the attention's query and value projections (Hu et al., ICLR 2022, arXiv 2106.09685)."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stadapter.errors import SettingsError
-from stadapter.vit import ImageViT
+
+if TYPE_CHECKING:
+    from stadapter.vit import ImageViT
 
 _PROJECTIONS = ("q_proj", "v_proj")
 """The names of query and value in the attention of every family."""
@@ -22,7 +25,7 @@ class LoRA:
     last_blocks: int | None = None
     """Adapt only the last so many blocks; default all."""
 
-    def apply(self, vit: ImageViT) -> None:
+    def apply(self, vit: "ImageViT") -> None:
         """Wrap the query and value projections of a frozen trunk, in place; they start as they were.
 
         Raises:

@@ -1,9 +1,10 @@
 """Partial fine-tuning: the last blocks of the image model and its final norm."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from stadapter.vit import ImageViT, unfreeze
+if TYPE_CHECKING:
+    from stadapter.vit import ImageViT
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,12 @@ class Partial:
     last_blocks: int = 1
     """How many blocks learn, counted from the last."""
 
-    def apply(self, vit: ImageViT) -> None:
+    def apply(self, vit: "ImageViT") -> None:
         """Let the last blocks and the final norm learn, in fp32 and in storage of their own.
 
         Raises:
             SettingsError: fewer than one block, or more than there are.
         """
         for index in vit.last_blocks(self.last_blocks):
-            unfreeze(vit.blocks[index].parameters())
-        unfreeze(vit.norm.parameters())
+            vit.unfreeze(vit.blocks[index].parameters())
+        vit.unfreeze(vit.norm.parameters())

@@ -1,9 +1,10 @@
 """Temporal fine-tuning: a frozen image model, and attention over time that learns."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from stadapter.layers import insert_temporal_attention
-from stadapter.vit import ImageViT
+if TYPE_CHECKING:
+    from stadapter.vit import ImageViT
 
 
 @dataclass(frozen=True)
@@ -11,16 +12,19 @@ class Temporal:
     """Train attention over time, added before attention in every block of the frozen trunk; it starts as the trunk.
 
     The temporal half of TimeSformer (Bertasius et al., ICML 2021, arXiv 2102.05095): its norm, attention, projection
-    and time embedding. How it starts, and how it treats the class token: `stadapter.layers.TemporalAttention`.
+    and time embedding. How it starts, and how it treats the class token:
+    `stadapter.adapters.temporal_attention.TemporalAttention`.
     """
 
     num_frames: int = 8
     """Frames of the learned time embedding; clips of another length interpolate it."""
 
-    def apply(self, vit: ImageViT) -> None:
+    def apply(self, vit: "ImageViT") -> None:
         """Insert the attention over time.
 
         Raises:
             SettingsError: no frames.
         """
+        from stadapter.adapters.temporal_attention import insert_temporal_attention
+
         insert_temporal_attention(vit, num_frames=self.num_frames)

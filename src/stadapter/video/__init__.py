@@ -7,9 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
-import torch
+from typing import TYPE_CHECKING, Self
 
 from stadapter.errors import VideoError
 from stadapter.paths import expanded
@@ -19,6 +17,9 @@ from stadapter.video.images import IMAGE_SUFFIXES, ImageFolder, image_number
 from stadapter.video.info import VideoInfo
 from stadapter.video.segment import Segment
 from stadapter.wording import first_line
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Region", "VideoInfo", "VideoReader", "is_video", "probe", "read_frames"]
 
@@ -86,7 +87,7 @@ class VideoReader:
         """
         return self._source.has_lost_frames
 
-    def read(self, indices: Sequence[int], *, region: Region | None = None) -> torch.Tensor:
+    def read(self, indices: Sequence[int], *, region: Region | None = None) -> "torch.Tensor":
         """The frames with these numbers, in the order asked, as uint8 RGB (T, 3, H, W).
 
         The memory is laid out (T, H, W, 3), as the fast resize likes it. Numbers may repeat, in any order. With
@@ -116,6 +117,8 @@ class VideoReader:
                     "the file is truncated or damaged"
                 )
             frames = gathered.in_order(wanted)  # (T, H, W, 3)
+        import torch
+
         return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
     def info(self) -> VideoInfo:
@@ -147,7 +150,7 @@ def read_frames(
     *,
     start_seconds: float | None = None,
     end_seconds: float | None = None,
-) -> torch.Tensor:
+) -> "torch.Tensor":
     """Exactly these frames of a video, as uint8 RGB (T, 3, H, W), decoding only what they need.
 
     Frame i is the i-th in presentation order, turned upright; numbers may repeat and come in any order. With

@@ -1,37 +1,31 @@
-"""The embedded default: from nothing to a trained video classifier in minutes, and what time inside the trunk is worth.
-
-Clips of a drawn hand are written as video files; their classes are time-reversed pairs, so no model blind to the order
-of frames can name more than half of them. A linear probe and ST-Adapter are trained with the same budget on the trunk
-that comes with the package, and tested on clips drawn from other seeds.
-"""
+"""Clips, the two trainings, and the predictions, one after the other; what an earlier call has left is used."""
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 
 from stadapter import __version__
+from stadapter.augmentation import Augmentation
 from stadapter.backbones import EMBEDDED_BACKBONE
 from stadapter.durable import write_whole
 from stadapter.errors import SettingsError
 from stadapter.evaluation.figures import Report
-from stadapter.evaluation.tables import interval_text, percent
 from stadapter.hands import CLASSES, write_hand_clips
 from stadapter.paths import expanded
 from stadapter.predict import Classifier, Prediction
+from stadapter.quickstart.config import QuickstartConfig
+from stadapter.quickstart.tables import TITLES
 from stadapter.records import read_records, running_seconds
 from stadapter.training.checkpoint import CHECKPOINT_NAME
 from stadapter.training.loop import train
 from stadapter.training.run_folder import LOCK_NAME, locked
 from stadapter.training.settings import TrainConfig
-from stadapter.transforms import Augmentation
 from stadapter.tuning import LinearProbe, STAdapter, Tuning
-from stadapter.uncertainty import Interval
-from stadapter.wording import changed, listed
+from stadapter.wording import changed
 
 RESULT_NAME = "result.json"
 CONTESTANTS: dict[str, Tuning] = {"linear-probe": LinearProbe(), "st-adapter": STAdapter(kernel_size=(3, 3, 3))}
@@ -39,26 +33,8 @@ CONTESTANTS: dict[str, Tuning] = {"linear-probe": LinearProbe(), "st-adapter": S
 the default (3, 1, 1): 384 steps gave 100 % against 74 % (docs/log.md)."""
 _AUGMENTATION = Augmentation(scale=(0.7, 1.0))
 """Crops that keep most of a way."""
-_TITLES = {"linear-probe": "linear probe", "st-adapter": "ST-Adapter"}
 _DRAWINGS = ("train", "test", "unseen")
 """Sets of clips, each drawn from a seed of its own."""
-
-
-@dataclass(frozen=True)
-class QuickstartConfig:
-    """Make clips, train a linear probe and ST-Adapter on them with the same budget, test both, and look at the
-    result: minutes on two cores, nothing downloaded."""
-
-    out: str = "quickstart"
-    """Folder to make: clips, two run folders, result.json; an unfinished one is gone on with."""
-    seed: int = 0
-    """Of the drawings and of training."""
-    train_clips: int = 64
-    """Clips of each of the 8 classes to train on."""
-    test_clips: int = 16
-    """Clips of each class to test on, drawn from another seed."""
-    epochs: int = 7
-    """Passes over the training clips, for both."""
 
 
 def quickstart(config: QuickstartConfig | None = None, *, console: Console | None = None) -> dict[str, Any]:
@@ -79,7 +55,6 @@ def quickstart(config: QuickstartConfig | None = None, *, console: Console | Non
         STAdapterError: as for `train`; or another process works in the folder.
     """
     config, console = config or QuickstartConfig(), console or Console(stderr=True)
-    _check(config)
     folder = expanded(config.out)
     _so_far(folder, config)
     with locked(folder):
@@ -96,47 +71,13 @@ def _run_all(folder: Path, config: QuickstartConfig, console: Console) -> dict[s
         write_hand_clips(folder / "clips" / drawing, clips_per_class=count, seed=seed)
     for name in CONTESTANTS:
         if name not in result["runs"]:
-            console.print(f"\n{_TITLES[name]}", style="bold")
+            console.print(f"\n{TITLES[name]}", style="bold")
             result["runs"][name] = _run(name, folder, config, console)
             _write(folder, result)
     result["unseen"] = _predict_unseen(folder)
     result["seconds"] = round(sum(run["seconds"] for run in result["runs"].values()), 1)
     _write(folder, result)
     return result
-
-
-def tables(result: dict[str, Any]) -> Group:
-    """The comparison, the prediction, and where to look next, to be printed with rich."""
-    table = Table(
-        title=f"Quickstart: {result['test_clips']} test clips of {len(CLASSES)} classes", title_justify="left"
-    )
-    table.add_column("")
-    for header in ("trained parameters", "top-1", "95 % interval", "played backwards", "training"):
-        table.add_column(header, justify="right")
-    for name, run in result["runs"].items():
-        table.add_row(
-            _TITLES[name],
-            f"{run['trained_parameters']:,}",
-            percent(run["top1"]),
-            interval_text(Interval(**run["top1_interval"])),
-            percent(run["reversed"]),
-            f"{run['seconds']:.0f} s",
-        )
-    wrong = [each for each in result["unseen"] if each["predicted"] != each["label"]]
-    taken = listed([f"{each['label']} for {each['predicted']} ({percent(each['score'])})" for each in wrong])
-    return Group(
-        table,
-        "The classes are pairs that are each other played backwards: what does not see the order of frames cannot pass "
-        "50 %.",
-        f"Of {len(result['unseen'])} more clips, one of each class, ST-Adapter names "
-        f"{len(result['unseen']) - len(wrong)} right" + (f"; it takes {taken}." if wrong else "."),
-    )
-
-
-def _check(config: QuickstartConfig) -> None:
-    for name, lowest in {"seed": 0, "train_clips": 1, "test_clips": 1, "epochs": 1}.items():
-        if getattr(config, name) < lowest:
-            raise SettingsError(f"{name} {getattr(config, name)}: expected at least {lowest}")
 
 
 def _so_far(folder: Path, config: QuickstartConfig) -> dict[str, Any]:

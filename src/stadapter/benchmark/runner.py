@@ -1,0 +1,171 @@
+"""The parts of a benchmark, one after the other: verify, measure, keep what there is."""
+
+import os
+import platform
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stadapter import __version__
+from stadapter.allocator import hand_back_freed_memory, keep_freed_memory, keep_no_freed_memory
+from stadapter.benchmark import adapter, clips, loop, model, scale, start
+from stadapter.benchmark.config import BenchmarkConfig, Part
+from stadapter.benchmark.floors import copy_rate, product_rate
+from stadapter.benchmark.networks import DTYPES
+from stadapter.benchmark.released import Released, import_released
+from stadapter.benchmark.timing import Case, measure, synchroniser
+from stadapter.machine import choose_device, describe_device
+from stadapter.provenance import commit, processor
+from stadapter.wording import first_line
+
+FORMAT_VERSION = 1
+
+
+def benchmark(
+    config: BenchmarkConfig,
+    *,
+    progress: Callable[[str], None] = lambda name: None,
+    keep: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> dict[str, Any]:
+    """Verify and measure.
+
+    Args:
+        config: what, and at which sizes.
+        progress: told the name of every case before it is measured.
+        keep: given what there is at the start and after every case: so it is not lost if the rest is not waited for.
+
+    Returns:
+        JSON values: hardware, versions, date, for every case its checks, seconds and ratios, and what failed: a case
+        or a part that cannot be computed is told, and the rest measured.
+
+    Raises:
+        SettingsError: a device that is not there, or a reference that is no checkout of the released code.
+    """
+    device = choose_device(config.device)
+    released = import_released(config.reference) if config.reference is not None else None
+    with _threads(config.threads or torch.get_num_threads()):
+        return _measure_all(config, released, device, progress, keep)
+
+
+def all_equal(result: dict[str, Any]) -> bool:
+    """Whether all could be computed, and every check of a benchmark holds."""
+    return not result["failures"] and all(case["equal"] for case in result["cases"])
+
+
+def _measure_all(
+    config: BenchmarkConfig,
+    released: Released | None,
+    device: torch.device,
+    progress: Callable[[str], None],
+    keep: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    synchronise = synchroniser(device)
+    result = _header(config, released, device, synchronise)
+    keep(result)
+    with ExitStack() as folders:
+        for part in config.parts:
+            # As decoding processes have it, and as those do that train.
+            (keep_no_freed_memory if part == "clips" else keep_freed_memory)()
+            with _told(result, part, "between its cases"):
+                for case in _cases(part, config, released, device, folders):
+                    progress(case.name)
+                    with _told(result, part, case.name), _threads(_num_threads(case)):
+                        result["cases"].append(measure(case, repeats=config.repeats, synchronise=synchronise))
+                    keep(result)
+                    _free(device)
+            keep(result)
+    return result
+
+
+@contextmanager
+def _told(result: dict[str, Any], part: Part, where: str) -> Iterator[None]:
+    """Note what fails within, and let the rest be measured: it takes minutes, and may be had only once."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        result["failures"].append(
+            {"part": part, "where": where, "error": f"{type(error).__name__}: {first_line(error)}"}
+        )
+
+
+def _free(device: torch.device) -> None:
+    """Hand back what a case leaves: gigabytes of large videos, or what did not fit into a GPU."""
+    hand_back_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _num_threads(case: Case) -> int:
+    return 1 if case.clock == "processor" else torch.get_num_threads()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads; one is what a process that loads clips has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cases(
+    part: Part, config: BenchmarkConfig, released: Released | None, device: torch.device, folders: ExitStack
+) -> Iterator[Case]:
+    makers: dict[Part, Callable[..., Iterator[Case]]] = {
+        "adapter": adapter.cases,
+        "model": model.cases,
+        "scale": scale.cases,
+        "clips": clips.cases,
+        "loop": loop.cases,
+        "cold-start": start.cases,
+    }
+    make = makers[part]
+    if part in ("clips", "loop"):
+        folder = folders.enter_context(tempfile.TemporaryDirectory(prefix="stadapter-benchmark-"))
+        make = partial(make, folder=Path(folder))
+    return make(config, released, device)
+
+
+def _header(
+    config: BenchmarkConfig, released: Released | None, device: torch.device, synchronise: Callable[[], None]
+) -> dict[str, Any]:
+    import av
+    import transformers
+
+    rates = {
+        name: product_rate(DTYPES[name], device, synchronise, repeats=config.repeats) for name in config.precisions
+    }
+    return {
+        "format_version": FORMAT_VERSION,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "settings": {name: value for name, value in vars(config).items() if name not in ("reference", "json")},
+        "machine": {
+            **processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": describe_device(device),
+            "product_flops_per_second": rates,
+            "copy_bytes_per_second": copy_rate(device, synchronise, repeats=config.repeats),
+        },
+        "commit": commit(),
+        "versions": {
+            "stadapter": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "av": av.__version__,
+        },
+        "reference": {"notes": list(released.notes)} if released is not None else None,
+        "cases": [],
+        "failures": [],
+    }
