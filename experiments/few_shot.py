@@ -23,6 +23,7 @@ from typing import Any
 
 from gestures import ROOT, processor, public, split
 from stadapter.artefact import WEIGHTS_NAME
+from stadapter.wording import percent
 
 RESULT = ROOT / "results" / "few-shot.json"
 WAYS = ("fresh", "without", "empty", "filled")
@@ -150,7 +151,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + "---:|" * len(head)]
     for each in runs:
         times = [f"{each['seconds'][way]['wall']:.0f} / {each['seconds'][way]['processor']:.0f} s" for way in ways]
-        shares = [f"{each['top1'][kind]:.1%}" for kind in kinds]
+        shares = [percent(each["top1"][kind]) for kind in kinds]
         cells = [str(each["last_blocks"]), *shares, str(each["steps"]), *times]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from stadapter.wording import percent
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "gestures"
 DIVISOR, REMAINDER = 6, 4
@@ -195,9 +197,10 @@ def every_run(results: list[dict[str, Any]]) -> str:
     for result in results:
         report = result["report"]
         right = sum(prediction["label"] == prediction["predicted"] for prediction in report["predictions"])
+        shares = [percent(report[name]) for name in ("top1", "top5", "mean_class_accuracy")]
         lines.append(
-            f"| {result['variant']}, seed {result['seed']} | {right} of {report['num_clips']} | {report['top1']:.1%} | "
-            f"{report['top5']:.1%} | {report['mean_class_accuracy']:.1%} | {result['train_seconds'] / 60:.1f} min |"
+            f"| {result['variant']}, seed {result['seed']} | {right} of {report['num_clips']} | {' | '.join(shares)} | "
+            f"{result['train_seconds'] / 60:.1f} min |"
         )
     return "\n".join(lines)
 

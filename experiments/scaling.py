@@ -23,7 +23,7 @@ from stadapter.benchmark.networks import NUM_CLASSES, make_networks, sizes_of
 from stadapter.comparison.tables import markdown_table
 from stadapter.costs import checkpointing_cost
 from stadapter.training.recipes import k400_b16
-from stadapter.wording import duration
+from stadapter.wording import duration, percent
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, MEASURED = ROOT / "docs" / "scaling.md", ROOT / "benchmarks"
@@ -183,7 +183,7 @@ def decode_rate(benchmark: Mapping[str, Any]) -> float | None:
 def _share(case: Mapping[str, Any] | None, rate: float | None) -> str:
     if case is None or rate is None or "flops" not in case:
         return EMPTY
-    return f"{case['flops'] / case['seconds']['ours']['median'] / rate:.0%}".replace("%", " %")
+    return percent(case["flops"] / case["seconds"]["ours"]["median"] / rate, 0)
 
 
 def _peak(case: Mapping[str, Any] | None, side: str) -> str:

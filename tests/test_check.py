@@ -179,7 +179,7 @@ def test_too_many_unreadable_clips_stop_training_as_they_would_there(data: Path)
     assert check_data(data).could_train  # one alone never stops a run
     (data / names[1]).write_bytes(b"broken")
     assert not check_data(data).could_train
-    assert "2 of 12 training clips cannot be read, more than 10%" in errors(check_data(data))[0]
+    assert "2 of 12 training clips cannot be read, more than 10 %" in errors(check_data(data))[0]
     assert check_data(data, max_bad_fraction=0.2).could_train
 
 

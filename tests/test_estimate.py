@@ -260,7 +260,7 @@ def test_it_says_what_limits_and_what_could_not_be_read(run: Prepared) -> None:
 
 def test_a_busy_machine_is_told(run: Prepared) -> None:
     starved = (Trial(0, 0, (0.0,), 0), Trial(4, 2, (1.0, 1.0), 10**9, processor_share=0.25))
-    assert "The machine is busy: the steps had a processor core for 25% of their time" in shown(
+    assert "The machine is busy: the steps had a processor core for 25 % of their time" in shown(
         known(run, trials=starved)
     )
     assert "busy" not in shown(known(run))

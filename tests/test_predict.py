@@ -249,7 +249,7 @@ def test_scores_that_are_no_numbers_are_an_error(run: Path, video: Path) -> None
 
 def test_a_prediction_prints_as_a_line() -> None:
     scores = dict(zip("abcdef", [0.5, 0.2, 0.1, 0.1, 0.06, 0.04], strict=True))
-    line = "clip.mp4: a 50.0%, b 20.0%, c 10.0%, d 10.0%, e 6.0%"
+    line = "clip.mp4: a 50.0 %, b 20.0 %, c 10.0 %, d 10.0 %, e 6.0 %"
     assert str(Prediction("clip.mp4", "a", 0.5, scores)) == line
     assert str(PredictionFailure("some/clip.mp4", "clip.mp4: damaged")) == "clip.mp4: damaged"
     assert str(PredictionFailure("clip.mp4", "damaged")) == "clip.mp4: damaged"

@@ -18,7 +18,7 @@ def test_lines_are_printed_where_there_is_no_terminal_and_records_are_kept(tmp_p
         display.advance(10)
         display.step(10, loss=0.5, accuracy=0.75, clips_per_second=8.0, lr=1e-3)
     assert "step 10/10" in shown.getvalue()
-    assert "loss 0.500  accuracy 75%  8.0 clips/s" in shown.getvalue()
+    assert "loss 0.500  accuracy 75 %  8.0 clips/s" in shown.getvalue()
     record = json.loads((tmp_path / METRICS_NAME).read_text())
     assert (record["kind"], record["step"], record["loss"], record["lr"]) == ("train", 10, 0.5, 1e-3)
 

@@ -116,15 +116,19 @@ def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = expanded(path)
     if not path.is_file():
-        raise ArtefactError(f"{path}: no such file; expected a checkpoint of the released code (*.pth)")
+        what = "a folder" if path.is_dir() else "no such file"
+        raise ArtefactError(f"{path}: {what}; expected a checkpoint of the released code (*.pth)")
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # it warns of what it then refuses
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Each way in which a file can be damaged has its own type here. What torch says of a pickle that it does not
-        # trust ends in the advice to trust it, which would run what is in there.
-        reason = "found a pickle of something else" if isinstance(error, UnpicklingError) else first_line(error)
-        raise ArtefactError(f"{path} is damaged, or not a checkpoint of tensors alone: {reason}") from error
+        # Each way in which a file can be damaged has its own type here. What torch says of what it does not trust ends
+        # in the advice to trust it, which would run what is in there.
+        reason = "" if isinstance(error, UnpicklingError) else f" ({first_line(error).partition('. ')[0]})"
+        raise ArtefactError(
+            f"{path} is damaged, or something else{reason}; "
+            "expected a checkpoint of the released code, tensors alone (*.pth)"
+        ) from error
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stadapter.model import VideoClassifier, prepare_trunk
 from stadapter.products import as_elsewhere, count_products
-from stadapter.wording import bytes_text, counted
+from stadapter.wording import bytes_text, counted, percent
 
 COUNTED = (
     "multiply-adds of linear layers, convolutions and attention's two products in one forward pass of the bare model, "
@@ -62,7 +62,7 @@ class CheckpointingCost:
             return "nothing to save: no block but the last keeps anything for the backward pass"
         more = self.checkpointed.gmacs - self.plain.gmacs
         return (
-            f"{gmacs_text(more)} more a batch, {more / self.plain.gmacs:.0%} of a step, to compute "
+            f"{gmacs_text(more)} more a batch, {percent(more / self.plain.gmacs, 0)} of a step, to compute "
             f"{counted(self.num_blocks, 'block')} again; activations kept {bytes_text(self.checkpointed.kept_bytes)} "
             f"instead of {bytes_text(self.plain.kept_bytes)}, and {bytes_text(self.block_bytes)} while a block is "
             "computed again"

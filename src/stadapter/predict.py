@@ -21,6 +21,7 @@ from stadapter.machine import choose_device
 from stadapter.model import VideoClassifier, prepare_trunk
 from stadapter.scores import check_finite_scores, check_normalisation, view_scores
 from stadapter.vit import ImageViT
+from stadapter.wording import percent
 
 Video: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor"
 """A video file or a folder of numbered images, or its frames: uint8 (T, H, W, 3), RGB."""
@@ -57,7 +58,7 @@ class Prediction:
         return f"{self.video}: {'; '.join(parts)}"
 
     def _shown(self) -> str:
-        return ", ".join(f"{label} {score:.1%}" for label, score in self.top(_SHOWN_SCORES).items())
+        return ", ".join(f"{label} {percent(score)}" for label, score in self.top(_SHOWN_SCORES).items())
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,15 @@ def named_once(name: str, reason: str) -> str:
     return f"{name}: {rest if is_its_own else reason}"
 
 
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 1, as people read it; nothing for None.
+
+    >>> percent(0.925), percent(0.1, 0)
+    ('92.5 %', '10 %')
+    """
+    return "" if share is None else f"{100 * share:.{digits}f} %"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what a library says went wrong, or the kind of its error where it says nothing."""
     return (str(error).strip() or type(error).__name__).split("\n", 1)[0]

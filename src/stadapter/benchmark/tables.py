@@ -7,6 +7,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from stadapter.wording import percent
+
 _MEMORY = {"saved_bytes": "kept for the backward pass, beside the weights", "peak_bytes": "GPU memory at its height"}
 
 
@@ -55,7 +57,7 @@ def share_of_rate(case: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     rate = result["machine"]["product_flops_per_second"].get(str(case["name"]).rsplit(", ", 1)[-1])
     if rate is None or "flops" not in case:
         return ""
-    return f"{case['flops'] / case['seconds']['ours']['median'] / rate:.0%}"
+    return percent(case["flops"] / case["seconds"]["ours"]["median"] / rate, 0)
 
 
 def _machine(result: Mapping[str, Any]) -> list[str]:
@@ -79,7 +81,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
             trunk, adapters = facts["bare_trunk_flops"] / 2, (case["flops"] - facts["bare_trunk_flops"]) / 2
             told.append(
                 f"{case['name']}: {trunk / 1e9:.4g} billion multiply-adds in the bare trunk's products, "
-                f"{adapters / 1e9:.3g} in the adapters' ({adapters / trunk:.1%})"
+                f"{adapters / 1e9:.3g} in the adapters' ({percent(adapters / trunk)})"
             )
         for fact, what in _MEMORY.items():
             if sides := facts.get(fact):

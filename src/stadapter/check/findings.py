@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Literal, TypeVar
 
 from stadapter.check.examine import Clip, Fault
-from stadapter.wording import counted
+from stadapter.wording import counted, percent
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -80,8 +80,8 @@ def find_too_many_unreadable(clips: Sequence[Clip], max_bad_fraction: float) -> 
             yield Finding(
                 "too many unreadable",
                 "error",
-                f"{len(different)} of {len(part)} training clips cannot be read, more than {max_bad_fraction:.0%}: "
-                "a training run would stop",
+                f"{len(different)} of {len(part)} training clips cannot be read, more than "
+                f"{percent(max_bad_fraction, 0)}: a training run would stop",
                 "repair or remove them, or raise --max-bad-fraction here and in training",
             )
 

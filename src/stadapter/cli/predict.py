@@ -18,7 +18,7 @@ from stadapter.cli.classifier import Precision, load_classifier
 from stadapter.cli.flags import parse
 from stadapter.cli.output import output_console, progress_bar, say
 from stadapter.errors import SettingsError
-from stadapter.wording import counted, printable
+from stadapter.wording import counted, percent, printable
 
 if TYPE_CHECKING:
     from stadapter.predict import Classifier, Prediction, PredictionFailure
@@ -125,7 +125,6 @@ class Watched:
 
 def results_table(results: Iterable["Result"], top_k: int, heads: Iterable[str] = ()) -> Table:
     """A table for people; of several heads it names the action, and has a column for each head."""
-    from stadapter.evaluation.tables import percent
     from stadapter.labels import ACTION
     from stadapter.predict import PredictionFailure
 

@@ -13,9 +13,9 @@ from rich.text import Text
 from stadapter.comparison.summary import Comparison, Row
 from stadapter.costs import COUNTED
 from stadapter.durable import write_whole
-from stadapter.evaluation.tables import interval_text, percent
+from stadapter.evaluation.tables import interval_text
 from stadapter.uncertainty import Difference
-from stadapter.wording import counted
+from stadapter.wording import counted, percent
 
 _INTERVAL = "95 % interval"
 _DISPENSABLE = ("top-5", "lowest to\nhighest seed", "reversed", "shuffled", "seeds", "one frame", "verdict", _INTERVAL)

@@ -8,7 +8,7 @@ from stadapter.evaluation.figures import Report, headline_figures, largest_error
 from stadapter.evaluation.timecheck import ORDER_NAMES, TimeCheck
 from stadapter.labels import ACTION
 from stadapter.uncertainty import CONFIDENCE, Interval
-from stadapter.wording import named_once, printable
+from stadapter.wording import named_once, percent, printable
 
 _MAX_MATRIX_CLASSES = 20
 _ANY_WIDTH = 10_000
@@ -119,11 +119,6 @@ def _titled(title: str, table: Table) -> Group:
 def interval_text(interval: Interval) -> str:
     """An interval of shares of 1, as people read it."""
     return f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %"
-
-
-def percent(fraction: float | None) -> str:
-    """A share of 1, as people read it; nothing for None."""
-    return "" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 def _error_table(report: Report, suffix: str) -> Group:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stadapter.uncertainty import Difference, Interval, bootstrap_interval, paired_difference
-from stadapter.wording import counted
+from stadapter.wording import counted, percent
 
 Order: TypeAlias = Literal["as_is", "shuffled", "reversed", "single_frame"]
 CHANGED_ORDERS: tuple[Order, ...] = ("shuffled", "reversed", "single_frame")
@@ -64,7 +64,7 @@ class TimeCheck:
         if self.intervals["as_is"].low <= self.most_common:
             return (
                 f"Cannot tell whether time matters: on {clips} the classifier is not clearly better than always naming "
-                f"the most common class ({_percent(self.most_common)})."
+                f"the most common class ({percent(self.most_common, 0)})."
             )
         if self.differences["shuffled"].interval.low > _CLEAR:
             return f"Time matters: {shuffled}."
@@ -82,7 +82,7 @@ class TimeCheck:
         return f"Cannot tell with {clips} whether time matters: {shuffled}."
 
     def _figures(self) -> str:
-        named = ", ".join(f"{name} {_percent(getattr(self, order))}" for order, name in ORDER_NAMES.items())
+        named = ", ".join(f"{name} {percent(getattr(self, order), 0)}" for order, name in ORDER_NAMES.items())
         return f"Correct: {named}."
 
 
@@ -145,7 +145,3 @@ def _change(difference: Difference) -> str:
 
 def _hundredths(share: float) -> str:
     return counted(round(100 * share), "point")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

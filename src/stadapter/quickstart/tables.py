@@ -5,10 +5,10 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from stadapter.evaluation.tables import interval_text, percent
+from stadapter.evaluation.tables import interval_text
 from stadapter.hands import CLASSES
 from stadapter.uncertainty import Interval
-from stadapter.wording import listed
+from stadapter.wording import listed, percent
 
 TITLES = {"linear-probe": "linear probe", "st-adapter": "ST-Adapter"}
 

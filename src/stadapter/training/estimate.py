@@ -30,7 +30,7 @@ from stadapter.training.trial import (
     time_on_tokens,
     try_steps,
 )
-from stadapter.wording import bytes_text, counted, duration, listed
+from stadapter.wording import bytes_text, counted, duration, listed, percent
 
 SECONDS = 60.0
 """Time for the short run; with a large trunk on a slow machine a single step may take longer."""
@@ -352,7 +352,8 @@ def _notes(estimate: Estimate) -> list[str]:
     share = estimate.trials[-1].processor_share
     if run.accelerator.device.type == "cpu" and share < BUSY_SHARE:
         notes.append(
-            f"The machine is busy: the steps had a processor core for {share:.0%} of their time. Alone it is faster."
+            f"The machine is busy: the steps had a processor core for {percent(share, 0)} of their time. Alone it is "
+            "faster."
         )
     if estimate.failures:
         names = listed(sorted({name for name, _ in estimate.failures}))

@@ -46,7 +46,7 @@ from stadapter.training.progress import Curves, LastingConsole, Meter, RunDispla
 from stadapter.training.schedule import EpochBatches, learning_rate_share, make_optimizer, seed_dropout
 from stadapter.training.settings import TrainConfig, settings_to_json
 from stadapter.view_store import ViewStore
-from stadapter.wording import named_once
+from stadapter.wording import named_once, percent
 
 LOG_EVERY_STEPS = 10
 TIME_CHECK_CLIPS = 1000
@@ -384,7 +384,7 @@ class Loop:
         total, bad = len(self.run.train_set.entries), len(self.failures)
         return TrainingError(
             f"{bad} of {total} clips could not be read, more than the allowed share of "
-            f"{self.config.max_bad_fraction:.0%}: {', '.join(sorted(self.failures)[:5])}; "
+            f"{percent(self.config.max_bad_fraction, 0)}: {', '.join(sorted(self.failures)[:5])}; "
             f"all are named in {self.run.folder / METRICS_NAME}. Remove or repair them, or raise --max-bad-fraction"
         )
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from stadapter.errors import TrainingError
 from stadapter.records import METRICS_NAME, append_record, read_records, write_records
-from stadapter.wording import duration, printable_lines
+from stadapter.wording import duration, percent, printable_lines
 
 CURVES_NAME = "tensorboard"
 LINES_EVERY_SECONDS = 15.0
@@ -92,7 +92,7 @@ class RunDisplay:
         self.draw(step, {f"train/{name}": value for name, value in figures.items()})
         if self._console is None:
             return
-        text = f"loss {loss:.3f}  accuracy {accuracy:.0%}  {clips_per_second:.1f} clips/s"
+        text = f"loss {loss:.3f}  accuracy {percent(accuracy, 0)}  {clips_per_second:.1f} clips/s"
         self._bar.update(self._task, description=text)
         now = time.monotonic()
         if not self._console.is_terminal and (now - self._last_line > LINES_EVERY_SECONDS or step == self._total):
