@@ -145,6 +145,19 @@ def test_a_segment_holds_the_frames_shown_in_it(
     assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), expected[[shown[-1], shown[0]]])
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_a_segment_where_decoders_start_late_holds_the_same_frames(suffix: str, tmp_path: Path) -> None:
+    options = {"x264-params": "intra-refresh=1:keyint=30:bframes=0"}  # one keyframe, then points to recover from
+    path = write_video(tmp_path / f"clip.{suffix}", 300, options=options)
+    expected, _ = decode_everything(path)
+    for first, last in ((110, 135), (125, 300), (230, 260)):
+        with VideoReader(path, first / 25, last / 25) as reader:
+            assert reader.num_frames == last - first
+            for indices in (range(0, last - first, 5), range(last - first), [3]):
+                frames = reader.read(indices).permute(0, 2, 3, 1).numpy()
+                assert np.array_equal(frames, expected[first:last][list(indices)]), (first, indices)
+
+
 def test_segments_of_uneven_frame_times_are_cut_by_time(shared: Path) -> None:
     path = shared / "videos/odd/vfr.mp4"
     expected, seconds = decode_everything(path)

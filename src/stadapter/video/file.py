@@ -38,7 +38,8 @@ class VideoFile:
                              wanted: 5   ->  feed I0 .. b5: I6 is shown after 5, so decoding starts at I0
 
     Frames are then found by their time. Where the times cannot be trusted, or a wanted frame did not come, every frame
-    is decoded and counted, for which a file that was opened at a glance is opened anew.
+    is decoded and counted. For that a file is opened anew that was opened at a glance, or not from its start: a decoder
+    may put nothing out for a while after what its file calls a keyframe, as where pictures are refreshed bit by bit.
     """
 
     def __init__(self, path: Path, segment: Segment) -> None:
@@ -52,15 +53,15 @@ class VideoFile:
         self.has_lost_frames = False
         self._look(at_a_glance=may_open_at_a_glance(path))
 
-    def _look(self, *, at_a_glance: bool) -> None:
+    def _look(self, *, at_a_glance: bool, from_start: bool = False) -> None:
         """Open the file and find out which frames there are; where that fails, all stays as it was."""
         packets = Packets(self._path, self._deadline, at_a_glance=at_a_glance)
         try:
             bounds = _bounds(packets, self._segment)
-            order = _find_order(packets, *bounds)
+            order = _find_order(packets, *bounds, from_start=from_start)
             if order is None and packets.opened.at_a_glance:
                 packets.close()
-                self._look(at_a_glance=False)
+                self._look(at_a_glance=False, from_start=from_start)
                 return
             ranks = range(len(order)) if order is not None else self._count(packets)
             if not ranks:
@@ -70,13 +71,17 @@ class VideoFile:
             raise
         self._packets, self._order, self._ranks = packets, order, ranks
         self._start, self._end = bounds
+        self._is_from_start = from_start or self._segment.is_whole
         self.num_frames = len(ranks)
 
-    def _look_closer(self) -> None:
-        """Open the file anew if that was done at a glance: what a decoder puts out in which order may depend on it."""
+    def _look_closer(self, *, from_start: bool = False) -> None:
+        """Open the file anew if that was done at a glance: what a decoder puts out in which order may depend on it.
+
+        With `from_start` also if it was not listed from its start.
+        """
         first_look = self._packets
-        if first_look.opened.at_a_glance:
-            self._look(at_a_glance=False)
+        if first_look.opened.at_a_glance or (from_start and not self._is_from_start):
+            self._look(at_a_glance=False, from_start=from_start)
             first_look.close()
 
     def read(self, wanted: set[int], region: Region | None) -> Gathered:
@@ -87,7 +92,7 @@ class VideoFile:
             if not gathered.missing:
                 return gathered
             self.has_lost_frames = True
-        self._look_closer()
+        self._look_closer(from_start=True)
         return self._read_by_counting(wanted, region)
 
     def info(self) -> VideoInfo:
@@ -225,13 +230,13 @@ def _bounds(packets: Packets, segment: Segment) -> tuple[float, float]:
     return segment.ticks(tick_seconds=float(stream.time_base or 1), origin=stream.start_time or 0)
 
 
-def _find_order(packets: Packets, start: float, end: float) -> list[int] | None:
+def _find_order(packets: Packets, start: float, end: float, *, from_start: bool) -> list[int] | None:
     """List the packets; the positions among them of the frames from `start` to `end`, in presentation order.
 
-    No positions where the packets' times cannot be trusted.
+    No positions where the packets' times cannot be trusted. `from_start` lists all packets up to `end`.
     """
     if not packets.opened.is_format("avi"):  # AVI stores no presentation times: those given out for it are guesses
-        for begin in _seek_points(packets, start):
+        for begin in [None] if from_start else _seek_points(packets, start):
             packets.scan(begin, end)
             order = presentation_order(packets.entries, start, end, was_sought=begin is not None)
             if order is not None:
