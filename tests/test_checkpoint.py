@@ -17,13 +17,16 @@ from safetensors.torch import save_file
 
 from stadapter.artefact import WEIGHTS_NAME, load_artefact
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
+from stadapter.manifest import read_splits
 from stadapter.records import METRICS_NAME, read_records, write_records
 from stadapter.synthetic import write_clips
 from stadapter.tensor_file import DIGEST_KEY, digest, read_tensors, write_tensors
 from stadapter.training.checkpoint import CHECKPOINT_NAME, Checkpoints, Progress, read_checkpoint
 from stadapter.training.loop import TrainConfig, train
+from stadapter.training.preparation import prepare
 from stadapter.training.progress import Meter, rewind
 from stadapter.tuning import LinearProbe, STAdapter
+from trainings import stop_after
 from trunks import save_trunk
 
 SETTINGS, IDENTITY = {"lr": 0.1}, {"labels": ["left", "right"]}
@@ -305,6 +308,30 @@ def test_a_clip_that_was_added_is_noticed_and_can_be_accepted(stopped: TrainConf
     receipt = load_artefact(run(stopped, accept_changes=True)).receipt
     assert receipt["num_train_clips"] == 9
     assert receipt["changes"][0].startswith("after step 4: data (sha256) was ")
+
+
+def test_clips_that_were_trained_on_are_not_held_out_after_others_were_added(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(config, val_fraction=0.25)
+    before = prepare(config)
+    stop_after(monkeypatch, steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.undo()
+    assert before.val_set is not None
+    write_clips(Path(config.data), classes=("left", "right"), clips_per_class=20, size=32, num_frames=8)
+    go_on = dataclasses.replace(config, resume=True, accept_changes=True)
+    after = prepare(go_on)
+    assert after.val_set is not None
+    assert not before.train_set.shared_with(after.val_set)
+    assert not before.val_set.shared_with(after.train_set)
+    _, anew = read_splits(config.data, val_fraction=0.25)
+    assert anew is not None
+    assert before.train_set.shared_with(anew)  # of a new run
+    receipt = load_artefact(run(go_on)).receipt
+    assert receipt["held_out_up_to"] == before.held_out_up_to
+    assert receipt["num_held_out_clips"] == len(after.val_set.entries)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -376,6 +377,20 @@ def test_evaluate_tells_how_many_clips_were_trained_on(
     for data, told in ((clips, ["8 of 8 clips were trained on"]), (tmp_path, [])):
         assert main(["evaluate", str(run), "--data", str(data), "--num-workers", "0", "--no-time-check"]) == 0
         assert re.findall(r"\d+ of \d+ clips? were trained on", capsys.readouterr().err) == told
+
+
+def test_evaluate_does_not_take_new_clips_for_ones_that_were_trained_on(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "clips"
+    write_clips(data, clips_per_class=4, size=32, num_frames=8)
+    spec = json.loads((run / "stadapter.json").read_text())
+    spec["receipt"]["settings"]["data"] = str(data)
+    moved = Path(shutil.copytree(run, tmp_path / "run"))
+    (moved / "stadapter.json").write_text(json.dumps(spec))
+    write_clips(data, clips_per_class=5, size=32, num_frames=8)
+    assert main(["evaluate", str(moved), "--data", str(data), "--num-workers", "0", "--no-time-check"]) == 0
+    assert re.search(r"up to 20 of 20 clips were trained on", capsys.readouterr().err)
 
 
 def test_evaluate_writes_a_page_only_where_it_is_told_to(

@@ -223,6 +223,19 @@ def test_settings_damaged_by_hand_are_told_as_changed() -> None:
     assert told.startswith("tuning was 5, is {")
 
 
+@pytest.mark.parametrize(("name", "value"), [("size", 224), ("precision", "float64")])
+def test_results_of_a_machine_that_chose_otherwise_are_not_mixed(
+    name: str, value: Any, stage: Path, finished: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "results"))
+    result = next(path for path in sorted(folder.glob("*.json")) if "error" not in json.loads(path.read_text()))
+    values = json.loads(result.read_text())
+    result.write_text(json.dumps({**values, name: value}))  # as where a GPU chose it
+    write_experiment(tmp_path, "linear-probe/other", about="New, so nothing of its own is there.")
+    with pytest.raises(SettingsError, match=f"made with another budget: {name} was {value!r}, is {values[name]!r}"):
+        compare(replace(small(stage, tmp_path), out=str(folder)), console=quiet())
+
+
 def test_results_of_another_budget_are_not_mixed(stage: Path, finished: Path, tmp_path: Path) -> None:
     write_experiment(tmp_path, "linear-probe/other", about="New, so nothing of its own is there.")
     with pytest.raises(SettingsError, match="was made with another budget: steps was 2, is 4"):

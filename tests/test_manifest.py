@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from stadapter.errors import DataError, SettingsError
-from stadapter.manifest import Entry, Manifest, find_videos, read_manifest, read_splits, sort_labels
+from stadapter.manifest import (
+    Entry,
+    Manifest,
+    find_held_out_up_to,
+    find_videos,
+    read_manifest,
+    read_splits,
+    sort_labels,
+)
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -370,6 +378,23 @@ def test_which_clips_are_held_out_depends_on_the_names_only(tmp_path: Path) -> N
     assert there is not None
     assert listed is not None
     assert sorted(names(here)) == sorted(names(there)) == sorted(names(listed))
+
+
+def test_clips_stay_on_their_sides_when_others_come_and_go(tmp_path: Path) -> None:
+    before = read_splits(make_gestures(tmp_path))
+    assert before[1] is not None
+    up_to = find_held_out_up_to(before[1])
+    make_gestures(tmp_path, per_class=60)
+    for gone in (before[0].entries[0], before[1].entries[0]):
+        gone.path.unlink()
+    train, val = read_splits(tmp_path, held_out_up_to=up_to)
+    assert val is not None
+    assert not set(names(before[0])) & set(names(val))
+    assert not set(names(before[1])) & set(names(train))
+    assert len(val.entries) > len(before[1].entries)  # of the new ones some are held out too
+    _, anew = read_splits(tmp_path)
+    assert anew is not None
+    assert set(names(before[0])) & set(names(anew))  # left to themselves they change sides
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.99])

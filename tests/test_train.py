@@ -164,6 +164,21 @@ def test_another_seed_is_another_dropout(config: TrainConfig, monkeypatch: pytes
     assert [key[0] for key in keys] == [0, 0, 0, 1, 1, 1]
 
 
+def test_what_accelerate_launch_sets_changes_no_schedule(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    accelerator = make_accelerator(dataclasses.replace(config, accumulation_steps=2))
+    assert accelerator.gradient_accumulation_steps == 2
+
+
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
+def test_a_launcher_that_would_split_the_model_is_refused(
+    config: TrainConfig, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "true")
+    with pytest.raises(SettingsError, match=f"{name} is set.*expected whole models"):
+        make_accelerator(config)
+
+
 def test_gradient_accumulation_equals_a_larger_batch(config: TrainConfig) -> None:
     large = weights(run(config, batch_size=4))
     small = weights(run(config, out=config.out + "-small", batch_size=2, accumulation_steps=2))

@@ -51,6 +51,11 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype | None
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and supported) else None
 
 
+def precision_name(dtype: torch.dtype | None) -> str:
+    """What `choose_precision` found, as receipts tell it: float32 or bfloat16."""
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
 def count_cores() -> int:
     """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -140,14 +140,18 @@ def _trained_on(spec: Mapping[str, Any], data: str, manifest: "Manifest") -> lis
     """A note where a run was trained on some of the clips of the very data that it is evaluated on."""
     from stadapter.manifest import absolute, read_splits
 
-    settings = spec.get("receipt", {}).get("settings", {})
+    receipt = spec.get("receipt", {})
+    settings, up_to = receipt.get("settings", {}), receipt.get("held_out_up_to")
     layout = ("val_fraction", "val_data", "video_root", "label_kind", "split_number")
     with suppress(STAdapterError, OSError, TypeError, KeyError):  # it has gone, or is another now
         if absolute(settings["data"]) == absolute(data):
-            train_set, _ = read_splits(data, **{name: settings[name] for name in layout if name in settings})
+            known = {name: settings[name] for name in layout if name in settings}
+            train_set, _ = read_splits(data, **known, held_out_up_to=up_to)
             if shared := train_set.shared_with(manifest):
+                # Of clips that have come since then nobody has seen any.
+                at_most = "" if train_set.hash() == receipt.get("data_sha256") else "up to "
                 return [
-                    f"{len(shared)} of {counted(len(manifest.entries), 'clip')} were trained on, so that the accuracy "
-                    f"will come out too high: {listed(shared)}"
+                    f"{at_most}{len(shared)} of {counted(len(manifest.entries), 'clip')} were trained on, so that the "
+                    f"accuracy will come out too high: {listed(shared)}"
                 ]
     return []

@@ -12,11 +12,11 @@ from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment
 from stadapter.comparison.results import Run, learned_from, result_name
 from stadapter.errors import DataError, SettingsError
-from stadapter.machine import choose_device, choose_precision
+from stadapter.machine import choose_device, choose_precision, precision_name
 from stadapter.manifest import Manifest, read_manifest, read_splits, size_bytes
+from stadapter.training.preparation import clip_size
 from stadapter.training.schedule import make_plan
 from stadapter.training.settings import TrainConfig
-from stadapter.vit import BackboneInfo
 from stadapter.wording import listed
 
 _SEARCH_FOLDER, _RUNS_FOLDER = "search", "runs"
@@ -34,6 +34,8 @@ class Common:
     num_blocks: int
     budget: dict[str, Any]
     """Steps, batch, size, frames and data: equal in all results of a folder."""
+    found: dict[str, Any]
+    """What became of settings that depend on the machine: likewise."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def find_common(config: CompareConfig) -> Common:
         SettingsError: clips that the trunk cannot take, or a device or precision that this machine has not.
         STAdapterError: either is not usable, or a clip is on both sides.
     """
-    choose_precision(config.precision, choose_device(config.device))  # refused once, not by every run
+    device = choose_device(config.device)  # refused once, not by every run
+    precision = precision_name(choose_precision(config.precision, device))
     layout: dict[str, Any] = {name: getattr(config, name) for name in ("video_root", "label_kind", "split_number")}
     train_set, _ = read_splits(config.data, val_fraction=0, val_data=config.test, **layout)
     test_set = read_manifest(config.test, **layout)
@@ -65,7 +68,8 @@ def find_common(config: CompareConfig) -> Common:
         for clips, side in zip(search_sets, ("to train on", "held out"), strict=True):
             _refuse_overlap(clips, test_set, f"the clips {side} in the search for the learning rate")
     trunk = load_backbone(config.backbone)
-    _check_clips(config, trunk.info)
+    size = clip_size(config.size, trunk.info, device)
+    _check_clips(config, size)
     budget = {
         "steps": config.steps,
         "batch_size": config.batch_size,
@@ -75,13 +79,12 @@ def find_common(config: CompareConfig) -> Common:
         "test_sha256": test_set.hash(),
         "backbone_sha256": trunk.info.sha256,
     }
-    return Common(train_set, test_set, search_sets, trunk.info.sha256, trunk.width, len(trunk.blocks), budget)
+    found = {"size": size, "precision": precision}
+    return Common(train_set, test_set, search_sets, trunk.info.sha256, trunk.width, len(trunk.blocks), budget, found)
 
 
-def _check_clips(config: CompareConfig, info: BackboneInfo) -> None:
+def _check_clips(config: CompareConfig, size: int) -> None:
     """Refuse clips that no run could be trained on, once and before the first of them."""
-    size = config.size if config.size is not None else info.image_size
-    info.check_size(size)
     views = config.num_spatial_views if config.num_spatial_views is not None else 1
     ClipConfig(num_frames=config.num_frames, size=size, fit=config.fit, num_spatial_views=views)
 

@@ -13,7 +13,7 @@ from stadapter.comparison.experiments import Experiment
 from stadapter.comparison.jobs import Common, Job, experiment_job, find_common, rates_of
 from stadapter.comparison.plots import write_figures
 from stadapter.comparison.process import fail, identity_there, is_done, run
-from stadapter.comparison.results import changes, read_result, read_results, result_name
+from stadapter.comparison.results import FinishedRun, changes, read_result, read_results, result_name
 from stadapter.comparison.search import search
 from stadapter.comparison.summary import Comparison, summarise
 from stadapter.comparison.tables import write_csv, write_markdown
@@ -122,10 +122,12 @@ def _refuse_other_budget(folder: Path, common: Common, jobs: Sequence[Job], *, r
     """Results beside ours must have been made with our budget, or their table would compare what cannot be."""
     done_again = {job.result.name for job in jobs if redo or read_result(job.result) is None}
     for path, result in read_results(folder, but=done_again).items():
-        if result.budget != common.budget:
-            told = [
-                line for name, ours in common.budget.items() for line in changed(name, result.budget.get(name), ours)
-            ]
+        theirs, ours = result.budget, common.budget
+        if isinstance(result, FinishedRun):  # a laptop and a GPU have other sizes and precisions where none is given
+            theirs = {**theirs, **{name: getattr(result, name) for name in common.found}}
+            ours = {**ours, **common.found}
+        if theirs != ours:
+            told = [line for name, value in ours.items() for line in changed(name, theirs.get(name), value)]
             raise SettingsError(
                 f"{path} was made with another budget: {listed(told, 3)}; choose another --out, or do all again with "
                 "--redo"

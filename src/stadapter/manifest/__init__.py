@@ -9,6 +9,7 @@ public data sets        the annotations of Kinetics, Something-Something-v2 and 
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from stadapter.manifest.folders import (
     split_folders,
     walk,
 )
-from stadapter.manifest.holdout import VAL_FRACTION, hold_out
+from stadapter.manifest.holdout import VAL_FRACTION, find_held_out_up_to, hold_out
 from stadapter.manifest.lists import read_list
 from stadapter.manifest.paths import absolute, looks_like_video, size_bytes
 
@@ -35,6 +36,7 @@ __all__ = [
     "Entry",
     "Manifest",
     "absolute",
+    "find_held_out_up_to",
     "find_videos",
     "looks_like_video",
     "read_manifest",
@@ -114,6 +116,7 @@ def read_splits(
     video_root: str | os.PathLike[str] | None = None,
     label_kind: LabelKind = "action",
     split_number: int = 1,
+    held_out_up_to: Mapping[str, str] | None = None,
     on_problem: OnProblem = refuse,
 ) -> tuple[Manifest, Manifest | None]:
     """Read a data set to train on, and the clips to validate on.
@@ -125,7 +128,8 @@ def read_splits(
     0 and no such folders there are none (None). Everything that is wrong is told to `on_problem`; where that does not
     raise, what is left is returned.
 
-    `video_root`, `label_kind` and `split_number` are as in `read_manifest`; they hold for both.
+    `video_root`, `label_kind` and `split_number` are as in `read_manifest`; they hold for both. `held_out_up_to`, from
+    the receipt of an earlier run, leaves its clips on their sides of a share by name, whatever was added or taken away.
 
     Raises:
         SettingsError: `val_fraction` is not in [0, 1), or a kind of label or a split that there is not.
@@ -160,7 +164,9 @@ def read_splits(
     elif held_out := [name for name in VALIDATION_FOLDERS if name in splits]:
         val = read_class_folders(splits[held_out[0]], source, on_problem)
     elif val is None:
-        return hold_out(train, val_fraction, on_problem) if val_fraction and train.labels else (train, None)
+        if not val_fraction or not train.labels:
+            return train, None
+        return hold_out(train, val_fraction, on_problem, up_to=held_out_up_to)
     if val_fraction not in (0, VAL_FRACTION):
         remark = f"--val-fraction {val_fraction:g} is not used here: there are clips to validate on"
         train = replace(train, remarks=(*train.remarks, remark))

@@ -92,7 +92,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
         if report is not None:
             loop.write_report(report)
         loop.close()
-    return TrainResult(folder=run.folder, steps=run.plan.total_steps, report=report, metrics=metrics)
+    return TrainResult(folder=run.folder, steps=loop.step, report=report, metrics=metrics)
 
 
 class Loop:

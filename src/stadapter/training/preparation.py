@@ -5,7 +5,7 @@
 import importlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,21 +20,29 @@ from stadapter.clips import ClipConfig
 from stadapter.costs import CheckpointingCost, checkpointing_cost
 from stadapter.dataset import TrainingClips
 from stadapter.errors import SettingsError, TrainingError
-from stadapter.machine import choose_device, choose_precision, copies_beside_work, default_workers, describe_device
-from stadapter.manifest import Manifest, read_splits
+from stadapter.machine import (
+    choose_device,
+    choose_precision,
+    copies_beside_work,
+    default_workers,
+    describe_device,
+    precision_name,
+)
+from stadapter.manifest import Manifest, find_held_out_up_to, read_splits
 from stadapter.memory import available_memory_bytes, readable_memory_errors
 from stadapter.model import VideoClassifier, build_model
 from stadapter.paths import expanded
 from stadapter.processes import Turns
 from stadapter.samples import Batch
 from stadapter.token_cache import TokenCache
+from stadapter.training.checkpoint import read_checkpoint
 from stadapter.training.frozen import FrozenPart
 from stadapter.training.run_folder import occupied, refuse_folder
 from stadapter.training.schedule import Plan, make_plan
 from stadapter.training.settings import TrainConfig
 from stadapter.tuning import tuning_name
 from stadapter.view_store import MAX_EPOCHS_AHEAD, ViewStore
-from stadapter.vit import ImageViT, nearest_multiple
+from stadapter.vit import BackboneInfo, ImageViT, nearest_multiple
 from stadapter.wording import counted, listed, printable
 
 if TYPE_CHECKING:
@@ -42,6 +50,8 @@ if TYPE_CHECKING:
 
 CPU_SIZE_PIXELS = 112
 """Largest size of a clip on a CPU, about, where none is asked for."""
+_SPLITTING = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
+"""By these `accelerate launch` says how to split a model."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,8 @@ class Prepared:
     accelerator: "Accelerator"
     train_set: Manifest
     val_set: Manifest | None
+    held_out_up_to: Mapping[str, str] | None
+    """How far the names' hashes of held-out clips go in each class, where clips are held out by a share of them."""
     model: VideoClassifier
     clip_config: ClipConfig
     autocast_dtype: torch.dtype | None
@@ -77,8 +89,9 @@ class Prepared:
             "labels": self.model.label_space.to_json(),
             "backbone_sha256": self.model.trunk.info.sha256,
             "size": self.clip_config.size,
-            "precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
+            "precision": precision_name(self.autocast_dtype),
             "num_processes": self.accelerator.num_processes,
+            "held_out_up_to": self.held_out_up_to,
         }
 
     def training_clips(
@@ -229,6 +242,7 @@ def prepare(config: TrainConfig) -> Prepared:
     accelerator = make_accelerator(config)
     if accelerator.is_main_process:
         refuse_folder(expanded(config.out), resume=config.resume)
+    up_to = read_checkpoint(expanded(config.out))[0].identity.get("held_out_up_to") if config.resume else None
     train_set, val_set = read_splits(
         config.data,
         val_fraction=config.val_fraction,
@@ -236,7 +250,10 @@ def prepare(config: TrainConfig) -> Prepared:
         video_root=config.video_root,
         label_kind=config.label_kind,
         split_number=config.split_number,
+        held_out_up_to=up_to,
     )
+    if up_to is None and val_set is not None and train_set.num_held_out:
+        up_to = find_held_out_up_to(val_set)
     trunk = load_backbone(config.backbone)
     model = build_model(
         backbone=trunk,
@@ -252,6 +269,7 @@ def prepare(config: TrainConfig) -> Prepared:
         accelerator=accelerator,
         train_set=train_set,
         val_set=val_set,
+        held_out_up_to=up_to,
         model=model,
         clip_config=make_clip_config(config, trunk, accelerator.device),
         autocast_dtype=choose_precision(config.precision, accelerator.device),
@@ -272,11 +290,17 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
     """Devices and processes, as `accelerate launch` or the one given device says.
 
     Raises:
-        SettingsError: the device is not there.
+        SettingsError: the device is not there, or `accelerate launch` is to split the model among processes.
     """
     from accelerate.accelerator import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.utils.dataclasses import DataLoaderConfiguration
+    from accelerate.utils.dataclasses import DataLoaderConfiguration, GradientAccumulationPlugin
+
+    if asked := [name for name in _SPLITTING if os.environ.get(name, "false").lower() in ("1", "true", "yes", "on")]:
+        raise SettingsError(
+            f"{', '.join(asked)} is set, which splits a model among processes; expected whole models: the trunk is "
+            "frozen and what learns is small. Launch with torchrun, or with accelerate launch --multi_gpu"
+        )
 
     device = choose_device(config.device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -291,9 +315,24 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no",  # the model has an autocast of its own
-        gradient_accumulation_steps=config.accumulation_steps,
+        # Not as a number, which an environment variable of accelerate's would overrule.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.accumulation_steps),
         dataloader_config=DataLoaderConfiguration(non_blocking=copies_beside_work(device)),
     )
+
+
+def clip_size(asked: int | None, info: BackboneInfo, device: torch.device) -> int:
+    """The side of a clip, pixels: the one that is asked for, or one that suits trunk and device.
+
+    Raises:
+        SettingsError: a size that the trunk's patches do not divide.
+    """
+    size = asked
+    if size is None and device.type == "cpu":
+        size = min(info.image_size, nearest_multiple(CPU_SIZE_PIXELS, info.patch_size))
+    size = size if size is not None else info.image_size
+    info.check_size(size)
+    return size
 
 
 def make_clip_config(config: TrainConfig, trunk: ImageViT, device: torch.device) -> ClipConfig:
@@ -303,15 +342,10 @@ def make_clip_config(config: TrainConfig, trunk: ImageViT, device: torch.device)
         SettingsError: a size that the trunk's patches do not divide.
     """
     info = trunk.info
-    default = info.image_size
-    if device.type == "cpu":
-        default = min(default, nearest_multiple(CPU_SIZE_PIXELS, info.patch_size))
-    size = config.size if config.size is not None else default
-    info.check_size(size)
     views = config.num_spatial_views
     return ClipConfig(
         num_frames=config.num_frames,
-        size=size,
+        size=clip_size(config.size, info, device),
         stride_frames=config.stride_frames,
         num_temporal_views=config.num_temporal_views,
         num_spatial_views=views if views is not None else 1 if config.fit == "stretch" else 3,
