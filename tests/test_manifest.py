@@ -254,6 +254,13 @@ def test_class_numbers_get_the_names_of_a_classifier_that_has_names(tmp_path: Pa
     assert by_name.named(["up", "down", "left"]) is by_name  # a CSV's labels are names, whatever they look like
 
 
+def test_one_class_called_by_a_number_makes_no_list_of_names(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    manifest = read_manifest(write(tmp_path / "list.txt", "a.mp4 1\nb.mp4 0\n"))
+    assert [entry.label for entry in manifest.named(["open", "1"]).entries] == ["1", "open"]
+    assert manifest.named(["1", "0"]) is manifest  # all are: these are names
+
+
 def test_labels_sort_by_value_only_when_all_are_numbers() -> None:
     assert sort_labels(["10", "9", "9"]) == ("9", "10")
     assert sort_labels(["10", "9", "up"]) == ("10", "9", "up")
@@ -395,6 +402,9 @@ def test_clips_stay_on_their_sides_when_others_come_and_go(tmp_path: Path) -> No
     _, anew = read_splits(tmp_path)
     assert anew is not None
     assert set(names(before[0])) & set(names(anew))  # left to themselves they change sides
+    for entry in val.entries:
+        entry.path.unlink()
+    assert read_splits(tmp_path, held_out_up_to=up_to)[1] is None
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.99])

@@ -1,11 +1,14 @@
 """report.html holds what it should, nothing that it should not, and reads well in a real browser."""
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
+import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -477,3 +480,21 @@ def test_a_browser_prints_the_page(browser: Browser, pages: list[Path]) -> None:
     printed = browser.pdf()
     assert printed.startswith(b"%PDF")
     assert 1 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 6
+
+
+def test_a_page_is_written_through_a_link_and_into_a_pipe(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.html").symlink_to(tmp_path / "page.html")
+    write_report(tmp_path / "link.html", None, run=trained)
+    assert (tmp_path / "link.html").is_symlink()
+    assert "</html>" in (tmp_path / "page.html").read_text()
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    writer = threading.Thread(target=write_report, args=(tmp_path / "pipe", None), kwargs={"run": trained})
+    writer.start()
+    received = b""
+    while writer.is_alive() or not received:
+        with contextlib.suppress(BlockingIOError):
+            received += os.read(reader, 65536)
+    os.close(reader)
+    assert b"<html" in received
+    assert not (tmp_path / "pipe").is_file()

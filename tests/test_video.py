@@ -17,6 +17,7 @@ import pytest
 import torch
 from av.stream import Disposition
 from PIL import Image
+from PIL.ExifTags import Base
 
 import damage
 from stadapter.errors import VideoError
@@ -427,6 +428,22 @@ def test_a_folder_of_images_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     (tmp_path / "frames" / "flow_1.png").touch()
     with pytest.raises(VideoError, match="2 image sequences"):
         VideoReader(tmp_path / "frames")
+
+
+def test_pictures_and_masks_of_the_same_numbers_are_no_video(tmp_path: Path) -> None:
+    write_images(tmp_path / "frames", ".jpg", range(3))
+    (tmp_path / "frames" / "frame_0.png").touch()
+    with pytest.raises(VideoError, match=r"two images are number 0, frame_0\.jpg and frame_0\.png; keep one"):
+        VideoReader(tmp_path / "frames")
+
+
+def test_a_photograph_comes_upright(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[Base.Orientation] = 6  # to be shown a quarter turn clockwise
+    (tmp_path / "frames").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "frames" / "0.png", exif=exif)
+    assert np.array_equal(read_frames(tmp_path / "frames", [0])[0].permute(1, 2, 0).numpy(), np.rot90(pixels, -1))
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -30,6 +30,19 @@ def write_whole(path: Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def write_where_told(path: Path, content: bytes) -> None:
+    """Write a file that a user named: a link stays one, and a pipe or a device is written into.
+
+    Raises:
+        ArtefactError, OSError: it cannot be written.
+    """
+    is_special = path.exists() and not path.is_file()
+    if is_special or (path.exists() and not os.access(path.parent, os.W_OK)):
+        path.write_bytes(content)
+    else:
+        write_whole(Path(os.path.realpath(path)), content)
+
+
 def remove_parts(path: Path) -> None:
     """Remove what writers of `path` left that were killed in the middle; only while no other process writes it."""
     for part in path.parent.glob(f".{path.name}.*"):

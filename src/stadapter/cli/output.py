@@ -12,7 +12,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stadapter.durable import write_whole
+from stadapter.durable import write_where_told
 from stadapter.errors import SettingsError
 from stadapter.paths import expanded
 from stadapter.wording import printable_lines
@@ -63,13 +63,8 @@ def write_json(target: str, content: dict[str, Any]) -> None:
     if target == "-":
         print(text)
         return
-    path = expanded(target)
-    data = f"{text}\n".encode(errors="backslashreplace")  # of bytes of a file name that are no text: \udce9 is JSON too
-    is_special = path.exists() and not path.is_file()  # a pipe or a device
-    if is_special or (path.exists() and not os.access(path.parent, os.W_OK)):
-        path.write_bytes(data)
-    else:
-        write_whole(Path(os.path.realpath(path)), data)
+    # Of bytes of a file name that are no text: \udce9 is JSON too.
+    write_where_told(expanded(target), f"{text}\n".encode(errors="backslashreplace"))
 
 
 def next_step(folder: Path) -> str:

@@ -166,7 +166,8 @@ def read_splits(
     elif val is None:
         if not val_fraction or not train.labels:
             return train, None
-        return hold_out(train, val_fraction, on_problem, up_to=held_out_up_to)
+        train, val = hold_out(train, val_fraction, on_problem, up_to=held_out_up_to)
+        return train, val if val.entries else None
     if val_fraction not in (0, VAL_FRACTION):
         remark = f"--val-fraction {val_fraction:g} is not used here: there are clips to validate on"
         train = replace(train, remarks=(*train.remarks, remark))

@@ -103,12 +103,12 @@ class Manifest:
     def named(self, labels: Sequence[str]) -> "Manifest":
         """The same clips by the names of a classifier's classes, where a list told these by number: n is labels[n].
 
-        A manifest that has names already, or a classifier whose classes are called by numbers too, changes nothing.
+        A manifest that has names already, or a classifier whose classes are all called by numbers, changes nothing.
 
         Raises:
             DataError: a number beyond the classes.
         """
-        if not self.is_numbered or set(self.labels) & set(labels):
+        if not self.is_numbered or all(label.isdecimal() for label in labels):
             return self
         if (highest := int(self.labels[-1])) >= len(labels):
             raise DataError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME, read_spec
 from stadapter.clips import ClipConfig
-from stadapter.durable import write_whole
+from stadapter.durable import write_where_told
 from stadapter.evaluation.figures import Report, headline_figures, largest_errors
 from stadapter.evaluation.timecheck import TimeCheck
 from stadapter.field_types import from_json
@@ -97,7 +97,7 @@ def write_report(
         evaluation=_evaluation(report, manifest, config, command) if report is not None else [],
         settings=json.dumps(spec.get("receipt", {}).get("settings", {}), indent=1, ensure_ascii=False),
     )
-    write_whole(path, page.encode(errors="backslashreplace"))
+    write_where_told(path, page.encode(errors="backslashreplace"))
     return path
 
 

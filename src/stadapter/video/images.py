@@ -3,9 +3,11 @@
 import os
 import re
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -36,6 +38,9 @@ class ImageFolder:
             raise VideoError(f"{path.name}: a folder without numbered .jpg or .png images is not a video")
         if len(prefixes) > 1:
             raise VideoError(f"{path.name}: {len(prefixes)} image sequences in one folder {prefixes}; keep one")
+        for (number, _, name), (next_number, _, next_name) in pairwise(numbered):
+            if number == next_number:  # pictures and masks, perhaps
+                raise VideoError(f"{path.name}: two images are number {number}, {name} and {next_name}; keep one")
         if not segment.is_whole:
             if not frames_per_second:
                 raise VideoError(f"{path.name}: a folder of images has no frame rate, so it cannot be cut by seconds")
@@ -82,15 +87,16 @@ def image_number(name: str) -> tuple[str, int] | None:
 
 
 def _load(file: Path) -> Pixels:
-    """RGB (H, W, 3)."""
+    """RGB (H, W, 3), upright."""
     try:
         with _open_image(file) as image:
             if image.width * image.height > MAX_FRAME_PIXELS:
                 raise ValueError(too_large(image.width, image.height))
-            if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
-                grey = (np.asarray(image) >> 8).astype(np.uint8)
+            upright: Image.Image = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
+                grey = (np.asarray(upright) >> 8).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=-1)
-            return np.array(image.convert("RGB"))
+            return np.array(upright.convert("RGB"))
     except Exception as error:  # a type of its own for each kind of damage, and for an image that is too large
         raise VideoError(f"{file.parent.name}/{file.name}: not a readable image ({first_line(error)})") from error
 
