@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,29 @@ def trained_model(backbone: ImageViT | Path, tuning: Tuning = TUNINGS["st-adapte
         for tensor in model.trained_tensors().values():
             tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.1)
     return model.eval()
+
+
+@dataclass(frozen=True)
+class FinalNorm:
+    """A strategy that is not of the package."""
+
+    scale: float = 1.0
+
+    def apply(self, vit: ImageViT) -> None:
+        vit.unfreeze(vit.norm.parameters())
+
+
+def test_a_strategy_of_ones_own_is_given_again(trunk_folder: Path, tmp_path: Path) -> None:
+    model = trained_model(trunk_folder, FinalNorm(scale=2))
+    run = save_artefact(tmp_path / "run", model, CLIP_CONFIG, receipt={})
+    with pytest.raises(ArtefactError, match=r"trained with FinalNorm, .* as tuning=FinalNorm\(…\) to Classifier"):
+        load_artefact(run)
+    with pytest.raises(ArtefactError, match=r"the strategy .*'scale': 2}; given was .*'scale': 1\.0}"):
+        load_artefact(run, tuning=FinalNorm())
+    loaded = Classifier.load(run, tuning=FinalNorm(scale=2))
+    clips = make_clips()
+    with torch.no_grad():
+        assert torch.equal(loaded.model(clips), model(clips))
 
 
 def test_class_names_are_no_markdown(trunk_folder: Path, tmp_path: Path) -> None:

@@ -315,6 +315,15 @@ def test_progress_counts_every_clip(manifest: Manifest) -> None:
     assert seen == [(4, 6), (6, 6)]
 
 
+def test_a_confusion_matrix_of_thousands_of_classes_is_left_out_of_json(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG)
+    monkeypatch.setattr("stadapter.evaluation.figures._MOST_CONFUSED", len(LABELS) - 1)
+    assert report.confusion
+    assert report.to_json()["confusion"] == []
+
+
 def test_the_report_survives_json(manifest: Manifest) -> None:
     model = knowing(manifest, LABELS, ANSWERS)
     manifest.entries[0].path.write_bytes(b"this is no video")

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import pytest
 
 import stadapter as st
 from stadapter.errors import SettingsError
 from stadapter.field_types import check_types, from_json
+from stadapter.training.settings import settings_from_json, settings_to_json
 
 
 class Speaks(Protocol):
@@ -43,13 +45,31 @@ def test_what_fits_passes(values: dict[str, Any]) -> None:
         ({"share": "x"}, "share 'x': expected a number or None"),
         ({"kind": "c"}, "kind 'c': expected 'a' or 'b'"),
         ({"pair": (1,)}, r"pair \(1,\): expected \(a whole number, a number\)"),
-        ({"pair": [1, 2.0]}, r"pair \[1, 2\.0\]: expected"),
+        ({"pair": [1.5, 2.0]}, r"pair \(1\.5, 2\.0\): expected"),
+        ({"count": np.float32(1.5)}, r"count 1\.5: expected a whole number"),
         ({"on": 1}, "on 1: expected True or False"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         check_types(Settings(**values))
+
+
+def test_numbers_of_numpy_and_lists_become_plain_ones() -> None:
+    names = ["x"]
+    settings = Settings(count=np.int64(3), share=np.float32(0.5), pair=[1, np.float64(2)], names=names)  # type: ignore[arg-type]
+    check_types(settings)
+    assert settings == Settings(count=3, share=0.5, pair=(1, 2.0), names=names)
+    assert [type(settings.count), type(settings.share), type(settings.pair)] == [int, float, tuple]
+    assert settings.names is names
+
+
+def test_the_strategy_that_is_given_is_not_written_to() -> None:
+    given = st.STAdapter(width=np.int64(8), kernel_size=[3, 1, 1])  # type: ignore[arg-type]
+    config = st.TrainConfig(data="-", out="-", tuning=given, epochs=np.int64(3))  # type: ignore[arg-type]
+    assert config.tuning == st.STAdapter(width=8, kernel_size=(3, 1, 1))
+    assert given.kernel_size == [3, 1, 1]
+    assert settings_from_json(settings_to_json(config)) == config
 
 
 @pytest.mark.parametrize(

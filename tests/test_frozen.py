@@ -21,6 +21,7 @@ from stadapter.augmentation import Augmentation
 from stadapter.errors import SettingsError
 from stadapter.model import VideoClassifier
 from stadapter.synthetic import write_clips
+from stadapter.training.description import describe
 from stadapter.training.loop import TrainConfig, train
 from stadapter.training.preparation import prepare
 from stadapter.training.progress import Meter
@@ -309,12 +310,12 @@ def test_a_cache_that_would_stay_empty_is_refused(config: TrainConfig, changes: 
 
 
 def test_views_may_come_again_where_every_block_learns(config: TrainConfig) -> None:
-    described = "\n".join(prepare(dataclasses.replace(config, tuning=STAdapter(width=8))).describe())
+    described = "\n".join(describe(prepare(dataclasses.replace(config, tuning=STAdapter(width=8)))))
     assert "2 views of each clip, and no tokens to keep: this strategy changes the first block already" in described
     fresh = dataclasses.replace(config, views_per_clip=None)
     unused = f"--token-cache-folder {config.token_cache_folder} is not used here: views do not come again"
-    assert unused in "\n".join(prepare(fresh).describe())
-    assert "token" not in "\n".join(prepare(dataclasses.replace(fresh, token_cache_folder=None)).describe())
+    assert unused in "\n".join(describe(prepare(fresh)))
+    assert "token" not in "\n".join(describe(prepare(dataclasses.replace(fresh, token_cache_folder=None))))
 
 
 def test_two_processes_keep_tokens_for_each_other(config: TrainConfig, tmp_path: Path) -> None:

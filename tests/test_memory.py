@@ -19,6 +19,7 @@ from stadapter.model import VideoClassifier, build_model, prepare_trunk
 from stadapter.predict import Classifier
 from stadapter.samples import Batch
 from stadapter.synthetic import write_clips
+from stadapter.training.description import describe
 from stadapter.training.loop import train
 from stadapter.training.preparation import prepare
 from stadapter.training.settings import TrainConfig
@@ -235,8 +236,8 @@ def test_a_training_learns_the_same_with_gradient_checkpointing(
 
 
 def test_a_run_with_gradient_checkpointing_says_what_it_takes_and_saves(config: TrainConfig) -> None:
-    told = "\n".join(prepare(dataclasses.replace(config, gradient_checkpointing=True)).describe())
+    told = "\n".join(describe(prepare(dataclasses.replace(config, gradient_checkpointing=True))))
     assert "gradient checkpointing: " in told
     assert "GMACs more a batch" in told
     assert "to compute 2 blocks again; activations kept " in told
-    assert "gradient checkpointing" not in "\n".join(prepare(config).describe())
+    assert "gradient checkpointing" not in "\n".join(describe(prepare(config)))

@@ -1,6 +1,7 @@
 """A classifier at work: the same answer from a path, from frames, in a batch, and from the evaluation."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,24 @@ def test_a_batch_takes_videos_only_as_they_are_needed(classifier: Classifier, vi
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert len(taken) <= 4
+
+
+def test_what_was_given_before_the_giver_failed_is_classified(classifier: Classifier, video: Path) -> None:
+    def given() -> Iterator[Path]:
+        yield from [video] * 5
+        raise ConnectionError("the store of the videos is gone")
+
+    answers = classifier.predict_many(given(), batch_size=2)
+    assert len(list(islice(answers, 5))) == 5
+    with pytest.raises(ConnectionError, match="the store"):
+        next(answers)
+
+
+def test_a_classifier_is_evaluated_on_whatever_holds_labelled_clips(classifier: Classifier, clips: Path) -> None:
+    manifest = read_manifest(clips)
+    expected = evaluate(classifier.model, manifest, classifier.clip_config)
+    assert classifier.evaluate(clips) == classifier.evaluate(manifest) == expected
+    assert classifier.evaluate(str(clips), time_check=True).time_check is not None
 
 
 def test_no_videos_give_no_predictions(classifier: Classifier) -> None:

@@ -70,6 +70,7 @@ def test_the_python_in_the_readme_runs(
     save_trunk(tmp_path / "facebook" / "dinov2-small", "dinov2")
     clips = write_clips("videos", classes=("left", "right"), clips_per_class=5)
     shutil.copy(clips[0], "clip.mp4")
+    write_clips("other-videos", classes=("left", "right"), clips_per_class=2, seed=1)
     short = 'out="runs/gestures", epochs=1, size=16, num_workers=0, device="cpu"'
     assert README.count('TrainConfig(data="videos/", out="runs/gestures", ') == 1
     for example in python_examples():

@@ -30,10 +30,11 @@ from stadapter.predict import Classifier
 from stadapter.provenance import command_line
 from stadapter.synthetic import write_clips
 from stadapter.training.checkpoint import CHECKPOINT_NAME
+from stadapter.training.description import describe
 from stadapter.training.loop import Loop, TrainConfig, train
 from stadapter.training.preparation import make_accelerator, prepare
 from stadapter.training.schedule import epoch_order
-from stadapter.tuning import Full, LinearProbe, STAdapter
+from stadapter.tuning import AIM, AttentivePooling, Full, LinearProbe, STAdapter
 from trainings import stop_after, train_in_two_processes
 from trunks import make_trunk, save_trunk
 
@@ -164,6 +165,14 @@ def test_another_seed_is_another_dropout(config: TrainConfig, monkeypatch: pytes
     assert [key[0] for key in keys] == [0, 0, 0, 1, 1, 1]
 
 
+def write_other_clips(config: TrainConfig) -> str:
+    """Clips of the same classes elsewhere."""
+    folder = Path(config.data).parent / "other"
+    if not folder.exists():
+        shutil.copytree(config.data, folder)
+    return str(folder)
+
+
 def test_what_accelerate_launch_sets_changes_no_schedule(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     accelerator = make_accelerator(dataclasses.replace(config, accumulation_steps=2))
@@ -259,23 +268,48 @@ def test_paths_may_be_path_objects(config: TrainConfig) -> None:
 
 
 def test_preparing_writes_nothing_and_tells_what_would_be_trained(config: TrainConfig) -> None:
-    lines = "\n".join(prepare(config).describe())
+    lines = "\n".join(describe(prepare(config)))
     assert not Path(config.out).exists()
     for part in ("12 clips to train on", "left (6), right (6)", "4 frames of 16 x 16 pixels", "trained 1,", "6 steps"):
         assert part in lines
 
 
 def test_held_out_clips_that_are_trained_on_are_told(config: TrainConfig) -> None:
-    lines = prepare(dataclasses.replace(config, val_data=config.data, val_fraction=0)).describe()
+    lines = describe(prepare(dataclasses.replace(config, val_data=config.data, val_fraction=0)))
     assert any("12 of 12 clips held out are also trained on" in line for line in lines)
-    assert not any("also trained on" in line for line in prepare(config).describe())
+    assert not any("also trained on" in line for line in describe(prepare(config)))
+
+
+@pytest.mark.parametrize(
+    ("tuning", "told"),
+    [
+        (AIM(), ["the time embedding has 8 frames, which are interpolated to the 4 of a clip; --tuning.num-frames 4"]),
+        (AttentivePooling(num_frames=4), []),
+        (AttentivePooling(num_frames=None), []),
+        (STAdapter(width=8), []),
+    ],
+)
+def test_a_time_embedding_for_another_number_of_frames_is_told(
+    config: TrainConfig, tuning: Any, told: list[str]
+) -> None:
+    lines = [line for line in describe(prepare(dataclasses.replace(config, tuning=tuning))) if "time embedding" in line]
+    assert [line.partition(" learns")[0] for line in lines] == told
+
+
+@pytest.mark.parametrize("part", ["run", "left/run"])
+def test_a_run_folder_among_the_classes_is_refused(config: TrainConfig, part: str) -> None:
+    for changes in ({}, {"val_data": config.data, "data": write_other_clips(config)}):
+        inside = dataclasses.replace(config, out=str(Path(config.data) / part), **changes)
+        with pytest.raises(SettingsError, match=r"lies in .*, whose folders are classes: it would be taken for one"):
+            prepare(inside)
+    assert not (Path(config.data) / part).exists()
 
 
 @pytest.mark.parametrize(("tuning", "lr", "is_told"), [(Full(), 2e-3, True), (Full(), 5e-5, False)])
 def test_a_learning_rate_that_is_high_for_a_trunk_is_told(
     config: TrainConfig, tuning: Full, lr: float, is_told: bool
 ) -> None:
-    lines = prepare(dataclasses.replace(config, tuning=tuning, lr=lr)).describe()
+    lines = describe(prepare(dataclasses.replace(config, tuning=tuning, lr=lr)))
     assert any("high for full, which wants about 1e-05 to 0.0001 (--lr 5e-05)" in line for line in lines) == is_told
 
 

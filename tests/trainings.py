@@ -19,11 +19,20 @@ from stadapter.training.settings import TrainConfig, settings_to_json
 _SCRIPT = """
 import json, sys
 from pathlib import Path
+from stadapter.errors import SettingsError
 from stadapter.training.loop import train
+from stadapter.training.preparation import make_accelerator
 from stadapter.training.settings import settings_from_json
 
 if __name__ == "__main__":
-    train(settings_from_json(json.loads(sys.argv[1])))
+    config = settings_from_json(json.loads(sys.argv[1]))
+    train(config)
+    try:
+        make_accelerator(config)
+    except SettingsError as error:
+        assert "cannot be connected again" in str(error)
+    else:
+        raise AssertionError("a second training would hang")
     threads = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
     left = [name for name in threads if "gloo" in name]
     assert not left, f"{left} may abort this process at its end"

@@ -26,7 +26,7 @@ from stadapter.model_card import model_card
 from stadapter.paths import expanded
 from stadapter.records import METRICS_NAME
 from stadapter.tensor_file import read_tensors, write_tensors
-from stadapter.tuning import tuning_from_json, tuning_to_json
+from stadapter.tuning import STRATEGIES, Tuning, tuning_from_json, tuning_to_json
 from stadapter.vit import BackboneInfo, ImageViT
 
 FORMAT = "stadapter"
@@ -81,13 +81,17 @@ def save_artefact(
 
 
 def load_artefact(
-    run: str | os.PathLike[str], *, backbone: ImageViT | str | os.PathLike[str] | None = None
+    run: str | os.PathLike[str],
+    *,
+    backbone: ImageViT | str | os.PathLike[str] | None = None,
+    tuning: Tuning | None = None,
 ) -> Artefact:
     """Rebuild a trained classifier, in fp32 on the CPU and in eval mode.
 
     Args:
         run: a run folder, or the Hub id of one.
         backbone: where the trunk is now, if not where it was in training; or a loaded trunk.
+        tuning: the strategy, with the settings that it had, where it is none of this package's.
 
     Raises:
         ArtefactError: not a run folder, a newer format, damaged, incomplete, or made for another trunk.
@@ -98,7 +102,7 @@ def load_artefact(
     try:
         info = from_json(BackboneInfo, spec["backbone"])
         clip_config = from_json(ClipConfig, spec["clip"])
-        tuning = tuning_from_json(spec["tuning"])
+        tuning = _own_tuning(folder, spec["tuning"], tuning) or tuning_from_json(spec["tuning"])
         labels = LabelSpace.from_json(spec["labels"])
         receipt = dict(spec.get("receipt", {}))
         head = spec["head"]["name"]
@@ -121,6 +125,20 @@ def load_artefact(
     except ArtefactError as error:
         raise ArtefactError(f"{folder / WEIGHTS_NAME}: {error}") from error
     return Artefact(folder=folder, model=model.eval(), clip_config=clip_config, receipt=receipt)
+
+
+def _own_tuning(folder: Path, told: Mapping[str, Any], given: Tuning | None) -> Tuning | None:
+    """A strategy that is given to a run, if it is the one that the run was trained with; None where none is needed."""
+    if given is None and told["name"] not in STRATEGIES:
+        raise ArtefactError(
+            f"{folder} was trained with {told['name']}, a strategy that is not of this package; give it, from Python, "
+            f"as tuning={told['name']}(…) to Classifier.load; its settings were {dict(told)}"
+        )
+    if given is not None:
+        found = json.loads(json.dumps(tuning_to_json(given)))
+        if {name: found.get(name) for name in told} != told:
+            raise ArtefactError(f"{folder} was trained with the strategy {dict(told)}; given was {found}")
+    return given
 
 
 def find_run(run: str | os.PathLike[str]) -> Path:

@@ -1,6 +1,7 @@
 """Settings dataclasses: whether their fields hold what the annotations say, and how they come back from JSON."""
 
 import dataclasses
+import numbers
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -22,6 +23,7 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
 def check_types(settings: Any) -> None:
     """Refuse a setting of another type than its field has, before it is met far from here.
 
+    For the `__post_init__` of a dataclass: numbers of numpy become Python's own, and lists the tuples that are wanted.
     Known are int, float, bool, str, classes, and literals, unions, tuples and dicts of these; what else an annotation
     may be, such as a protocol, is left to who uses it.
 
@@ -40,9 +42,22 @@ def check_types(settings: Any) -> None:
     except NameError:  # names that are there for type checkers alone
         return
     for field in dataclasses.fields(settings):
-        value, hint = getattr(settings, field.name), hints[field.name]
+        given, hint = getattr(settings, field.name), hints[field.name]
+        value = _plain(given, hint)
+        if value is not given:
+            object.__setattr__(settings, field.name, value)
         if not _fits(value, hint):
             raise SettingsError(f"{field.name} {value!r}: expected {_described(hint)}")
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    if isinstance(value, list) and tuple in (get_origin(hint), *map(get_origin, get_args(hint))):
+        return tuple(_plain(each, None) for each in value)
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:

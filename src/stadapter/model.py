@@ -16,7 +16,7 @@ from stadapter.errors import ArtefactError, SettingsError
 from stadapter.heads import FrameAverageHead, Head
 from stadapter.labels import Labels, LabelSpace
 from stadapter.machine import copies_beside_work
-from stadapter.tuning import MakesHead, STAdapter, Tuning, check_tuning
+from stadapter.tuning import MakesHead, STAdapter, Tuning, checked_tuning
 from stadapter.vit import ImageViT, share_weights
 from stadapter.wording import listed
 
@@ -186,7 +186,7 @@ def build_model(
     if not 0 <= dropout < 1:
         raise SettingsError(f"dropout {dropout}: expected a share of at least 0 and below 1")
     tuning = tuning if tuning is not None else STAdapter()
-    check_tuning(tuning)
+    tuning = checked_tuning(tuning)
     loaded = backbone if isinstance(backbone, ImageViT) else load_backbone(backbone)
     loaded.lay_weights_side_by_side()
     trunk = share_weights(loaded)

@@ -3,7 +3,7 @@
 # B batch, V views, T frames, H W pixels, C classes
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,9 +17,12 @@ from torch import Tensor
 from stadapter.artefact import load_artefact
 from stadapter.clips import ClipConfig, clip_from_array, load_clip
 from stadapter.errors import SettingsError, STAdapterError
+from stadapter.evaluation import Report, evaluate
 from stadapter.machine import choose_device
+from stadapter.manifest import Manifest, read_manifest
 from stadapter.model import VideoClassifier, prepare_trunk
 from stadapter.scores import check_finite_scores, check_normalisation, view_scores
+from stadapter.tuning import Tuning
 from stadapter.vit import ImageViT
 from stadapter.wording import percent
 
@@ -103,6 +106,7 @@ class Classifier:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         backbone: ImageViT | str | os.PathLike[str] | None = None,
+        tuning: Tuning | None = None,
     ) -> Self:
         """Take a trained classifier out of its run folder.
 
@@ -114,6 +118,7 @@ class Classifier:
             backbone: where the trunk is now, if not where it was in training; or a trunk from `load_backbone`, which
                 any number of classifiers can share. They hold its weights once as long as they compute in fp32 where
                 it is: with another `device` or `dtype` each has a copy of its own.
+            tuning: the strategy, with the settings that it had, where it is none of this package's.
 
         Raises:
             ArtefactError: not a run folder, a newer format, damaged, incomplete, or made for another trunk.
@@ -124,7 +129,7 @@ class Classifier:
         if dtype not in _DTYPES:
             raise SettingsError(f"dtype {dtype}: expected one of {', '.join(map(str, _DTYPES))}")
         chosen = choose_device(device) if device is not None else None
-        artefact = load_artefact(run, backbone=backbone)
+        artefact = load_artefact(run, backbone=backbone, tuning=tuning)
         model = artefact.model
         model.to(chosen if chosen is not None else next(model.trunk.parameters()).device)
         prepare_trunk(model, next(model.parameters()).device, dtype if dtype != torch.float32 else None)
@@ -179,16 +184,50 @@ class Classifier:
             raise SettingsError(f"videos {os.fspath(videos)!r}: expected several, in a list; predict takes one")
         return self._predict_batches(iter(videos), batch_size)
 
+    def evaluate(
+        self,
+        data: Manifest | str | os.PathLike[str],
+        *,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        time_check: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Report:
+        """Classify labelled clips with all test views, and say how often that was right.
+
+        Args:
+            data: what `read_manifest` reads, or what it gave; all its clips are classified.
+            batch_size, num_workers, time_check, progress: as for `evaluate`, which this calls.
+
+        Raises:
+            DataError: it is not there, or cannot be understood; or as `evaluate` raises.
+        """
+        manifest = data if isinstance(data, Manifest) else read_manifest(data)
+        return evaluate(
+            self.model,
+            manifest.named(self.labels),
+            self.clip_config,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            time_check=time_check,
+            progress=progress,
+        )
+
     def _predict_batches(self, videos: Iterator[Video], size: int) -> Iterator[Prediction | PredictionFailure]:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="stadapter-read") as reader:
-            batch = list(islice(videos, size))
+            batches = _batches(videos, size)
+            batch = next(batches)
             reading = reader.submit(self._read_batch, batch)
             while batch:
                 clips = reading.result()
-                following = list(islice(videos, size))
-                reading = reader.submit(self._read_batch, following)
-                yield from self._predict_batch([_name(video) for video in batch], clips, size)
-                batch = following
+                named = [_name(video) for video in batch]
+                try:
+                    batch = next(batches)
+                except BaseException:  # of whoever gives the videos: those that were given before are named
+                    yield from self._predict_batch(named, clips, size)
+                    raise
+                reading = reader.submit(self._read_batch, batch)
+                yield from self._predict_batch(named, clips, size)
 
     def _read_batch(self, videos: Sequence[Video]) -> list[Tensor | str]:
         """The clip of every video, or why there is none."""
@@ -241,6 +280,26 @@ def _load(
     if start_seconds is not None or end_seconds is not None:
         raise SettingsError("start_seconds and end_seconds are for files; cut an array by its frames")
     return clip_from_array(video, config)
+
+
+def _batches(videos: Iterator[Video], size: int) -> Iterator[list[Video]]:
+    """The videos, `size` at a time, at the end an empty list; where taking one fails, those before it come first."""
+    batch: list[Video] = []
+    while True:
+        try:
+            batch.append(next(videos))
+        except StopIteration:
+            break
+        except BaseException:
+            if batch:
+                yield batch
+            raise
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+    yield []
 
 
 def _name(video: Video) -> str:

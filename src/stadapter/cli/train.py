@@ -57,13 +57,14 @@ def _train(config: "TrainConfig", arguments: Sequence[str]) -> int:
 def _estimate(config: "TrainConfig") -> int:
     """Say what would be trained, and after a short run what that would take."""
     from stadapter.memory import readable_memory_errors
+    from stadapter.training.description import describe
     from stadapter.training.estimate import SECONDS, estimate, tables
     from stadapter.training.preparation import prepare
 
     run = prepare(config)
     if not run.accelerator.is_main_process:
         return 0
-    print("\n".join(run.describe()), flush=True)
+    print("\n".join(describe(run)), flush=True)
     say(f"trying a few clips and steps, for about {SECONDS:.0f} seconds at most …")
     with readable_memory_errors():
         results = tables(estimate(run))

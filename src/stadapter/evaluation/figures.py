@@ -18,6 +18,7 @@ from stadapter.uncertainty import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap
 from stadapter.video.segment import Segment
 
 CALIBRATION_BINS = 15
+_MOST_CONFUSED = 1000
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,13 @@ class Report:
         return f"Report({self.num_clips} clips, {len(self.labels)} classes, top1={self.top1:.3f}, loss={self.loss:.4g})"
 
     def to_json(self) -> dict[str, Any]:
-        """The same as JSON types: dicts, lists, strings, numbers and None; the time check with its sentence."""
-        report = asdict(replace(self, heads={}))
+        """The same as JSON types: dicts, lists, strings, numbers and None; the time check with its sentence.
+
+        Without the confusion matrix of more than 1,000 classes, nearly all zeros; what is in it, the predictions say.
+        """
+        report = asdict(replace(self, heads={}, confusion=()))
+        if len(self.labels) <= _MOST_CONFUSED:
+            report["confusion"] = self.confusion
         if self.time_check is not None:
             report["time_check"]["sentence"] = self.time_check.sentence()
         report["heads"] = {name: head.to_json() for name, head in self.heads.items()}

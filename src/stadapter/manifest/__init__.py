@@ -36,6 +36,7 @@ __all__ = [
     "Entry",
     "Manifest",
     "absolute",
+    "class_folder_roots",
     "find_held_out_up_to",
     "find_videos",
     "looks_like_video",
@@ -106,6 +107,18 @@ def read_manifest(
     others = " and ".join(f"{name}/" for name in splits if name != chosen)
     remarks = (f"these are the clips of {chosen}/; beside it there is {others}",) if others else ()
     return replace(read_class_folders(splits[chosen], source, on_problem), remarks=remarks)
+
+
+def class_folder_roots(data: str | os.PathLike[str], *, split_number: int = 1) -> list[Path]:
+    """The folders of a data set whose sub-folders are its classes; none where it is a list or has annotations.
+
+    Raises:
+        DataError: a folder that cannot be listed.
+    """
+    source = absolute(data)
+    if not source.is_dir() or recognise(source, split_number=split_number):
+        return []
+    return list(split_folders(source, refuse).values()) or [source]
 
 
 def read_splits(

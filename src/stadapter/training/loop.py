@@ -41,6 +41,7 @@ from stadapter.training.checkpoint import (
     check_weights,
     read_checkpoint,
 )
+from stadapter.training.description import describe
 from stadapter.training.preparation import Prepared, prepare
 from stadapter.training.progress import Curves, LastingConsole, Meter, RunDisplay, rewind
 from stadapter.training.schedule import EpochBatches, learning_rate_share, make_optimizer, seed_dropout
@@ -413,7 +414,7 @@ class Loop:
 
     def _announce(self, display: RunDisplay) -> None:
         run, count = self.run, self.run.model.count_parameters()
-        display.say(run.describe())
+        display.say(describe(run))
         if self.step:
             display.say(f"going on after step {self.step}")
         display.advance(self.step)

@@ -3,7 +3,6 @@
 # B batch, C classes
 
 import importlib
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -25,10 +24,9 @@ from stadapter.machine import (
     choose_precision,
     copies_beside_work,
     default_workers,
-    describe_device,
     precision_name,
 )
-from stadapter.manifest import Manifest, find_held_out_up_to, read_splits
+from stadapter.manifest import Manifest, class_folder_roots, find_held_out_up_to, read_splits
 from stadapter.memory import available_memory_bytes, readable_memory_errors
 from stadapter.model import VideoClassifier, build_model
 from stadapter.paths import expanded
@@ -40,10 +38,9 @@ from stadapter.training.frozen import FrozenPart
 from stadapter.training.run_folder import occupied, refuse_folder
 from stadapter.training.schedule import Plan, make_plan
 from stadapter.training.settings import TrainConfig
-from stadapter.tuning import tuning_name
 from stadapter.view_store import MAX_EPOCHS_AHEAD, ViewStore
 from stadapter.vit import BackboneInfo, ImageViT, nearest_multiple
-from stadapter.wording import counted, listed, printable
+from stadapter.wording import counted
 
 if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
@@ -151,33 +148,6 @@ class Prepared:
         with occupied(self.folder, resume=self.config.resume) if first else nullcontext():
             yield
 
-    def describe(self) -> list[str]:
-        """The run in a few lines."""
-        clip, counts = self.clip_config, self.train_set.counts()
-        held_out = f"{len(self.val_set.entries)} held out" if self.val_set is not None else "none held out"
-        shown = listed([f"{printable(label)} ({count})" for label, count in counts.items() if count], 20)
-        return [
-            *self.train_set.notes(),
-            *(f"validation: {note}" for note in (self._val_notes(self.val_set) if self.val_set is not None else [])),
-            f"{len(self.train_set.entries)} clips to train on, {held_out}; {self.model.label_space}: {shown}",
-            f"{clip.num_frames} frames of {clip.size} x {clip.size} pixels, {self.identity['precision']}, on "
-            + describe_device(self.accelerator.device)
-            + (f", {self.accelerator.num_processes} processes" if self.accelerator.num_processes > 1 else ""),
-            f"{self.model.count_parameters()}; {self.plan}",
-            *self._lr_notes(),
-            *self._checkpointing_notes(),
-            *self.frozen_part.describe(num_clips=len(self.train_set.entries), num_epochs=self.plan.epochs),
-        ]
-
-    def _val_notes(self, val_set: Manifest) -> list[str]:
-        leak = []
-        if shared := self.train_set.shared_with(val_set):
-            leak = [
-                f"{len(shared)} of {counted(len(val_set.entries), 'clip')} held out are also trained on, so that the "
-                f"accuracy will come out too high: {listed(shared)}"
-            ]
-        return [*val_set.notes(), *leak]
-
     def check_memory(self) -> None:
         """Refuse clips of which not even one batch can be held, before any is read.
 
@@ -213,21 +183,6 @@ class Prepared:
             autocast_dtype=self.autocast_dtype,
         )
 
-    def _lr_notes(self) -> list[str]:
-        highest = getattr(self.config.tuning, "highest_lr", math.inf)
-        if self.lr <= highest:
-            return []
-        return [
-            f"a learning rate of {self.lr:g} is high for {tuning_name(self.config.tuning)}, which wants about "
-            f"{highest / 10:g} to {highest:g} (--lr {highest / 2:g}); one for new layers destroys what a trunk knows"
-        ]
-
-    def _checkpointing_notes(self) -> list[str]:
-        if not self.config.gradient_checkpointing:
-            return []
-        clips = min(self.config.batch_size, len(self.train_set.entries))
-        return [f"gradient checkpointing: {self.checkpointing_cost(clips)}"]
-
 
 @readable_memory_errors()
 def prepare(config: TrainConfig) -> Prepared:
@@ -254,6 +209,7 @@ def prepare(config: TrainConfig) -> Prepared:
     )
     if up_to is None and val_set is not None and train_set.num_held_out:
         up_to = find_held_out_up_to(val_set)
+    _refuse_folder_in_data(config)
     trunk = load_backbone(config.backbone)
     model = build_model(
         backbone=trunk,
@@ -286,6 +242,18 @@ def prepare(config: TrainConfig) -> Prepared:
     return run
 
 
+def _refuse_folder_in_data(config: TrainConfig) -> None:
+    """Refuse a run folder that would be taken for a class when the run is resumed."""
+    folder = os.path.realpath(expanded(config.out))
+    for data in (config.data, config.val_data):
+        for root in class_folder_roots(data, split_number=config.split_number) if data is not None else ():
+            if Path(folder).is_relative_to(os.path.realpath(root)):
+                raise SettingsError(
+                    f"out {config.out} lies in {root}, whose folders are classes: it would be taken for one of them; "
+                    "choose another --out"
+                )
+
+
 def make_accelerator(config: TrainConfig) -> "Accelerator":
     """Devices and processes, as `accelerate launch` or the one given device says.
 
@@ -293,7 +261,7 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
         SettingsError: the device is not there, or `accelerate launch` is to split the model among processes.
     """
     from accelerate.accelerator import Accelerator
-    from accelerate.state import AcceleratorState
+    from accelerate.state import AcceleratorState, is_initialized
     from accelerate.utils.dataclasses import DataLoaderConfiguration, GradientAccumulationPlugin
 
     if asked := [name for name in _SPLITTING if os.environ.get(name, "false").lower() in ("1", "true", "yes", "on")]:
@@ -304,6 +272,11 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
 
     device = choose_device(config.device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if is_initialized() and not torch.distributed.is_initialized():
+            raise SettingsError(
+                "these processes have trained together before, and cannot be connected again: launch every training of "
+                "several processes by itself"
+            )
         # DistributedDataParallel imports it. Once processes are connected it would keep hold of the connection, whose
         # threads then outlive it, and abort a process where they meet the end of Python.
         importlib.import_module("torch._dynamo")

@@ -16,7 +16,7 @@ from stadapter.hub import DEFAULT_BACKBONE
 from stadapter.layouts import NUM_SPLITS, LabelKind
 from stadapter.manifest.holdout import VAL_FRACTION
 from stadapter.paths import expanded
-from stadapter.tuning import STRATEGIES, STAdapter, Tuning, check_tuning, tuning_from_json, tuning_to_json
+from stadapter.tuning import STRATEGIES, STAdapter, Tuning, checked_tuning, tuning_from_json, tuning_to_json
 
 FREE_SETTINGS = frozenset(
     (
@@ -140,7 +140,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_tuning(self.tuning)
+        object.__setattr__(self, "tuning", checked_tuning(self.tuning))
         if isinstance(self.backbone, Path):  # as a text, tiny would be the trunk that comes with the package
             object.__setattr__(self, "backbone", os.path.abspath(expanded(self.backbone)))
         for name in ("data", "out", "backbone", "val_data", "video_root", "token_cache_folder"):

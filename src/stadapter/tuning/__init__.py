@@ -8,6 +8,7 @@ average over frames has a second method, `make_head`; one that wants a lower lea
 them.
 """
 
+import copy
 from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -46,7 +47,7 @@ __all__ = [
     "STAdapter",
     "Temporal",
     "Tuning",
-    "check_tuning",
+    "checked_tuning",
     "tuning_from_json",
     "tuning_name",
     "tuning_to_json",
@@ -85,15 +86,17 @@ STRATEGIES: dict[str, type[Any]] = {
 """The name of a strategy on the command line and in artefacts -> its dataclass."""
 
 
-def check_tuning(tuning: object) -> None:
-    """Refuse what is no strategy, or one with a setting of another type than it has.
+def checked_tuning(tuning: Any) -> Any:
+    """The strategy with plain settings; what is none is refused, or one with a setting of another type than it has.
 
     Raises:
         SettingsError: it is not.
     """
     if isinstance(tuning, type) or not is_dataclass(tuning) or not hasattr(tuning, "apply"):
         raise SettingsError(f"tuning {tuning!r}: expected a strategy with its settings, such as stadapter.LoRA()")
-    check_types(tuning)
+    plain = copy.copy(tuning)
+    check_types(plain)
+    return plain
 
 
 def tuning_name(tuning: Tuning) -> str:
