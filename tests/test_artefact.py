@@ -358,6 +358,18 @@ def test_a_file_is_no_run_folder(run: Path) -> None:
         load_artefact(run / SPEC_NAME)
 
 
+def test_a_trunk_that_was_named_and_is_not_there_is_told_by_its_own_name(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match="nowhere") as caught:
+        load_artefact(run, backbone=tmp_path / "nowhere")
+    assert "say where" not in str(caught.value)
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    with pytest.raises(ArtefactError, match="'' is not a folder"):
+        load_artefact("")
+
+
 def test_every_clip_setting_survives(trunk_folder: Path, tmp_path: Path) -> None:
     config = replace(CLIP_CONFIG, mean=(0.1, 0.2, 1 / 3), short_clips="error", fit="crop", num_spatial_views=3)
     run = save_artefact(tmp_path / "run", trained_model(trunk_folder), config, receipt={})

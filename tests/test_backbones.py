@@ -113,8 +113,12 @@ def test_attention_kernels_agree(family: str) -> None:
 
 def test_clips_that_a_trunk_cannot_take_are_refused() -> None:
     vit = make_trunk("dinov2")
-    with pytest.raises(SettingsError, match=r"size 18: .*patches of 4 pixels; the nearest size it takes is 16"):
-        vit(make_clips(height=18))
+    for size, nearest in ((18, 16), (19, 20), (1, 4)):
+        message = rf"size {size}: .*patches of 4 pixels; the nearest size it takes is {nearest}$"
+        with pytest.raises(SettingsError, match=message):
+            vit(make_clips(height=size))
+        with pytest.raises(SettingsError, match=message):
+            vit(make_clips(width=size))
     with pytest.raises(SettingsError, match="normalise"):
         vit(torch.zeros(1, 2, 3, 16, 16, dtype=torch.uint8))
     with pytest.raises(SettingsError, match=r"expected \(B, T, 3, H, W\)"):

@@ -69,6 +69,16 @@ def test_samples_that_are_only_declared_are_refused_at_once(
     assert time.thread_time() - started < 1
 
 
+def test_pictures_of_a_tick_each_are_counted(clip: Path) -> None:
+    def lie(nodes: list[Node]) -> None:
+        declare_samples(nodes, 10**9)
+        for node in damage.named(nodes, b"stts"):
+            node.payload = struct.pack(">IIII", 0, 1, 10**9, 1)
+
+    with pytest.raises(VideoError, match="1000000000 samples declared"):
+        check_tables(changed(clip, lie))
+
+
 def test_an_edit_list_that_shows_a_long_track_again_and_again_is_refused(clip: Path) -> None:
     def many(nodes: list[Node]) -> None:
         declare_samples(nodes, MAX_EDITED_SAMPLES // 100)
@@ -108,6 +118,14 @@ def test_uncompressed_sound_is_not_counted_sample_by_sample(tmp_path: Path) -> N
                 node.payload = node.payload[:8] + struct.pack(">I", 172_800_000)
 
     assert len(read_frames(changed(path, lengthen), [0, 24])) == 2
+
+    def compress(nodes: list[Node]) -> None:
+        for node in damage.named(nodes, b"stts"):
+            if node.payload[12:] == struct.pack(">I", 1):
+                node.payload = node.payload[:12] + struct.pack(">I", 1024)
+
+    with pytest.raises(VideoError, match="172800025 samples declared"):
+        check_tables(changed(path, compress))
 
 
 def test_rows_that_an_edit_list_does_not_hold_do_not_count(clip: Path) -> None:

@@ -3,20 +3,21 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from stadapter import transforms
 from stadapter.augmentation import Augmentation, draw
-from stadapter.clips import ClipConfig, clip_from_array, load_clip, load_random_views
+from stadapter.clips import ClipConfig, clip_from_array, load_clip, load_frames, load_random_views
 from stadapter.errors import SettingsError, VideoError
-from stadapter.sampling import random_uniform_indices
+from stadapter.sampling import random_uniform_indices, uniform_indices
 from stadapter.transforms import rand_augment
 from stadapter.video import VideoReader, read_frames
 from stadapter.video.packets import Packets
@@ -107,6 +108,21 @@ def test_stretching_keeps_what_cropping_cuts_off() -> None:
     frames[:, :, :8] = 255  # a bar at the left edge
     assert clip_from_array(frames, SMALL).max() == 0
     assert clip_from_array(frames, replace(SMALL, fit="stretch")).max() == 255
+
+
+@pytest.mark.parametrize("resize", ["fast", "released"])
+def test_a_training_clip_is_stretched_as_test_clips_are(resize: Literal["fast", "released"], tmp_path: Path) -> None:
+    pixels = np.zeros((48, 96, 3), np.uint8)
+    pixels[:, :8] = 255  # a bar at the left edge
+    for index in range(2):
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    config = replace(SMALL, fit="stretch", resize=resize)
+    seen = load_clip(tmp_path, config, augmentation=Augmentation(crop="centre"), generator=np.random.default_rng(0))
+    torch.testing.assert_close(seen, load_clip(tmp_path, config))
+
+
+def test_frames_to_look_at_are_whole(clip_path: Path) -> None:
+    assert torch.equal(load_frames(clip_path, SMALL), read_frames(clip_path, uniform_indices(20, 4)[0]))
 
 
 @pytest.mark.parametrize("resize", ["fast", "released"])
@@ -202,6 +218,20 @@ def test_a_folder_of_images_is_loaded_like_a_file(clip_path: Path, tmp_path: Pat
         for index, frame in enumerate(container.decode(video=0)):
             frame.to_image().save(folder / f"{index:05}.png")
     assert torch.equal(load_clip(folder, SMALL), load_clip(clip_path, SMALL))
+    for augmentation in (None, EVERYTHING):
+        parts = [
+            load_clip(
+                path,
+                SMALL,
+                start_seconds=0.2,
+                end_seconds=0.6,
+                frames_per_second=25,
+                augmentation=augmentation,
+                generator=np.random.default_rng(0),
+            )
+            for path in (folder, clip_path)
+        ]
+        assert torch.equal(*parts)
 
 
 def test_a_short_video_repeats_frames_or_is_refused_as_asked(tmp_path: Path) -> None:
@@ -210,6 +240,7 @@ def test_a_short_video_repeats_frames_or_is_refused_as_asked(tmp_path: Path) -> 
     assert torch.equal(clip[0, 0], clip[0, 1])
     with pytest.raises(VideoError, match=r"short\.mp4: 3 frames decoded, 8 asked for; set short_clips"):
         load_clip(path, replace(SMALL, num_frames=8, short_clips="error"))
+    assert load_clip(path, replace(SMALL, num_frames=3, short_clips="error")).shape[1] == 3
 
 
 @pytest.mark.parametrize("augmentation", [None, EVERYTHING])

@@ -415,6 +415,18 @@ def test_one_seed_is_said_to_be_one(finished: Path, tmp_path: Path) -> None:
     assert f"One seed each: {missing}" in write_summary(tmp_path / "out").sentences
 
 
+def test_a_clip_that_one_could_not_read_is_compared_by_no_one_and_counted_as_a_test_clip(
+    finished: Path, tmp_path: Path
+) -> None:
+    source = finished / "st-adapter--default--seed0.json"
+    fake_result(tmp_path / "out", source, "st-adapter", 0, [True] * 30 + [False] * 10)
+    fake_result(tmp_path / "out", source, "lora", 0, [True] * 30)
+    comparison = write_summary(tmp_path / "out")
+    assert comparison.num_clips == 40
+    assert comparison.rows[1].difference is not None
+    assert comparison.rows[1].difference.mean == 0
+
+
 def test_differences_are_taken_clip_by_clip(finished: Path, tmp_path: Path) -> None:
     source = finished / "st-adapter--default--seed0.json"
     for seed in (0, 1):
@@ -521,6 +533,7 @@ def test_the_learning_rate_is_searched_without_the_test_clips(
     for rate in ("0.0001", "0.1"):
         trial = json.loads((tmp_path / "out" / "search" / f"linear-probe--default--lr{rate}.json").read_text())
         assert trial["seed"] == trial["config"]["seed"] == 3
+        assert trial["config"]["lr"] == float(rate)
         assert trial["config"]["val_data"] is None
         assert Path(trial["config"]["data"]) == stage / "train"
         assert {Path(row["name"]).name for row in trial["predictions"]} < training
@@ -694,6 +707,7 @@ def test_flags_that_are_refused_are_told_in_a_line(capsys: pytest.CaptureFixture
     for flags, message in (
         ("--steps 0", "steps 0: expected at least 1"),
         ("--search-fraction 1", "search_fraction 1: expected a share above 0 and below 1"),
+        ("--search-data a b", "search_data without lr_search: expected the learning rates to search too"),
         ("--lr -1", "lr or lr_search -1: expected learning rates above 0"),
     ):
         assert main(["compare", "--data", "x", "--test", "y", "--out", "z", *flags.split()]) == 2

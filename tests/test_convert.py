@@ -1,6 +1,7 @@
 """Released checkpoints as run folders: the same logits, and nothing taken that does not fit."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from golden import GOLDEN, make_golden_clip, part, read_golden, relative_error, released_weights, write_released
 from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig
-from stadapter.convert import convert_released, read_labels
+from stadapter.convert import convert_released, infer_tuning, read_labels
 from stadapter.errors import ArtefactError, SettingsError, STAdapterError
 from stadapter.model import build_model
 from stadapter.predict import Classifier
@@ -93,6 +94,24 @@ def test_the_clips_of_a_converted_checkpoint_are_the_released_ones(
         std=info.std,
     )
     assert Classifier.load(run).clip_config == expected
+
+
+def test_clips_are_normalised_as_the_trunk_wants_them(checkpoint: Path, trunk: Path, tmp_path: Path) -> None:
+    backbone = load_backbone(trunk)
+    backbone.info = replace(backbone.info, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    run = convert_released(checkpoint, backbone=backbone, out=tmp_path / "run")
+    config = Classifier.load(run, backbone=backbone).clip_config
+    assert (config.mean, config.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_the_kernel_of_a_checkpoint_is_time_height_width() -> None:
+    names = ("fc1.weight", "conv.weight", "fc2.weight")
+    shapes = ((8, 32), (8, 1, 3, 1, 5), (32, 8))
+    tensors = {
+        f"transformer.resblocks.0.adapter_pre_attn.{name}": torch.zeros(shape)
+        for name, shape in zip(names, shapes, strict=True)
+    }
+    assert infer_tuning(tensors, num_blocks=1).kernel_size == (3, 1, 5)
 
 
 def test_size_and_labels_have_defaults(checkpoint: Path, trunk: Path, tmp_path: Path) -> None:

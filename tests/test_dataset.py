@@ -3,6 +3,7 @@
 import errno
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from stadapter.errors import DataError, VideoError
 from stadapter.manifest import Entry, Manifest, read_manifest
 from stadapter.samples import Sample, collate
 from stadapter.synthetic import write_clips, write_video
+from stadapter.token_cache import TokenCache
 from stadapter.training.schedule import balanced_order, epoch_order
 from stadapter.video import VideoReader
 from stadapter.view_store import ViewStore
@@ -267,6 +269,7 @@ def test_views_drawn_ahead_are_the_views_drawn_in_their_own_epoch(manifest: Mani
         clips = torch.cat([batch["clips"] for batch in loader])
         expected = torch.stack([clip_of(plain[index]) for index in range(len(plain))])
         assert torch.equal(clips, expected), epoch
+    assert any(store.take(index, 5) is not None for index in range(len(plain)))  # what the workers have drawn
 
 
 @pytest.mark.parametrize("max_bytes", [0, 2**30])
@@ -356,6 +359,57 @@ def test_a_store_leaves_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.
     assert store.take(1, 7) is None
     assert store.take(0, 5) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tokens_are_those_of_the_part_of_the_video_that_is_asked_for(manifest: Manifest, tmp_path: Path) -> None:
+    first = manifest.entries[0]
+    times = ({}, {"start_seconds": 0.1}, {"end_seconds": 0.9}, {"frames_per_second": 25.0})
+    changed = [replace(first, **each) for each in times]  # type: ignore[arg-type]
+    clips = training(replace(manifest, entries=tuple(changed)))
+    clips.tokens = TokenCache(tmp_path / "cache", scope={}, max_bytes=10**6)
+    again = training(replace(manifest, entries=(first,) * len(changed)))
+    again.tokens = clips.tokens
+    for place in range(1, len(changed)):
+        assert clips[place]["key"] != again[place]["key"]
+    assert clips[0]["key"] == again[0]["key"]
+
+
+def test_a_single_clip_that_is_unreadable_has_no_replacement(manifest: Manifest) -> None:
+    broken = break_clip(manifest, 0)
+    sample = training(replace(manifest, entries=manifest.entries[:1]))[0]
+    assert sample["clip"] is None
+    assert [name for name, _ in sample["failures"]] == [broken]
+
+
+def test_a_store_that_cannot_be_read_says_so_and_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ViewStore(num_clips=2, view_shape=(4, 3, 8, 8), max_bytes=2**20)
+    store.put(1, 5, torch.zeros(1, 4, 3, 8, 8, dtype=torch.uint8))
+
+    def refuse(*args: Any) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("os.pread", refuse)
+    assert store.take(1, 5) is None
+    assert store.problem() == os.strerror(errno.EIO)
+
+
+def test_a_store_takes_half_of_the_free_disk_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    per_epoch = 2 * (8 + 4 * 3 * 8 * 8)
+
+    class Usage:
+        free = 6 * per_epoch
+
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage)
+    store = ViewStore(num_clips=2, view_shape=(4, 3, 8, 8), max_bytes=2**20)
+    assert store.epochs_ahead == 3
+    view = torch.arange(4 * 3 * 8 * 8).to(torch.uint8).view(1, 4, 3, 8, 8)
+    store.put(1, 5, view.repeat(3, 1, 1, 1, 1))
+    assert torch.equal(take(store, 1, 7), view[0])
+    assert store.take(0, 7) is None
+    Usage.free = per_epoch
+    nearly_full = ViewStore(num_clips=2, view_shape=(4, 3, 8, 8), max_bytes=2**20)
+    assert nearly_full.epochs_ahead == 0
+    assert nearly_full.problem() == os.strerror(errno.ENOSPC)
 
 
 def take(store: ViewStore, index: int, epoch: int) -> torch.Tensor:

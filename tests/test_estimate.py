@@ -2,6 +2,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,6 +143,13 @@ def test_decoding_takes_turns_where_it_has_no_core_of_its_own(run: Prepared, mon
     assert known(run, num_workers=8, reading_seconds=0.6).seconds_per_step == pytest.approx(1 + 2.4 / 2)
 
 
+def test_on_a_gpu_decoding_goes_on_beside_the_model(run: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "count_cores", lambda: 1)
+    on_gpu = replace(run, accelerator=SimpleNamespace(device=torch.device("cuda"), num_processes=1))
+    assert known(on_gpu, num_workers=2, reading_seconds=0.6).seconds_per_step == pytest.approx(1.2)
+    assert known(on_gpu, num_workers=2).seconds_per_step == 1.0
+
+
 def test_a_step_of_several_batches_takes_as_often_as_long(config: TrainConfig) -> None:
     run = prepare(replace(config, accumulation_steps=3))
     once = known(run, num_workers=0, reading_seconds=0.0)
@@ -203,7 +211,9 @@ def test_validation_counts_views_and_orders(run: Prepared, monkeypatch: pytest.M
     result = known(run, num_workers=0, held_out_reading_seconds=0.3)
     # Three crops of two frames, in order, shuffled, reversed and one repeated; read once.
     assert result.validation_seconds == pytest.approx(count * (0.3 + 3 * 2 * 4 * 0.01))
-    monkeypatch.setattr(module, "TIME_CHECK_CLIPS", 0)
+    monkeypatch.setattr(module, "TIME_CHECK_CLIPS", count)
+    assert result.num_orders == 4
+    monkeypatch.setattr(module, "TIME_CHECK_CLIPS", count - 1)
     assert result.validation_seconds == pytest.approx(count * (0.3 + 3 * 2 * 0.01))
     monkeypatch.undo()
     half = replace(run.config, tuning=STAdapter(width=8, last_blocks=len(run.model.trunk.blocks) - 1))
@@ -252,9 +262,12 @@ def test_what_does_not_fit_is_said_with_what_to_do(run: Prepared) -> None:
 def test_it_says_what_limits_and_what_could_not_be_read(run: Prepared) -> None:
     assert "the model limits" in row(shown(known(run)), "a step")
     assert "it takes 0.9 s to 1.1 s for 4 clips, decoding 0.2 s in 1 process" in row(shown(known(run)), "a step")
+    two = row(shown(known(run, num_workers=2, reading_seconds=0.3)), "a step")
+    assert "the model limits" in two
+    assert "decoding 0.6 s in 2 processes" in two
     slow = row(shown(known(run, reading_seconds=0.5)), "a step")
     assert "decoding limits: it takes 2 s for 4 clips in 1 process, the model 0.9 s to 1.1 s" in slow
-    broken = known(run, reading_seconds=None, failures=(("a.mp4", "no video"), ("b.mp4", "no video")))
+    broken = known(run, reading_seconds=None, failures=(("b.mp4", "no video"), ("a.mp4", "gone"), ("b.mp4", "gone")))
     assert "Could not be read, of the few clips tried: a.mp4, b.mp4; the time is without decoding" in shown(broken)
 
 

@@ -273,6 +273,15 @@ def test_an_unreadable_segment_is_told_as_a_prediction_is(manifest: Manifest) ->
     assert (failure["name"], failure["start_seconds"], failure["end_seconds"]) == ("down/down_00.mp4", 90.0, 92.5)
 
 
+def test_of_many_unreadable_clips_the_first_are_told_and_how_many_more_there_are(manifest: Manifest) -> None:
+    first, *others = manifest.entries
+    beyond = [dataclasses.replace(first, start_seconds=90.0 + n, end_seconds=99.0) for n in range(7)]
+    some = dataclasses.replace(manifest, entries=(*beyond, *others))
+    lines = shown(tables(evaluate(knowing(manifest, LABELS, ANSWERS), some, CONFIG))).splitlines()
+    assert sum(line.startswith("could not be read: ") for line in lines) == 5
+    assert "and 2 more" in [line.strip() for line in lines]
+
+
 def test_a_batch_of_unreadable_clips_is_passed_over(manifest: Manifest) -> None:
     model = knowing(manifest, LABELS, ANSWERS)
     manifest.entries[0].path.write_bytes(b"this is no video")

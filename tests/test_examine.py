@@ -80,6 +80,14 @@ def test_a_box_of_64_bits_is_stepped_over_to_the_index(missing_bytes: int, fault
     assert examine(tmp_path / "large.mp4").fault == fault
 
 
+def test_a_box_without_a_size_goes_on_to_the_end_of_the_file(tmp_path: Path) -> None:
+    kind = struct.pack(">I4s4sI", 16, b"ftyp", b"isom", 0)
+    index = struct.pack(">I4s", 50, b"moov") + bytes(42)
+    content = struct.pack(">I4s", 0, b"mdat") + bytes([255] * 100)  # no sizes of boxes
+    (tmp_path / "open.mp4").write_bytes(kind + index + content)
+    assert examine(tmp_path / "open.mp4").fault == "unreadable"
+
+
 def test_segments_are_counted_and_one_beyond_the_end_says_so(clip: Path) -> None:
     inside, open_ended, beyond = Segment(0.5, 1.0), Segment(1.0), Segment(7.0, 8.0)
     video = examine(clip, [inside, open_ended, beyond])

@@ -56,6 +56,7 @@ def test_more_unreadable_clips_than_training_allows_are_an_error(num_bad: int, n
     assert ("too many unreadable" in found) == stops
     assert not stops or found["too many unreadable"].level == "error"
     assert found["unreadable"].items[0] == "wave/bad0.mp4: broken"
+    assert "no segment" not in found
     assert len(found["unreadable"].items) == num_bad
 
 
@@ -196,6 +197,7 @@ def test_names_that_differ_in_case_or_punctuation_are_one_class_or_a_trap() -> N
         (["leftwards", "up"], [], ["leftwards"]),
         (["bright", "upright", "leftover", "copyright", "cleft", "l", "del", "carret"], [], []),
         (["0", "1"], [], []),
+        (["turn cw", "turn clockwise"], [], ["turn clockwise", "turn cw"]),
     ],
 )
 def test_names_of_sides_are_guessed(labels: list[str], pairs: list[tuple[str, str]], alone: list[str]) -> None:

@@ -124,6 +124,8 @@ def test_tokens_that_are_kept_give_the_same_weights_and_each_view_is_computed_on
     assert cold == plain
     assert cold.num_through_frozen_blocks == len(entries(config)) == NUM_VIEWS * NUM_CLIPS
     assert "2 views of each clip: the first 1 of 3 blocks see them once" in cold.said
+    # 8 clips x 2 views x 4 frames x 17 tokens x 32 wide x 4 bytes
+    assert "their tokens, 0.00014 GB of at most 8 GB, are kept" in cold.said
     warm = run(config, "warm")
     assert warm == plain
     assert (warm.num_through_frozen_blocks, warm.num_decoded) == (0, 0)

@@ -108,6 +108,19 @@ def test_heads_that_no_classifier_can_be_built_on_are_refused(labels: dict[str, 
         build_model(backbone=make_trunk("vit"), labels=labels)
 
 
+def test_two_heads_of_one_name_are_refused() -> None:
+    with pytest.raises(SettingsError, match="heads 'verb', 'verb': expected a name of its own for each"):
+        LabelSpace((tuple(VERBS), tuple(NOUNS)), ("verb", "verb")).check()
+
+
+def test_unknown_classes_are_told_in_their_order() -> None:
+    assert SPACE.unknown(LabelSpace.of({"verb": ["wash", "take"], "noun": ["pot", "door", "cup"]})) == [
+        "verb: wash",
+        "noun: pot",
+        "noun: cup",
+    ]
+
+
 def test_one_class_name_may_be_in_two_heads() -> None:
     model = build_model(
         backbone=make_trunk("vit"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from stadapter.backbones import hash_weights
 from stadapter.errors import ArtefactError, SettingsError
+from stadapter.heads import make_classifier
 from stadapter.model import build_model
 from stadapter.tuning import (
     LoRA,
@@ -44,6 +45,23 @@ def test_dropout_acts_in_training_alone() -> None:
         assert not torch.equal(model(clips), model(clips))
         model.eval()
         assert torch.equal(model(clips), model(clips))
+
+
+@pytest.mark.parametrize("strategy", ["linear-probe", "attentive-pooling"])
+def test_dropout_takes_features_from_the_last_layer_and_nothing_before_it(strategy: str) -> None:
+    head = build(strategy=strategy, dropout=0.5).train().head
+    head.classifier = nn.Linear(WIDTH, WIDTH, bias=False)
+    nn.init.eye_(head.classifier.weight)  # shows what the last layer is given
+    features = head(torch.randn(64, 4, 5, WIDTH))
+    assert 0.3 < (features == 0).float().mean() < 0.7
+    head.eval()
+    assert (head(torch.randn(8, 4, 5, WIDTH)) != 0).all()
+
+
+def test_a_fresh_classifier_is_near_indifference() -> None:
+    classifier = make_classifier(768, 400)
+    assert classifier.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert not classifier.bias.any()
 
 
 def test_the_head_shares_the_norm_of_the_trunk_which_is_counted_once() -> None:

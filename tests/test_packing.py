@@ -182,6 +182,16 @@ def test_gradients_of_packed_pieces_are_derivatives() -> None:
         assert torch.autograd.gradcheck(module, x)
 
 
+def test_weights_that_lie_in_one_memory_in_another_order_are_not_taken_for_joint() -> None:
+    attention, x = make_trunk("clip").blocks[0].attention, torch.randn(2, 5, WIDTH)
+    expected = attention(x)[0]
+    parts = [attention.v_proj, attention.k_proj, attention.q_proj]
+    joint = torch.cat([part.weight.detach() for part in parts])
+    for part, piece in zip(parts, joint.chunk(3), strict=True):
+        part.weight.data = piece
+    assert relative_error(PackedAttention(attention)(x)[0], expected) < 1e-6
+
+
 @every_packed_family
 def test_a_trunk_is_held_once_and_stays_as_it_was(family: str) -> None:
     trunk, clips = make_trunk(family), make_clips()

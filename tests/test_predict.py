@@ -181,6 +181,8 @@ def test_a_part_of_a_file_is_classified_by_its_times(classifier: Classifier, vid
 def test_frames_have_no_times(classifier: Classifier, video: Path) -> None:
     with pytest.raises(SettingsError, match="cut an array"):
         classifier.predict(read_all(video), start_seconds=0.5)
+    with pytest.raises(SettingsError, match="cut an array"):
+        classifier.predict(read_all(video), end_seconds=0.5)
 
 
 @pytest.mark.parametrize("frames", [np.zeros((4, 8, 8), np.uint8), np.zeros((4, 8, 8, 3), np.float32)])

@@ -26,7 +26,8 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 def test_the_published_policy_is_read() -> None:
     assert parse_policy(PUBLISHED) == Policy(magnitude=7.0, num_operations=4, magnitude_std=0.5)
-    assert parse_policy("rand-inc1-n2-m9") == Policy(magnitude=9.0, num_operations=2, magnitude_std=0.0)
+    assert parse_policy("rand-inc1-n3-m9") == Policy(magnitude=9.0, num_operations=3, magnitude_std=0.0)
+    assert parse_policy("rand-inc1") == Policy(magnitude=10.0, num_operations=2, magnitude_std=0.0)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,32 @@ def test_strengths_mean_what_they_mean_in_timm() -> None:
     added = pixels(_OPERATIONS["solarize_add"](0.7, 1.0)(source))
     dark = pixels(source) < 128
     assert np.array_equal(added, np.where(dark, np.minimum(255, pixels(source) + 77), pixels(source)))
+
+
+def test_the_sign_says_to_which_side() -> None:
+    source = picture()
+    turned = source.rotate(-21, Image.Resampling.BICUBIC, fillcolor=(128, 128, 128))
+    assert np.array_equal(pixels(_OPERATIONS["rotate"](0.7, -1.0)(source)), pixels(turned))
+    paler = ImageEnhance.Color(source).enhance(0.37)
+    assert np.array_equal(pixels(_OPERATIONS["color"](0.7, -1.0)(source)), pixels(paler))
+
+
+def test_both_sides_are_drawn_about_as_often() -> None:
+    source, generator = picture(), np.random.default_rng(0)
+    ends = [pixels(_OPERATIONS["rotate"](1.0, sign)(source)) for sign in (-1.0, 1.0)]
+    policy = parse_policy("rand-m10-n1-inc1")
+    changed = [pixels(each(source)) for _ in range(1000) for each in draw_operations(policy, generator)]
+    left, right = (sum(np.array_equal(end, one) for one in changed) for end in ends)
+    assert left > 8
+    assert right > 8
+
+
+def test_a_sheared_picture_slides_along_the_axis_that_is_named() -> None:
+    stripes = np.zeros((24, 24, 3), np.uint8)
+    stripes[::2] = 255  # rows that are alike everywhere
+    along, across = (_OPERATIONS[name](0.5, 1.0)(Image.fromarray(stripes)) for name in ("shear_x", "shear_y"))
+    assert np.array_equal(pixels(along)[:, :10], stripes[:, :10])
+    assert not np.array_equal(pixels(across)[:, :10], stripes[:, :10])
 
 
 def test_a_translation_moves_by_a_share_of_the_side_and_fills_with_grey() -> None:

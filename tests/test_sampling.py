@@ -88,3 +88,5 @@ def test_counts_below_one_are_refused_by_name() -> None:
         dense_indices(10, 8, 0)
     with pytest.raises(SettingsError, match="num_frames is -1"):
         random_uniform_indices(10, -1, np.random.default_rng(0))
+    with pytest.raises(SettingsError, match="total_frames is 0"):
+        random_dense_indices(0, 8, 4, np.random.default_rng(0))

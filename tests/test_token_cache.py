@@ -66,18 +66,20 @@ def test_tokens_of_another_scope_are_not_found(tmp_path: Path) -> None:
 def test_the_key_of_a_view_tells_its_file_and_all_that_was_drawn(tmp_path: Path, video: Path) -> None:
     cache = make(tmp_path)
     view: dict[str, Any] = {"draw": (0, 1, 2, 0), "times": (None, None, None)}
-    other = video.with_name("other.mp4")
-    other.write_bytes(video.read_bytes())
-    os.utime(other, ns=(video.stat().st_atime_ns, video.stat().st_mtime_ns))
+    others = video.with_name("other.mp4"), tmp_path / "elsewhere" / video.name
+    for other in others:
+        other.parent.mkdir(exist_ok=True)
+        other.write_bytes(video.read_bytes())
+        os.utime(other, ns=(video.stat().st_atime_ns, video.stat().st_mtime_ns))
     draws = ((1, 1, 2, 0), (0, 2, 2, 0), (0, 1, 3, 0), (0, 1, 2, 1))
     times = ((0.5, None, None), (None, 0.5, None), (None, None, 25))
     keys = {
         cache.key(video, **view),
-        cache.key(other, **view),
+        *(cache.key(other, **view) for other in others),
         *(cache.key(video, **view | {"draw": draw}) for draw in draws),
         *(cache.key(video, **view | {"times": each}) for each in times),
     }
-    assert len(keys) == 9
+    assert len(keys) == 10
     assert cache.key(video, **view) in keys
 
 

@@ -7,6 +7,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -717,6 +718,8 @@ def test_videos_are_told_by_suffix_or_by_numbered_images(tmp_path: Path) -> None
     (tmp_path / "class").mkdir()
     (tmp_path / "class" / "clip.mp4").touch()
     (tmp_path / "class" / "thumbnail1.jpg").touch()
+    (tmp_path / "class of folders" / "clip").mkdir(parents=True)
+    (tmp_path / "class of folders" / "thumbnail1.jpg").touch()
     found = {path.name for path in tmp_path.iterdir() if is_video(path)}
     assert found == {"frames", "a.mp4", "b.AVI", "c.webm"}
     assert not is_video(tmp_path / "gone.mp4")
@@ -781,3 +784,17 @@ def test_a_region_is_that_part_of_the_whole_frames(name: str, tmp_path: Path) ->
         whole = reader.read([9, 2, 2, 11])
         assert torch.equal(reader.read([9, 2, 2, 11], region=region), whole[..., 3:14, 5:16])
     assert sizes == [tuple(whole.shape[2:])]
+
+
+def test_times_that_come_twice_are_not_trusted() -> None:
+    entries = [video_packets.Entry(pts, dts, dts == 0, True, False) for dts, pts in enumerate((0, 2, 1, 2))]
+    order = partial(video_packets.presentation_order, start=-math.inf, end=math.inf, was_sought=False)
+    assert order(entries[:3]) == [0, 2, 1]
+    assert order(entries) is None
+
+
+def test_frames_shown_before_the_first_keyframe_are_not_counted_on() -> None:
+    entries = [video_packets.Entry(pts, dts, dts == 0, True, False) for dts, pts in enumerate((3, 1, 2, 4))]
+    order = partial(video_packets.presentation_order, entries, end=math.inf, was_sought=False)
+    assert order(start=-math.inf) is None  # they may never come out
+    assert order(start=3) == [0, 3]
