@@ -101,8 +101,9 @@ def stadapter_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
+@pytest.mark.parametrize("word", ["--version", "version"])
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str], word: str) -> None:
+    assert main([word]) == 0
     assert re.fullmatch(r"stadapter \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
@@ -113,6 +114,12 @@ def test_an_unknown_verb_suggests_the_nearest(capsys: pytest.CaptureFixture[str]
     code, message = refused(capsys, word, "--data", "x")
     assert code == 2
     assert advice in message
+
+
+def test_help_of_a_verb_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["help", "check"])
+    assert "usage: stadapter check" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -324,6 +324,14 @@ def test_progress_counts_every_clip(manifest: Manifest) -> None:
     assert seen == [(4, 6), (6, 6)]
 
 
+def test_what_is_no_network_or_no_manifest_is_refused(manifest: Manifest) -> None:
+    model = knowing(manifest, LABELS, ANSWERS)
+    with pytest.raises(SettingsError, match=r"'runs/a': expected a network such as classifier\.model"):
+        evaluate("runs/a", manifest, CONFIG)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="'clips': expected what read_manifest gives"):
+        evaluate(model, "clips", CONFIG)  # type: ignore[arg-type]
+
+
 def test_a_confusion_matrix_of_thousands_of_classes_is_left_out_of_json(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -504,7 +504,7 @@ def test_ctrl_c_in_validation_leaves_a_good_artefact_and_resume_only_validates(r
     code, said = ended(process)
     assert code == 130
     assert "Traceback" not in said, said
-    assert f"trained, but not validated: {run.out} can be used as it is; --resume validates it" in said
+    assert f"trained, but not validated: {run.out} can be used as it is, and resuming validates it" in said
     assert load_artefact(run.out).receipt["metrics"] == {}
     before = weights(run.out)
     code, said = run.finish("--resume", **flags)

@@ -1,6 +1,7 @@
 """Classes of one head or of several side by side: a concatenation that must equal the heads it stands for."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +107,12 @@ def test_a_space_survives_json_with_the_order_of_its_heads() -> None:
 def test_heads_that_no_classifier_can_be_built_on_are_refused(labels: dict[str, list[str]], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         build_model(backbone=make_trunk("vit"), labels=labels)
+
+
+@pytest.mark.parametrize("labels", [10, "left", None])
+def test_what_names_no_classes_is_refused(labels: Any) -> None:
+    with pytest.raises(SettingsError, match=f"labels {labels!r}: expected a list of at least two class names"):
+        LabelSpace.of(labels)
 
 
 def test_two_heads_of_one_name_are_refused() -> None:

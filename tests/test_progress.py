@@ -23,6 +23,15 @@ def test_lines_are_printed_where_there_is_no_terminal_and_records_are_kept(tmp_p
     assert (record["kind"], record["step"], record["loss"], record["lr"]) == ("train", 10, 0.5, 1e-3)
 
 
+def test_a_terminal_that_can_draw_nothing_sees_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True)
+    with RunDisplay(tmp_path, title="training", total=10, console=console) as display:
+        display.step(10, loss=0.5, accuracy=0.75, clips_per_second=8.0)
+    assert shown.getvalue() == "step 10/10  loss 0.500  accuracy 75 %  8.0 clips/s  0 s left\n"
+
+
 def test_a_terminal_sees_a_bar_with_the_time_left(tmp_path: Path) -> None:
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=100)

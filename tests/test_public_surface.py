@@ -39,7 +39,7 @@ def test_every_promised_name_is_listed() -> None:
         "load_backbone ImageViT STAdapter LinearProbe LoRA build_model VideoClassifier read_frames uniform_indices "
         "dense_indices random_uniform_indices random_dense_indices ClipConfig load_clip Augmentation TrainConfig train "
         "TrainResult Classifier Prediction convert_released evaluate Report read_manifest read_splits "
-        "STAdapterError VideoError DataError BackboneError ArtefactError TrainingError SettingsError"
+        "STAdapterError VideoError DataError BackboneError ArtefactError TrainingError DivergedError SettingsError"
     )
     assert set(promised.split()) <= set(stadapter.__all__)
 

@@ -23,7 +23,7 @@ import stadapter
 from stadapter.artefact import load_artefact
 from stadapter.augmentation import Augmentation
 from stadapter.clips import load_clip
-from stadapter.errors import ArtefactError, DataError, SettingsError, TrainingError
+from stadapter.errors import ArtefactError, DataError, DivergedError, SettingsError, TrainingError
 from stadapter.manifest import read_manifest
 from stadapter.model import build_model
 from stadapter.predict import Classifier
@@ -163,6 +163,27 @@ def test_another_seed_is_another_dropout(config: TrainConfig, monkeypatch: pytes
     for seed in (0, 1):
         run(config, out=f"{config.out}-{seed}", epochs=1, seed=seed)
     assert [key[0] for key in keys] == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_run_that_diverged_is_not_called_usable(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = Loop.fit
+
+    def diverge(loop: Loop) -> None:
+        fit(loop)
+        with torch.no_grad():
+            loop.run.model.head.classifier.weight.fill_(3e38)  # a finite number, and no score is
+
+    monkeypatch.setattr(Loop, "fit", diverge)
+    shown = io.StringIO()
+    with pytest.raises(DivergedError, match="the scores are not finite numbers"):
+        train(dataclasses.replace(config, val_fraction=0.3), console=Console(file=shown))
+    assert "what was learned names nothing: start anew with a lower learning rate" in shown.getvalue()
+    assert "can be used" not in shown.getvalue()
+
+
+def test_settings_that_are_none_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"\{'data': 'x'\}: expected a TrainConfig"):
+        train({"data": "x"})  # type: ignore[arg-type]
 
 
 def write_other_clips(config: TrainConfig) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stadapter.errors import ArtefactError as ArtefactError
     from stadapter.errors import BackboneError as BackboneError
     from stadapter.errors import DataError as DataError
+    from stadapter.errors import DivergedError as DivergedError
     from stadapter.errors import SettingsError as SettingsError
     from stadapter.errors import STAdapterError as STAdapterError
     from stadapter.errors import TrainingError as TrainingError
@@ -72,6 +73,7 @@ _NAMES = {
         "ArtefactError",
         "BackboneError",
         "DataError",
+        "DivergedError",
         "STAdapterError",
         "SettingsError",
         "TrainingError",

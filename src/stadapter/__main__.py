@@ -70,10 +70,12 @@ First steps:
 
 def _dispatch(arguments: list[str]) -> int:
     verb, flags = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if verb == "help" and flags and flags[0] in VERBS:
+        verb, flags = flags[0], ["--help"]
     if verb in ("-h", "--help", "help"):
         print(usage())
         return 0
-    if verb in ("-V", "--version"):
+    if verb in ("-V", "--version", "version"):
         print(f"stadapter {__version__}")
         return 0
     if verb not in VERBS:

@@ -186,7 +186,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
     if version > FORMAT_VERSION:
         raise ArtefactError(
             f"{path} is of format version {version}; this program knows up to {FORMAT_VERSION}: "
-            "pip install --upgrade stadapter"
+            "install a newer stadapter"
         )
     return spec
 

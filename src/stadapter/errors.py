@@ -25,5 +25,9 @@ class TrainingError(STAdapterError):
     """A training run that cannot start or must not go on."""
 
 
+class DivergedError(TrainingError):
+    """Weights or scores that are no finite numbers."""
+
+
 class SettingsError(STAdapterError, ValueError):
     """A setting, or a combination of settings, that has no meaning."""

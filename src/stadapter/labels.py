@@ -42,9 +42,14 @@ class LabelSpace:
     def of(cls, labels: "Labels") -> Self:
         """The space of a list of class names, or of lists of them by the name of the head; a space stays as it is.
 
+        Raises:
+            SettingsError: something else, such as a number of classes.
+
         >>> LabelSpace.of({"verb": ["take", "put"], "noun": ["door", "pan"]}).labels
         ('verb: take', 'verb: put', 'noun: door', 'noun: pan')
         """
+        if isinstance(labels, str) or not isinstance(labels, LabelSpace | Mapping | Sequence):
+            raise SettingsError(f"labels {labels!r}: expected a list of at least two class names")
         if isinstance(labels, LabelSpace):
             return cls(labels.classes, labels.names)
         if isinstance(labels, Mapping) and len(labels) != 1:

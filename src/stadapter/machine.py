@@ -28,9 +28,11 @@ def choose_device(name: str | torch.device) -> torch.device:
             raise RuntimeError("nothing is computed there")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = textwrap.shorten(str(error), _MAX_REASON, placeholder=" …")  # torch may go on for a page
+        # torch may go on for a page; of a name that it does not know it lists dozens that it knows.
+        told = textwrap.shorten(str(error), _MAX_REASON, placeholder=" …")
+        reason = f" ({told})" if "device type at start" not in str(error) else ""
         raise SettingsError(
-            f"device {name}: expected auto, cpu, cuda, cuda:1 or mps, if this machine has it ({reason})"
+            f"device {name}: expected auto, cpu, cuda, cuda:1 or mps, if this machine has it{reason}"
         ) from error
     return device
 

@@ -179,8 +179,6 @@ def build_model(
         BackboneError: the trunk cannot be loaded.
         SettingsError: fewer than two labels, a label twice, a trunk that is already adapted, or bad settings.
     """
-    if isinstance(labels, str):
-        raise SettingsError(f"labels {labels!r}: expected a list of at least two class names")
     space = LabelSpace.of(labels)
     space.check()
     if not 0 <= dropout < 1:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stadapter.clips import ClipConfig
-from stadapter.errors import SettingsError, STAdapterError
+from stadapter.errors import DivergedError, SettingsError
 from stadapter.labels import LabelSpace
 from stadapter.machine import copies_beside_work
 from stadapter.model import VideoClassifier
@@ -128,11 +128,11 @@ def check_finite_scores(scores: Tensor, names: Sequence[str]) -> None:
     """Refuse scores (B, C) of which some are not numbers; `names` are those of the B clips.
 
     Raises:
-        STAdapterError: there are some; the message names their clips.
+        DivergedError: there are some; the message names their clips.
     """
     broken = [name for name, finite in zip(names, scores.isfinite().all(-1).tolist(), strict=True) if not finite]
     if broken:
-        raise STAdapterError(
+        raise DivergedError(
             f"{listed(broken)}: the scores are not finite numbers; compute in float32, or train again: "
             "the weights may have diverged"
         )

@@ -37,7 +37,7 @@ def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[int, i
     """A function to be called with (done, total), which moves a bar on standard error if that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = not (shown and console.is_terminal)
+    hidden = not (shown and console.is_terminal) or console.is_dumb_terminal
     # What is printed meanwhile is for standard output, and would be redirected to the console of the bar.
     with Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=False) as bar:
         task = bar.add_task(title, total=None)

@@ -14,6 +14,7 @@ from stadapter.cli.output import next_step, output_console, say
 from stadapter.errors import SettingsError
 from stadapter.paths import expanded
 from stadapter.provenance import started
+from stadapter.wording import listed
 
 if TYPE_CHECKING:
     from stadapter.training.settings import TrainConfig
@@ -139,4 +140,4 @@ def check_strategy_flags(arguments: Sequence[str], strategy: str, strategies: Ma
         if flag != "--tuning" or not dot or setting in fields[strategy]:
             continue
         if owners := [name for name in fields if setting in fields[name]]:
-            raise SettingsError(f"{argument} is a flag of {' and '.join(owners)}; add --tuning {owners[0]}, or drop it")
+            raise SettingsError(f"{argument} is a flag of {listed(owners)}; add --tuning {owners[0]}, or drop it")

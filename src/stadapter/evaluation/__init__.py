@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from stadapter.clips import ClipConfig
@@ -72,6 +72,10 @@ def evaluate(
         TrainingError: a process that reads clips ended by itself.
         STAdapterError: the model's scores are not finite.
     """
+    if not isinstance(model, nn.Module):
+        raise SettingsError(f"{model!r}: expected a network such as classifier.model; Classifier.evaluate takes data")
+    if not isinstance(manifest, Manifest):
+        raise SettingsError(f"{manifest!r}: expected what read_manifest gives")
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise SettingsError(f"{name} {value}: expected at least {least}")

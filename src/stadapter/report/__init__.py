@@ -25,6 +25,8 @@ from stadapter.wording import bytes_text, counted, duration
 REPORT_NAME = "report.html"
 _NUM_FILMSTRIPS = 6
 _NUM_ERRORS = 20
+_WIDE = 0.2
+"""An interval that is wider says little."""
 
 Line = tuple[str, str]
 """What is told, and what it is."""
@@ -186,7 +188,9 @@ def _calibration(report: Report) -> str:
     """What the scores are worth, in words."""
     low, high = report.top1_interval.low, report.top1_interval.high
     what = ACTION if report.heads else "class"
-    meaning = "On the whole they claim neither too much nor too little, as far as these clips can tell."
+    meaning = f"On the whole {counted(report.num_clips, 'clip')} show them to claim neither too much nor too little."
+    if high - low > _WIDE:
+        meaning = f"Whether they claim too much or too little, {counted(report.num_clips, 'clip')} cannot tell."
     if report.mean_score > high:
         meaning = "On the whole they claim too much."
     elif report.mean_score < low:

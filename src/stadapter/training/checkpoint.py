@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stadapter.errors import ArtefactError, TrainingError
+from stadapter.errors import ArtefactError, DivergedError, TrainingError
 from stadapter.tensor_file import DIGEST_KEY, read_tensors, write_tensors
 from stadapter.training.settings import FIXED_SETTINGS, FREE_SETTINGS, completed
 from stadapter.wording import changed, listed
@@ -135,11 +135,11 @@ def check_weights(trained: Mapping[str, Tensor], step: int) -> None:
     """Stop before weights that are not finite numbers are written over good ones.
 
     Raises:
-        TrainingError: they are not.
+        DivergedError: they are not.
     """
     for name, tensor in trained.items():
         if not bool(tensor.detach().isfinite().all()):
-            raise TrainingError(DIVERGED.format(what=f"the weights of {name} are not finite numbers", step=step))
+            raise DivergedError(DIVERGED.format(what=f"the weights of {name} are not finite numbers", step=step))
 
 
 def save_checkpoint(

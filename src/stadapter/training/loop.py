@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from stadapter.artefact import save_artefact
 from stadapter.compiled import compile_nothing, try_compiled
-from stadapter.errors import ArtefactError, STAdapterError, TrainingError
+from stadapter.errors import ArtefactError, DivergedError, SettingsError, STAdapterError, TrainingError
 from stadapter.evaluation import evaluate
 from stadapter.evaluation.figures import Report, headline
 from stadapter.machine import copies_beside_work, describe_device, random_devices, takes_turns
@@ -81,6 +81,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
         KeyboardInterrupt: asked to stop, by Ctrl-C, SIGTERM or the loss of the terminal. While it trains, a
             checkpoint has been written then; resume goes on from there.
     """
+    if not isinstance(config, TrainConfig):
+        raise SettingsError(f"{config!r}: expected a TrainConfig, such as TrainConfig(data=…, out=…)")
     run = prepare(config)
     with stopped_by_signals(), readable_memory_errors(), run.occupied():
         loop = Loop(run, console or LastingConsole(stderr=True))
@@ -235,10 +237,13 @@ class Loop:
                     progress=lambda done, total: display.advance(done),
                     time_check=len(self.run.val_set.entries) <= TIME_CHECK_CLIPS,
                 )
+            except DivergedError:
+                display.say("trained, but what was learned names nothing: start anew with a lower learning rate")
+                raise
             except BaseException:
                 folder = shlex.quote(str(self.run.folder))
                 display.say(
-                    f"trained, but not validated: {folder} can be used as it is; --resume validates it, "
+                    f"trained, but not validated: {folder} can be used as it is, and resuming validates it, "
                     f"or stadapter evaluate {folder} --data …"
                 )
                 raise

@@ -52,7 +52,7 @@ class RunDisplay:
         self._bar = Progress(
             *_bar_columns(console),
             console=console,
-            disable=console is None or not console.is_terminal,
+            disable=console is None or not shows_bars(console),
             transient=True,
         )
         self._task = self._bar.add_task(title, total=total)
@@ -95,7 +95,7 @@ class RunDisplay:
         text = f"loss {loss:.3f}  accuracy {percent(accuracy, 0)}  {clips_per_second:.1f} clips/s"
         self._bar.update(self._task, description=text)
         now = time.monotonic()
-        if not self._console.is_terminal and (now - self._last_line > LINES_EVERY_SECONDS or step == self._total):
+        if not shows_bars(self._console) and (now - self._last_line > LINES_EVERY_SECONDS or step == self._total):
             self._last_line = now
             left = (now - self._started) / max(1, step - (self._first or 0)) * (self._total - step)
             self.say(f"step {step}/{self._total}  {text}  {duration(left)} left")
@@ -115,6 +115,11 @@ class RunDisplay:
             for line in [lines] if isinstance(lines, str) else lines:
                 with suppress(OSError):
                     self._console.print(printable_lines(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def shows_bars(console: Console) -> bool:
+    """Whether lines can be drawn over there: on a terminal, but for one that calls itself dumb."""
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 def _bar_columns(console: Console | None) -> list[ProgressColumn]:

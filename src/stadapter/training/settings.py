@@ -149,9 +149,10 @@ class TrainConfig:
         for name, (lowest, highest) in _LIMITS.items():
             value = getattr(self, name)
             if value is not None and not lowest <= value <= highest:
-                wanted = f"at least {lowest}" if highest == math.inf else f"{lowest} to {highest}"
+                below = "below " if name in _BELOW else ""
+                wanted = f"at least {lowest}" if highest == math.inf else f"{lowest} to {below}{highest}"
                 raise SettingsError(f"{name} {value}: expected {wanted}")
-        for name in ("dropout", "val_fraction"):
+        for name in _BELOW:
             if getattr(self, name) == 1:
                 raise SettingsError(f"{name} 1: expected a share below 1, which would leave nothing")
         if not 0 < self.lr < math.inf:
@@ -181,6 +182,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "val_fraction": (0, 1),
 }
 """Lowest and highest value of a setting, both allowed."""
+_BELOW = ("dropout", "val_fraction")
+"""Settings whose highest value is not allowed."""
 
 
 def settings_to_json(config: TrainConfig) -> dict[str, Any]:
