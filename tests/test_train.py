@@ -510,8 +510,9 @@ def test_two_processes_train_one_model(config: TrainConfig, tmp_path: Path) -> N
     assert "2 processes" in train_in_two_processes(config, tmp_path, **changes)
     folder = Path(config.out)
     by_itself = run(config, out=config.out + "-alone", batch_size=4, val_fraction=0.3)
-    losses = [records(path, "validation")[-1]["loss"] for path in (folder, by_itself)]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for kind in ("train", "validation"):
+        losses = [records(path, kind)[-1]["loss"] for path in (folder, by_itself)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     alone, together = weights(by_itself), weights(folder)
     for name, tensor in alone.items():
         torch.testing.assert_close(together[name], tensor, rtol=1e-3, atol=1e-5)

@@ -61,7 +61,7 @@ def bootstrap_interval(
         seed: of the draws; the same seed gives the same interval.
 
     Raises:
-        SettingsError: no values, as many groups as values are not there, or a confidence or number of no meaning.
+        SettingsError: no values, not one group for each, or a confidence or number of resamples without meaning.
 
     >>> bootstrap_interval([1, 1, 1, 0])
     Interval(low=0.25, high=1.0)

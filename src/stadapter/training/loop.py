@@ -6,7 +6,7 @@ import math
 import platform
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,11 @@ from stadapter.evaluation.figures import Report, headline
 from stadapter.machine import copies_beside_work, describe_device, random_devices, takes_turns
 from stadapter.memory import readable_memory_errors
 from stadapter.model import Finisher, prepare_trunk
-from stadapter.paths import expanded
 from stadapter.processes import Turns, workers_of, yielding_worker
 from stadapter.provenance import command_line
-from stadapter.records import METRICS_NAME, read_records, running_seconds
+from stadapter.records import read_records, running_seconds
 from stadapter.report import REPORT_NAME, write_report
-from stadapter.samples import Batch, Failure, collate
+from stadapter.samples import Batch, collate
 from stadapter.signals import interruption, stopped_by_signals
 from stadapter.token_cache import TokenCache
 from stadapter.training.checkpoint import (
@@ -46,8 +45,8 @@ from stadapter.training.preparation import Prepared, prepare
 from stadapter.training.progress import Curves, LastingConsole, Meter, RunDisplay, rewind
 from stadapter.training.schedule import EpochBatches, learning_rate_share, make_optimizer, seed_dropout
 from stadapter.training.settings import TrainConfig, settings_to_json
+from stadapter.training.unreadable import UnreadableClips
 from stadapter.view_store import ViewStore
-from stadapter.wording import named_once, percent
 
 LOG_EVERY_STEPS = 10
 TIME_CHECK_CLIPS = 1000
@@ -109,7 +108,7 @@ class Loop:
         processes, device = self.accelerator.num_processes, self.accelerator.device
         self.turns = Turns(are_taken=takes_turns(processes, device_type=device.type))
         self.step = 0
-        self.failures: dict[str, str] = {}
+        self.unreadable = UnreadableClips(run)
         self.changes: tuple[str, ...] = ()
         self.store: ViewStore | None = None
         self.cache: TokenCache | None = None
@@ -161,7 +160,7 @@ class Loop:
             batches.start(epoch, done * self.accelerator.num_processes)
             loader.set_epoch(epoch)  # reaches the dataset: accelerate would count epochs from 0 after resuming
             for number, batch in enumerate(self.turns.over(loader), start=done):
-                self._note_failures(batch, display)
+                self.unreadable.note(batch, display)
                 self._note_lost_room(display)
                 seed_dropout(config.seed, epoch, number, self.accelerator.process_index)
                 for group in optimizer.param_groups:
@@ -172,7 +171,7 @@ class Loop:
                 self.step += 1
                 display.advance(self.step)
                 if self.step % LOG_EVERY_STEPS == 0 or self.step == plan.total_steps:
-                    self._gather_failures(display)
+                    self.unreadable.gather(display)
                     self._log(meter, optimizer, display)
                 stopped = interrupted()
                 if stopped or self.step == plan.total_steps or checkpoints.is_due(self.step):
@@ -204,14 +203,15 @@ class Loop:
             total_steps=self.run.plan.total_steps,
             accept_changes=self.config.accept_changes,
         )
-        self.step, self.failures, self.changes = progress.step, dict(progress.failures), progress.changes
+        self.step, self.unreadable.reasons, self.changes = progress.step, dict(progress.failures), progress.changes
         if self.accelerator.is_main_process:
-            rewind(self.run.folder, step=self.step, failures=self.failures)
+            rewind(self.run.folder, step=self.step, failures=self.unreadable.reasons)
 
     def _checkpoint(self, checkpoints: Checkpoints, display: RunDisplay) -> None:
         if self.accelerator.is_main_process:
             settings = settings_to_json(self.config)
-            checkpoints.save(Progress(self.step, settings, self.run.identity, self.failures, self.changes))
+            failures = self.unreadable.reasons
+            checkpoints.save(Progress(self.step, settings, self.run.identity, failures, self.changes))
             display.record("checkpoint", step=self.step)  # also tells how long the run ran until here
 
     def _say_where_it_stands(self, display: RunDisplay) -> None:
@@ -290,7 +290,7 @@ class Loop:
             "steps": self.step,
             "seconds": running_seconds([*read_records(self.run.folder), {"kind": "now", "time": time.time()}]),
             "metrics": dict(metrics),
-            "unreadable": dict(sorted(self.failures.items())),
+            "unreadable": dict(sorted(self.unreadable.reasons.items())),
             "changes": list(self.changes),
             "versions": {
                 "stadapter": __version__,
@@ -342,57 +342,17 @@ class Loop:
         meter.add(loss.detach(), self.run.model.label_space.named(logits.detach()) == batch["labels"])
 
     def _log(self, meter: Meter, optimizer: torch.optim.Optimizer, display: RunDisplay) -> None:
-        reading, space = meter.read(), self.run.model.label_space
+        reading, space = meter.read(self.accelerator.reduce), self.run.model.label_space
         if not math.isfinite(reading.loss):
             raise TrainingError(DIVERGED.format(what=f"the loss is {reading.loss}", step=self.step))
         figures = {
             "loss": reading.loss,
             "accuracy": reading.accuracy,
             **{f"{name}_accuracy": of for name, of in zip(space.heads, reading.by_head, strict=False)},
-            "clips_per_second": reading.clips_per_second * self.accelerator.num_processes,
+            "clips_per_second": reading.clips_per_second,
             "lr": float(optimizer.param_groups[0]["lr"]),
         }
         display.step(self.step, epoch=(self.step - 1) // self.run.plan.steps_per_epoch, **figures)
-
-    def _note_failures(self, batch: Batch, display: RunDisplay) -> None:
-        """Name every unreadable clip once, and stop when they are too many, or when nothing of a batch is readable."""
-        self._name_failures(batch["failures"], display)
-        if self.accelerator.num_processes == 1:
-            self._refuse_too_many()
-        if not len(batch["labels"]):
-            raise self._too_many()
-
-    def _gather_failures(self, display: RunDisplay) -> None:
-        """Learn from the other processes what they could not read, so that all stop at the same step, or none."""
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils.operations import gather_object
-
-            self._name_failures(gather_object(list(self.failures.items())), display)
-            self._refuse_too_many()
-
-    def _name_failures(self, failures: Sequence[Failure], display: RunDisplay) -> None:
-        for name, reason in failures:
-            if name not in self.failures:
-                self.failures[name] = reason
-                display.say(f"skipped {named_once(name, reason)}")
-                display.record("unreadable", name=name, reason=reason)
-
-    def _refuse_too_many(self) -> None:
-        """One alone never stops a run."""
-        total, bad = len(self.run.train_set.entries), len(self.failures)
-        if bad > 1 and bad > self.config.max_bad_fraction * total:
-            raise self._too_many()
-
-    def _too_many(self) -> TrainingError:
-        data = expanded(self.config.data)
-        if not data.exists():
-            return TrainingError(f"{data} is not there any more; bring the data back, then resume")
-        total, bad = len(self.run.train_set.entries), len(self.failures)
-        return TrainingError(
-            f"{bad} of {total} clips could not be read, more than the allowed share of "
-            f"{percent(self.config.max_bad_fraction, 0)}: {', '.join(sorted(self.failures)[:5])}; "
-            f"all are named in {self.run.folder / METRICS_NAME}. Remove or repair them, or raise --max-bad-fraction"
-        )
 
     def _note_lost_room(self, display: RunDisplay) -> None:
         """Say once that views, or tokens, are no longer kept, and that some of these were damaged."""

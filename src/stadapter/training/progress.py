@@ -9,7 +9,7 @@ import io
 import os
 import platform
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -228,9 +228,9 @@ class Meter:
         count = torch.full_like(loss, len(hits))
         self._sums += torch.stack([loss * len(hits), count, hits.all(-1).sum(), *hits.sum(0)]).to(self._sums.dtype)
 
-    def read(self) -> Reading:
-        """What has been added; then start anew."""
-        loss, count, right, *by_head = self._sums.tolist()
+    def read(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> Reading:
+        """What has been added; then start anew. `reduce` adds the sums of the processes that train together up."""
+        loss, count, right, *by_head = reduce(self._sums).tolist()
         seconds = time.monotonic() - self._started
         self._sums.zero_()
         self._started = time.monotonic()

@@ -10,9 +10,9 @@ MAX_FRAME_PIXELS = 8192 * 4352
 MAX_FRAMES = 2_000_000
 """Most frames of a video, or of a segment of one: 18 hours at 30 frames per second."""
 MAX_SECONDS = 20.0
-"""Processor time that opening a file may take, and each reading from it, in seconds …"""
+"""Processor time that opening a file may take, and each reading from it, in seconds."""
 MAX_SECONDS_PER_MEBIBYTE = 10.0
-"""… and this much more for every MiB of its size, so that long videos have the time that they need.
+"""How much longer that may be for every MiB of the file, so that long videos have the time that they need.
 
 Processor time of the reading thread and not time on the clock: a busy machine or a slow disk makes no clip unreadable.
 """
