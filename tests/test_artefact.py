@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ def trunk_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_trunk(tmp_path_factory.mktemp("trunks") / "clip", "clip")
 
 
-def trained_model(backbone: ImageViT | Path, tuning: Tuning = TUNINGS["st-adapter"]) -> VideoClassifier:
+def trained_model(backbone: ImageViT | Path | str, tuning: Tuning = TUNINGS["st-adapter"]) -> VideoClassifier:
     """A model none of whose trained tensors has its starting value."""
     model = build_model(backbone=backbone, labels=LABELS, tuning=tuning)
     generator = torch.Generator().manual_seed(5)
@@ -180,6 +181,29 @@ def test_the_model_card_names_trunk_classes_and_accuracy(trunk_folder: Path, tmp
     assert str(trunk_folder.parent) not in card  # what the folder is called, not where it was
 
 
+def test_a_run_takes_the_revision_of_its_trunk_that_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--lab--vit"
+    old, new = "a" * 40, "b" * 40
+    for seed, revision in enumerate((old, new)):
+        save_trunk(repository / "snapshots" / revision, "clip", seed=seed)
+    (repository / "refs").mkdir()
+    main = repository / "refs" / "main"
+    main.write_text(old)
+    run = save_artefact(tmp_path / "run", trained_model("lab/vit"), CLIP_CONFIG, receipt={})
+    main.write_text(new)  # its owner has pushed other weights
+    assert load_backbone("lab/vit").info.revision == new
+    assert load_backbone(f"lab/vit@{old}").info.revision == old
+    assert Classifier.load(run).model.trunk.info.revision == old
+    shutil.rmtree(repository / "snapshots" / old)
+    with pytest.raises(ArtefactError, match="give it its own trunk"):
+        Classifier.load(run)
+    with pytest.raises(BackboneError, match=f"lab/vit at {old} is not a local folder, is not in the local cache"):
+        load_backbone(f"lab/vit@{old}")
+
+
 def test_the_model_card_names_a_trunk_of_the_hub_as_its_base(tmp_path: Path) -> None:
     trunk = make_trunk("clip")
     trunk.info = replace(trunk.info, name="tiny/trunk", revision="0123")
@@ -238,7 +262,7 @@ def test_a_loaded_trunk_that_is_another_is_refused(run: Path) -> None:
 
 def test_a_newer_format_is_refused_with_advice(run: Path) -> None:
     edit_spec(run, format_version=FORMAT_VERSION + 1)
-    with pytest.raises(ArtefactError, match=r"format version 2.*up to 1.*pip install --upgrade"):
+    with pytest.raises(ArtefactError, match=r"format version 2.*up to 1.*install a newer stadapter"):
         load_artefact(run)
 
 

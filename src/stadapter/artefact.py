@@ -10,6 +10,7 @@ A folder rebuilds its own model. A trunk whose weights differ from those it was 
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,12 +192,20 @@ def read_spec(folder: Path) -> dict[str, Any]:
     return spec
 
 
+def _own_trunk(info: BackboneInfo) -> ImageViT:
+    """The trunk by its name: on the Hub as it was in training, or, where that is not to be had, as it is now."""
+    if info.revision is not None:
+        with suppress(BackboneError):
+            return load_backbone(f"{info.name}@{info.revision}")
+    return load_backbone(info.name)
+
+
 def _matching_trunk(folder: Path, info: BackboneInfo, backbone: ImageViT | str | os.PathLike[str] | None) -> ImageViT:
     if isinstance(backbone, ImageViT):
         trunk = backbone
     else:
         try:
-            trunk = load_backbone(backbone if backbone is not None else info.name)
+            trunk = load_backbone(backbone) if backbone is not None else _own_trunk(info)
         except BackboneError as error:
             if backbone is not None:
                 raise

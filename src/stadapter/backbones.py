@@ -112,7 +112,8 @@ def load_backbone(name_or_path: str | os.PathLike[str]) -> ImageViT:
 
     Args:
         name_or_path: a folder in Hugging Face layout (config.json + model.safetensors), or a Hub id such as
-            "facebook/dinov2-small". Families: CLIP, SigLIP, DINOv2 (with and without registers), DINOv3, ViT.
+            "facebook/dinov2-small", of which "@" and a branch, a tag or a commit behind it ask for that revision.
+            Families: CLIP, SigLIP, DINOv2 (with and without registers), DINOv3, ViT.
             "tiny" is the small trunk that comes with the package; write "./tiny" for a folder of that name.
 
     Raises:
@@ -213,7 +214,7 @@ def _locate(name_or_path: str | os.PathLike[str]) -> tuple[str, Path, str | None
             f"or {EMBEDDED_BACKBONE} for first steps"
         )
     folder = fetch_snapshot(name, _trunk_patterns, needed=needed)
-    return name, folder, folder.name
+    return name.partition("@")[0], folder, folder.name
 
 
 def _trunk_patterns(files: Sequence[str]) -> list[str]:

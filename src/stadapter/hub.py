@@ -15,7 +15,7 @@ def fetch_snapshot(name: str, patterns: Callable[[Sequence[str]], list[str]], *,
     """The local folder of a Hub repository: fetched now, or left by an earlier run where no hub answers.
 
     Args:
-        name: the repository's id, such as "facebook/dinov2-small".
+        name: the repository's id, such as "facebook/dinov2-small"; "…@v1" asks for a branch, a tag or a commit of it.
         patterns: from the names of all its files to patterns of those to fetch.
         needed: the files that the folder must hold, for messages; the first tells whether an earlier run left it.
 
@@ -23,14 +23,18 @@ def fetch_snapshot(name: str, patterns: Callable[[Sequence[str]], list[str]], *,
         BackboneError: no such repository, a gated one, or a hub that does not answer.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+    repository, _, asked = name.partition("@")
+    revision = asked or None
     try:
         # One request with a time limit says at once whether the hub answers, and what there is: left to itself the
         # library retries in silence for a minute.
-        found = HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
+        found = HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
         files = [file.rfilename for file in found.siblings or []]
-        return Path(snapshot_download(name, allow_patterns=patterns(files)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns(files)))
+    except RevisionNotFoundError as error:
+        raise BackboneError(f"{repository} has no revision {revision} on the Hub; check the spelling") from error
     except GatedRepoError as error:
         raise BackboneError(
             f"{name} is gated on the Hub: accept its terms on its page, then log in with `hf auth login`"
@@ -42,22 +46,23 @@ def fetch_snapshot(name: str, patterns: Callable[[Sequence[str]], list[str]], *,
         ) from error
     except Exception as error:
         # No name service, no route, a time-out, a proxy's answer: the types belong to whichever HTTP client is in use.
-        return _cached(name, needed, error)
+        return _cached(repository, revision, needed, error)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name that is no local path may be one of the Hub: owner/name."""
+    """Whether a name that is no local path may be one of the Hub: owner/name, or owner/name@revision."""
     return name.count("/") == 1 and not name.startswith((".", "~", "/"))
 
 
-def _cached(name: str, needed: Sequence[str], reason: Exception) -> Path:
+def _cached(name: str, revision: str | None, needed: Sequence[str], reason: Exception) -> Path:
     """The snapshot of a Hub repository that an earlier run has left on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
-    file = try_to_load_from_cache(name, needed[0])
+    file = try_to_load_from_cache(name, needed[0], revision=revision)
     if not isinstance(file, str):
+        at = f" at {revision}" if revision is not None else ""
         raise BackboneError(
-            f"{name} is not a local folder, is not in the local cache, and the Hub does not answer "
+            f"{name}{at} is not a local folder, is not in the local cache, and the Hub does not answer "
             f"({type(reason).__name__}: {first_line(reason)}); go online once, "
             f"or pass a folder with {' and '.join(needed)}"
         ) from reason
