@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stadapter.artefact import save_artefact
 from stadapter.backbones import load_backbone
@@ -20,7 +21,7 @@ from stadapter.model import build_model
 from stadapter.predict import Classifier, Prediction, PredictionFailure
 from stadapter.synthetic import write_clips
 from stadapter.tuning import STAdapter
-from stadapter.video import VideoReader
+from stadapter.video import VideoReader, probe, read_frames
 from trunks import save_trunk
 
 LABELS = ["down", "left", "right", "up"]
@@ -176,6 +177,21 @@ def test_a_part_of_a_file_is_classified_by_its_times(classifier: Classifier, vid
     part = classifier.predict(video, start_seconds=0.5, end_seconds=1.0)  # 10 frames a second
     assert part.scores == pytest.approx(classifier.predict(read_all(video)[5:10]).scores, abs=1e-6)
     assert part.scores != classifier.predict(video).scores
+
+
+def test_a_part_of_a_folder_of_images_is_classified_by_its_rate(
+    classifier: Classifier, video: Path, tmp_path: Path
+) -> None:
+    for number, frame in enumerate(read_all(video)):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    part: dict[str, Any] = {"start_seconds": 0.1, "end_seconds": 0.5}
+    rate = probe(video).frames_per_second
+    assert classifier.predict(tmp_path, **part, frames_per_second=rate).scores == pytest.approx(
+        classifier.predict(video, **part).scores
+    )
+    assert torch.equal(read_frames(tmp_path, [1], **part, frames_per_second=rate), read_frames(video, [1], **part))
+    with pytest.raises(VideoError, match=r"has no frame rate, .* from Python frames_per_second tells it"):
+        classifier.predict(tmp_path, **part)
 
 
 def test_frames_have_no_times(classifier: Classifier, video: Path) -> None:

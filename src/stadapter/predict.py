@@ -152,7 +152,12 @@ class Classifier:
         return min(space.num_actions, MAX_ACTIONS) if space.heads else space.num_actions
 
     def predict(
-        self, video: Video, *, start_seconds: float | None = None, end_seconds: float | None = None
+        self,
+        video: Video,
+        *,
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+        frames_per_second: float | None = None,
     ) -> Prediction:
         """Classify one video, or the part of a file between two times.
 
@@ -160,13 +165,14 @@ class Classifier:
             video: a file, a folder of numbered images, or frames: uint8 (T, H, W, 3), RGB.
             start_seconds: start of the part; default the start of the file.
             end_seconds: end of the part; default the end of the file.
+            frames_per_second: the rate of a folder of images, without which it has no parts.
 
         Raises:
             VideoError: it cannot be read, or is not uint8 frames.
             SettingsError: times for frames, which have none.
             STAdapterError: the scores are not finite numbers.
         """
-        clip = _load(video, self.clip_config, start_seconds, end_seconds)
+        clip = _load(video, self.clip_config, start_seconds, end_seconds, frames_per_second)
         return self._named(_name(video), self._scores([clip], _VIEWS_AT_ONCE)[0])
 
     def predict_many(self, videos: Iterable[Video], *, batch_size: int = 8) -> Iterator[Prediction | PredictionFailure]:
@@ -272,11 +278,21 @@ class Classifier:
 
 
 def _load(
-    video: Video, config: ClipConfig, start_seconds: float | None = None, end_seconds: float | None = None
+    video: Video,
+    config: ClipConfig,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+    frames_per_second: float | None = None,
 ) -> Tensor:
     """The test views (V, T, 3, H, W) of a video."""
     if isinstance(video, str | os.PathLike):
-        return load_clip(video, config, start_seconds=start_seconds, end_seconds=end_seconds)
+        return load_clip(
+            video,
+            config,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
+            frames_per_second=frames_per_second,
+        )
     if start_seconds is not None or end_seconds is not None:
         raise SettingsError("start_seconds and end_seconds are for files; cut an array by its frames")
     return clip_from_array(video, config)

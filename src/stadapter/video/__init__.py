@@ -150,15 +150,17 @@ def read_frames(
     *,
     start_seconds: float | None = None,
     end_seconds: float | None = None,
+    frames_per_second: float | None = None,
 ) -> "torch.Tensor":
     """Exactly these frames of a video, as uint8 RGB (T, 3, H, W), decoding only what they need.
 
     Frame i is the i-th in presentation order, turned upright; numbers may repeat and come in any order. With
-    `start_seconds` or `end_seconds` they count within that part of the video.
+    `start_seconds` or `end_seconds` they count within that part of the video, for which a folder of images needs
+    `frames_per_second`.
 
     Raises VideoError where the video cannot be read or has no such frame.
     """
-    with VideoReader(path, start_seconds, end_seconds) as reader:
+    with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
         return reader.read(indices)
 
 

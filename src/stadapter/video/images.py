@@ -43,7 +43,10 @@ class ImageFolder:
                 raise VideoError(f"{path.name}: two images are number {number}, {name} and {next_name}; keep one")
         if not segment.is_whole:
             if not frames_per_second:
-                raise VideoError(f"{path.name}: a folder of images has no frame rate, so it cannot be cut by seconds")
+                raise VideoError(
+                    f"{path.name}: a folder of images has no frame rate, so it cannot be cut by seconds; from Python "
+                    "frames_per_second tells it"
+                )
             inside = segment.numbers(len(numbered), frames_per_second=frames_per_second)
             if not inside:
                 raise VideoError(f"{path.name}: no frame between {segment}")
