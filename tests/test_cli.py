@@ -556,6 +556,25 @@ def test_predict_writes_csv(run: Path, mixed: list[str], capsys: pytest.CaptureF
         assert not row["label"] or float(row["score"]) >= float(row["score_2"])
 
 
+def test_predict_names_the_windows_of_a_video(run: Path, mixed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = mixed[:2]
+    command = ["predict", str(run), good, bad, "--window-seconds", "0.1"]
+    assert main([*command, "--format", "json"]) == 0
+    *windows, broken = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(windows) > 1
+    assert [row["start_seconds"] for row in windows[:2]] == [0.0, 0.1]
+    assert {row["video"] for row in windows} == {good}
+    assert (broken["video"], "start_seconds" in broken) == (bad, False)
+    assert main([*command, "--format", "csv"]) == 0
+    first, *_, last = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert list(first)[:4] == ["video", "start_seconds", "end_seconds", "label"]
+    assert (first["start_seconds"], first["end_seconds"]) == ("0.0", "0.1")
+    assert (last["start_seconds"], bool(last["error"])) == ("", True)
+    assert main(command) == 0
+    assert f"{Path(good).name} [0.1 to 0.2 s]" in capsys.readouterr().out.replace("\n", "")
+    assert "--stride-seconds without --window-seconds" in refused(capsys, *command[:3], "--stride-seconds", "1")[1]
+
+
 def test_predict_shows_a_table_that_a_pipe_does_not_cut(
     run: Path, mixed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

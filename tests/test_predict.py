@@ -18,8 +18,8 @@ from stadapter.evaluation import evaluate
 from stadapter.machine import choose_device
 from stadapter.manifest import read_manifest
 from stadapter.model import build_model
-from stadapter.predict import Classifier, Prediction, PredictionFailure
-from stadapter.synthetic import write_clips
+from stadapter.predict import Classifier, Prediction, PredictionFailure, video_windows
+from stadapter.synthetic import write_clips, write_video
 from stadapter.tuning import STAdapter
 from stadapter.video import VideoReader, probe, read_frames
 from trunks import save_trunk
@@ -192,6 +192,50 @@ def test_a_part_of_a_folder_of_images_is_classified_by_its_rate(
     assert torch.equal(read_frames(tmp_path, [1], **part, frames_per_second=rate), read_frames(video, [1], **part))
     with pytest.raises(VideoError, match=r"has no frame rate, .* from Python frames_per_second tells it"):
         classifier.predict(tmp_path, **part)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "expected"),
+    [
+        (1.0, None, [(0, 1), (1, 2), (1.4, 2.4)]),
+        (0.6, None, [(0, 0.6), (0.6, 1.2), (1.2, 1.8), (1.8, 2.4)]),
+        (1.0, 0.7, [(0, 1), (0.7, 1.7), (1.4, 2.4)]),
+        (2.4, None, [(0, 2.4)]),
+        (9.0, 1.0, [(0, 9)]),
+    ],
+)
+def test_windows_cover_a_video_to_its_end(
+    tmp_path: Path, window: float, stride: float | None, expected: list[tuple[float, float]]
+) -> None:
+    path = tmp_path / "long.mp4"
+    write_video(path, np.zeros((60, 32, 32, 3), np.uint8), frames_per_second=25)  # 2.4 s
+    parts = video_windows(path, window_seconds=window, stride_seconds=stride)
+    assert [(part.start_seconds, part.end_seconds) for part in parts] == expected
+    for part in parts:
+        assert read_frames(path, [0], start_seconds=part.start_seconds, end_seconds=part.end_seconds).shape[0] == 1
+
+
+def test_windows_of_a_video_are_classified_as_its_parts(classifier: Classifier, video: Path) -> None:
+    parts = video_windows(video, window_seconds=0.3)
+    assert len(parts) > 1
+    for part, answer in zip(parts, classifier.predict_many(parts, batch_size=2), strict=True):
+        assert isinstance(answer, Prediction)
+        alone = classifier.predict(video, start_seconds=part.start_seconds, end_seconds=part.end_seconds)
+        assert answer.scores == pytest.approx(alone.scores)
+        assert (answer.start_seconds, answer.end_seconds) == (part.start_seconds, part.end_seconds)
+        assert str(answer).startswith(f"{video} [{part.start_seconds:g} to {part.end_seconds:g} s]: ")
+
+
+def test_what_cannot_be_cut_into_windows_says_why(video: Path, tmp_path: Path) -> None:
+    for settings in ({"window_seconds": 0.0}, {"window_seconds": 1.0, "stride_seconds": -1.0}):
+        with pytest.raises(SettingsError, match="expected a number of seconds above 0"):
+            video_windows(video, **settings)
+    for number in range(8):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{number}.png")
+    with pytest.raises(VideoError, match="does not tell how long it is"):
+        video_windows(tmp_path, window_seconds=1)
+    parts = video_windows(tmp_path, window_seconds=1, frames_per_second=4)
+    assert [(part.start_seconds, part.end_seconds, part.frames_per_second) for part in parts] == [(0, 1, 4), (1, 2, 4)]
 
 
 def test_frames_have_no_times(classifier: Classifier, video: Path) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from stadapter.predict import Classifier as Classifier
     from stadapter.predict import Prediction as Prediction
     from stadapter.predict import PredictionFailure as PredictionFailure
+    from stadapter.predict import VideoPart as VideoPart
+    from stadapter.predict import video_windows as video_windows
     from stadapter.sampling import dense_indices as dense_indices
     from stadapter.sampling import random_dense_indices as random_dense_indices
     from stadapter.sampling import random_uniform_indices as random_uniform_indices
@@ -82,7 +84,7 @@ _NAMES = {
     "evaluation": ("Report", "evaluate"),
     "manifest": ("Manifest", "read_manifest", "read_splits"),
     "model": ("VideoClassifier", "build_model"),
-    "predict": ("Classifier", "Prediction", "PredictionFailure"),
+    "predict": ("Classifier", "Prediction", "PredictionFailure", "VideoPart", "video_windows"),
     "sampling": ("dense_indices", "random_dense_indices", "random_uniform_indices", "uniform_indices"),
     "training.settings": ("TrainConfig",),
     "training.loop": ("TrainResult", "train"),

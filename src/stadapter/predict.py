@@ -2,6 +2,7 @@
 
 # B batch, V views, T frames, H W pixels, C classes
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,24 +17,72 @@ from torch import Tensor
 
 from stadapter.artefact import load_artefact
 from stadapter.clips import ClipConfig, clip_from_array, load_clip
-from stadapter.errors import SettingsError, STAdapterError
+from stadapter.errors import SettingsError, STAdapterError, VideoError
 from stadapter.evaluation import Report, evaluate
 from stadapter.machine import choose_device
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.model import VideoClassifier, prepare_trunk
 from stadapter.scores import check_finite_scores, check_normalisation, view_scores
 from stadapter.tuning import Tuning
+from stadapter.video import probe
+from stadapter.video.segment import Segment
 from stadapter.vit import ImageViT
 from stadapter.wording import percent
 
-Video: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Tensor"
-"""A video file or a folder of numbered images, or its frames: uint8 (T, H, W, 3), RGB."""
+Video: TypeAlias = "str | os.PathLike[str] | VideoPart | npt.NDArray[np.uint8] | Tensor"
+"""A video file or a folder of numbered images, a part of one, or frames: uint8 (T, H, W, 3), RGB."""
 
 MAX_ACTIONS = 100
 """How many combinations of several heads' classes are told: as many as EPIC-Kitchens-100's evaluation looks at."""
 _VIEWS_AT_ONCE = 8
 _SHOWN_SCORES = 5
+_SLACK = 1e-6
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class VideoPart:
+    """The part of a video between two times."""
+
+    video: str | os.PathLike[str]
+    """A file, or a folder of numbered images."""
+    start_seconds: float | None = None
+    """Default the start of the video."""
+    end_seconds: float | None = None
+    """Default its end."""
+    frames_per_second: float | None = None
+    """The rate of a folder of images, without which it has no parts."""
+
+
+def video_windows(
+    video: str | os.PathLike[str],
+    *,
+    window_seconds: float,
+    stride_seconds: float | None = None,
+    frames_per_second: float | None = None,
+) -> list[VideoPart]:
+    """A long video as windows of one length, for `Classifier.predict_many`.
+
+    They start every `stride_seconds`, by default one behind the other; the last one ends with the video, and may
+    overlap the one before. A video that is no longer than a window is one window. A folder of images needs
+    `frames_per_second`.
+
+    Raises:
+        SettingsError: a length or a stride that is not above 0.
+        VideoError: the video cannot be read, or does not tell how long it is.
+    """
+    stride = stride_seconds if stride_seconds is not None else window_seconds
+    for name, value in (("window_seconds", window_seconds), ("stride_seconds", stride)):
+        if not 0 < value < math.inf:
+            raise SettingsError(f"{name} {value}: expected a number of seconds above 0")
+    info = probe(video)
+    duration = info.duration_seconds if frames_per_second is None else info.num_frames / frames_per_second
+    if duration is None:
+        raise VideoError(f"{os.path.basename(video)}: does not tell how long it is, so it cannot be cut into windows")
+    starts = [number * stride for number in range(max(0, int((duration - window_seconds) / stride + _SLACK)) + 1)]
+    if starts[-1] + window_seconds < duration - _SLACK:
+        starts.append(duration - window_seconds)
+    return [VideoPart(video, round(start, 6), round(start + window_seconds, 6), frames_per_second) for start in starts]
 
 
 @dataclass(frozen=True)
@@ -50,6 +99,14 @@ class Prediction:
     """The probability of every class, highest first; of actions the 100 highest."""
     heads: "dict[str, Prediction]" = field(default_factory=dict)
     """What each head says, by its name, where there are several."""
+    start_seconds: float | None = None
+    """Of the part that was asked for, if one was."""
+    end_seconds: float | None = None
+
+    @property
+    def title(self) -> str:
+        """The video, and which part of it."""
+        return Segment(self.start_seconds, self.end_seconds).titled(self.video)
 
     def top(self, count: int) -> dict[str, float]:
         """The `count` highest scores by class, highest first."""
@@ -58,7 +115,7 @@ class Prediction:
     def __str__(self) -> str:
         named = ({"": self} | self.heads).items()
         parts = (f"{head}: {part._shown()}".removeprefix(": ") for head, part in named)
-        return f"{self.video}: {'; '.join(parts)}"
+        return f"{self.title}: {'; '.join(parts)}"
 
     def _shown(self) -> str:
         return ", ".join(f"{label} {percent(score)}" for label, score in self.top(_SHOWN_SCORES).items())
@@ -72,9 +129,17 @@ class PredictionFailure:
     """The path as it was given; "array" for frames."""
     error: str
     """Why."""
+    start_seconds: float | None = None
+    """Of the part that was asked for, if one was."""
+    end_seconds: float | None = None
+
+    @property
+    def title(self) -> str:
+        """The video, and which part of it."""
+        return Segment(self.start_seconds, self.end_seconds).titled(self.video)
 
     def __str__(self) -> str:
-        return self.error if os.path.basename(self.video) in self.error else f"{self.video}: {self.error}"
+        return self.error if os.path.basename(self.video) in self.error else f"{self.title}: {self.error}"
 
 
 @dataclass(frozen=True)
@@ -162,18 +227,21 @@ class Classifier:
         """Classify one video, or the part of a file between two times.
 
         Args:
-            video: a file, a folder of numbered images, or frames: uint8 (T, H, W, 3), RGB.
+            video: a file, a folder of numbered images, a part of one, or frames: uint8 (T, H, W, 3), RGB.
             start_seconds: start of the part; default the start of the file.
             end_seconds: end of the part; default the end of the file.
             frames_per_second: the rate of a folder of images, without which it has no parts.
 
         Raises:
             VideoError: it cannot be read, or is not uint8 frames.
-            SettingsError: times for frames, which have none.
+            SettingsError: times for frames, which have none, or for a part, which has its own.
             STAdapterError: the scores are not finite numbers.
         """
-        clip = _load(video, self.clip_config, start_seconds, end_seconds, frames_per_second)
-        return self._named(_name(video), self._scores([clip], _VIEWS_AT_ONCE)[0])
+        if (start_seconds, end_seconds, frames_per_second) != (None, None, None):
+            if not isinstance(video, str | os.PathLike):
+                raise SettingsError("start_seconds and end_seconds are for files; cut an array by its frames")
+            video = VideoPart(video, start_seconds, end_seconds, frames_per_second)
+        return self._named(video, self._scores([_load(video, self.clip_config)], _VIEWS_AT_ONCE)[0])
 
     def predict_many(self, videos: Iterable[Video], *, batch_size: int = 8) -> Iterator[Prediction | PredictionFailure]:
         """Classify videos one after the other, in their order; one that cannot be read does not end the batch.
@@ -226,14 +294,14 @@ class Classifier:
             reading = reader.submit(self._read_batch, batch)
             while batch:
                 clips = reading.result()
-                named = [_name(video) for video in batch]
+                videos_read = batch
                 try:
                     batch = next(batches)
                 except BaseException:  # of whoever gives the videos: those that were given before are named
-                    yield from self._predict_batch(named, clips, size)
+                    yield from self._predict_batch(videos_read, clips, size)
                     raise
                 reading = reader.submit(self._read_batch, batch)
-                yield from self._predict_batch(named, clips, size)
+                yield from self._predict_batch(videos_read, clips, size)
 
     def _read_batch(self, videos: Sequence[Video]) -> list[Tensor | str]:
         """The clip of every video, or why there is none."""
@@ -246,56 +314,49 @@ class Classifier:
             return str(error)
 
     def _predict_batch(
-        self, names: Sequence[str], clips: Sequence[Tensor | str], size: int
+        self, videos: Sequence[Video], clips: Sequence[Tensor | str], size: int
     ) -> Iterator[Prediction | PredictionFailure]:
         read = [clip for clip in clips if isinstance(clip, Tensor)]
         scores = iter(self._scores(read, size) if read else ())
-        for name, clip in zip(names, clips, strict=True):
+        for video, clip in zip(videos, clips, strict=True):
             if isinstance(clip, str):
-                yield PredictionFailure(name, clip)
+                yield PredictionFailure(_name(video), clip, *_times(video))
                 continue
             try:
-                yield self._named(name, next(scores))
+                yield self._named(video, next(scores))
             except STAdapterError as error:
-                yield PredictionFailure(name, str(error))
+                yield PredictionFailure(_name(video), str(error), *_times(video))
 
     def _scores(self, clips: Sequence[Tensor], views_at_once: int) -> Tensor:
         """The probability of every class (B, C) for clips (V, T, 3, H, W)."""
         return view_scores(self.model, torch.stack(list(clips)), views_at_once=views_at_once)
 
-    def _named(self, name: str, scores: Tensor) -> Prediction:
+    def _named(self, video: Video, scores: Tensor) -> Prediction:
+        name, (start, end) = _name(video), _times(video)
         check_finite_scores(scores[None], [name])
         space = self.model.label_space
         heads = {}
         for head, classes, part in zip(space.names, space.classes, space.split(scores), strict=True):
             ranked = sorted(zip(classes, part.tolist(), strict=True), key=lambda pair: -pair[1])
-            heads[head] = Prediction(name, *ranked[0], dict(ranked))
+            heads[head] = Prediction(name, *ranked[0], dict(ranked), start_seconds=start, end_seconds=end)
         if not space.heads:
             return heads[head]
         products, places = space.likeliest(scores[None], self.num_scores)  # (1, n), (1, n, K)
         actions = list(zip(map(space.text, places[0].tolist()), products[0].tolist(), strict=True))
-        return Prediction(name, *actions[0], dict(actions), heads)
+        return Prediction(name, *actions[0], dict(actions), heads, start, end)
 
 
-def _load(
-    video: Video,
-    config: ClipConfig,
-    start_seconds: float | None = None,
-    end_seconds: float | None = None,
-    frames_per_second: float | None = None,
-) -> Tensor:
+def _load(video: Video, config: ClipConfig) -> Tensor:
     """The test views (V, T, 3, H, W) of a video."""
-    if isinstance(video, str | os.PathLike):
+    if isinstance(video, VideoPart):
         return load_clip(
-            video,
+            video.video,
             config,
-            start_seconds=start_seconds,
-            end_seconds=end_seconds,
-            frames_per_second=frames_per_second,
+            start_seconds=video.start_seconds,
+            end_seconds=video.end_seconds,
+            frames_per_second=video.frames_per_second,
         )
-    if start_seconds is not None or end_seconds is not None:
-        raise SettingsError("start_seconds and end_seconds are for files; cut an array by its frames")
-    return clip_from_array(video, config)
+    return load_clip(video, config) if isinstance(video, str | os.PathLike) else clip_from_array(video, config)
 
 
 def _batches(videos: Iterator[Video], size: int) -> Iterator[list[Video]]:
@@ -319,4 +380,9 @@ def _batches(videos: Iterator[Video], size: int) -> Iterator[list[Video]]:
 
 
 def _name(video: Video) -> str:
-    return os.fspath(video) if isinstance(video, str | os.PathLike) else "array"
+    path = video.video if isinstance(video, VideoPart) else video
+    return os.fspath(path) if isinstance(path, str | os.PathLike) else "array"
+
+
+def _times(video: Video) -> tuple[float | None, float | None]:
+    return (video.start_seconds, video.end_seconds) if isinstance(video, VideoPart) else (None, None)

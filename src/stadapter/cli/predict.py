@@ -17,12 +17,13 @@ from rich.text import Text
 from stadapter.cli.classifier import Precision, load_classifier
 from stadapter.cli.flags import parse
 from stadapter.cli.output import output_console, progress_bar, say
-from stadapter.errors import SettingsError
+from stadapter.errors import SettingsError, VideoError
 from stadapter.wording import counted, percent, printable
 
 if TYPE_CHECKING:
-    from stadapter.predict import Classifier, Prediction, PredictionFailure
+    from stadapter.predict import Classifier, Prediction, PredictionFailure, VideoPart
 
+    Row = str | VideoPart | PredictionFailure
     Result = Prediction | PredictionFailure
 
 
@@ -41,6 +42,10 @@ class PredictFlags:
     """table for people, json for one JSON object a line, csv."""
     top_k: int = 5
     """How many of the highest scores to show."""
+    window_seconds: float | None = None
+    """Cut every video file into windows of this length, and name what each shows; default each video is one."""
+    stride_seconds: float | None = None
+    """From the start of a window to that of the next, seconds; default the windows follow each other."""
     backbone: str | None = None
     """Where the trunk is now, a Hub id or a folder; default where it was in training."""
     batch_size: int = 8
@@ -60,8 +65,12 @@ def run(arguments: Sequence[str]) -> int:
         raise SettingsError("one of the videos is an empty name; expected files or folders: is a variable not set?")
     if flags.top_k < 1:
         raise SettingsError(f"top_k {flags.top_k}: expected at least 1 class to show")
+    if flags.stride_seconds is not None and flags.window_seconds is None:
+        raise SettingsError("--stride-seconds without --window-seconds: expected both, to cut videos into windows")
     classifier = load_classifier(flags.run, backbone=flags.backbone, precision=flags.precision, device=flags.device)
     rows = list(find_inputs(flags.videos))
+    if flags.window_seconds is not None:
+        rows = list(cut_into_windows(rows, flags.window_seconds, flags.stride_seconds))
     # Lines on a terminal show by themselves how far it has come.
     with progress_bar("predicting", shown=flags.format == "table" or not sys.stdout.isatty()) as progress:
         results = Watched(predict_rows(classifier, rows, flags.batch_size), len(rows), progress)
@@ -69,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
         if flags.format == "json":
             write_json_lines(results, top_k)
         elif flags.format == "csv":
-            write_csv(results, top_k, heads)
+            write_csv(results, top_k, heads, with_times=flags.window_seconds is not None)
         else:
             table = results_table(results, top_k, heads)
     if flags.format == "table":
@@ -79,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
     return 1 if results.num_failed == len(rows) else 0
 
 
-def find_inputs(given: Iterable[str]) -> Iterator["str | PredictionFailure"]:
+def find_inputs(given: Iterable[str]) -> Iterator["Row"]:
     """The videos that files and folders stand for, in order; a folder without any is a failure."""
     from stadapter.manifest import find_videos, looks_like_video
     from stadapter.predict import PredictionFailure
@@ -99,12 +108,27 @@ def find_inputs(given: Iterable[str]) -> Iterator["str | PredictionFailure"]:
         yield from (str(Path(name) / video.relative_to(folder)) for video in videos)
 
 
-def predict_rows(
-    classifier: "Classifier", rows: "Sequence[str | PredictionFailure]", batch_size: int
-) -> Iterator["Result"]:
+def cut_into_windows(rows: "Iterable[Row]", window_seconds: float, stride_seconds: float | None) -> Iterator["Row"]:
+    """The windows of every video, in order; one that cannot be cut is a failure, and failures pass."""
+    from stadapter.predict import PredictionFailure, video_windows
+
+    for row in rows:
+        if not isinstance(row, str):
+            yield row
+            continue
+        try:
+            yield from video_windows(row, window_seconds=window_seconds, stride_seconds=stride_seconds)
+        except (VideoError, OSError) as error:
+            yield PredictionFailure(row, str(error))
+
+
+def predict_rows(classifier: "Classifier", rows: "Sequence[Row]", batch_size: int) -> Iterator["Result"]:
     """The answer for every row, in order; failures pass."""
-    answers = classifier.predict_many((row for row in rows if isinstance(row, str)), batch_size=batch_size)
-    return (next(answers) if isinstance(row, str) else row for row in rows)
+    from stadapter.predict import PredictionFailure
+
+    videos = (row for row in rows if not isinstance(row, PredictionFailure))
+    answers = classifier.predict_many(videos, batch_size=batch_size)
+    return (row if isinstance(row, PredictionFailure) else next(answers) for row in rows)
 
 
 class Watched:
@@ -139,25 +163,28 @@ def results_table(results: Iterable["Result"], top_k: int, heads: Iterable[str] 
     for result in results:
         if isinstance(result, PredictionFailure):
             failed = Text(printable(result.error), "red")
-            table.add_row(Text(printable(result.video)), Text("error", "red"), *[""] * (1 + len(heads)), failed)
+            table.add_row(Text(printable(result.title)), Text("error", "red"), *[""] * (1 + len(heads)), failed)
             continue
         others = ", ".join(f"{label} {percent(score)}" for label, score in islice(result.top(top_k).items(), 1, None))
         of_heads = [f"{result.heads[head].label} {percent(result.heads[head].score)}" for head in heads]
         named = Text(printable(result.label), "bold")
         texts = [Text(printable(text)) for text in (*of_heads, others)]
-        table.add_row(Text(printable(result.video)), named, percent(result.score), *texts)
+        table.add_row(Text(printable(result.title)), named, percent(result.score), *texts)
     return table
 
 
 def write_json_lines(results: Iterable["Result"], top_k: int) -> None:
     """One JSON object a line, as soon as it is known: video, label, score, scores; or video, error.
 
-    Of several heads also heads: label, score and scores of each by its name.
+    Of a part of a video also start_seconds and end_seconds. Of several heads also heads: label, score and scores of
+    each by its name.
     """
     from stadapter.predict import Prediction
 
     for result in results:
         row: dict[str, Any] = {"video": result.video}
+        if result.start_seconds is not None:
+            row |= {"start_seconds": result.start_seconds, "end_seconds": result.end_seconds}
         row |= named(result, top_k) if isinstance(result, Prediction) else {"error": result.error}
         print(json.dumps(row), flush=True)
 
@@ -170,8 +197,16 @@ def named(prediction: "Prediction", top_k: int) -> dict[str, Any]:
     return values
 
 
-def write_csv(results: Iterable["Result"], top_k: int, heads: Mapping[str, Sequence[str]] | None = None) -> None:
+def write_csv(
+    results: Iterable["Result"],
+    top_k: int,
+    heads: Mapping[str, Sequence[str]] | None = None,
+    *,
+    with_times: bool = False,
+) -> None:
     """CSV with a header: the classes by rank with their scores, and the error where there is one.
+
+    `with_times` adds the start and the end of the part behind the video.
 
     Of several heads, given with their classes, first the actions by rank, then the classes of each head.
     """
@@ -185,12 +220,16 @@ def write_csv(results: Iterable["Result"], top_k: int, heads: Mapping[str, Seque
         for name in ("label", "score")
     ]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["video", *header, "error"])
+    times = ("start_seconds", "end_seconds") if with_times else ()
+    writer.writerow(["video", *times, *header, "error"])
     for result in results:
+        of = [result.video, *(getattr(result, name) for name in times)]
         if isinstance(result, PredictionFailure):
-            writer.writerow([result.video, *[""] * len(header), result.error])
+            writer.writerow([*of, *[""] * len(header), result.error])
         else:
-            ranked = [of.top(count) for of, count in zip((result, *result.heads.values()), parts.values(), strict=True)]
+            ranked = [
+                each.top(count) for each, count in zip((result, *result.heads.values()), parts.values(), strict=True)
+            ]
             cells = [cell for scores in ranked for label, score in scores.items() for cell in (label, f"{score:.6f}")]
-            writer.writerow([result.video, *cells, ""])
+            writer.writerow([*of, *cells, ""])
         sys.stdout.flush()
