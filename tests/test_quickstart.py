@@ -82,6 +82,13 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(TrainingError, match="file is a file; choose another --out"):
+        quickstart(QuickstartConfig(out=str(tmp_path / "file")), console=Console(file=io.StringIO()))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"train_clips": 0}, {"test_clips": 0}, {"epochs": 0}])
 def test_a_wrong_number_is_refused_before_anything_is_written(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match="expected at least"):

@@ -144,7 +144,8 @@ def _files(path: Path) -> list[Path]:
         return [path]
     files = sorted(path.glob("*/*.json"))
     if not files:
-        raise SettingsError(f"{path}: no experiments; expected files <strategy>/<name>.json in it")
+        what = "no experiments" if path.exists() else "no such file or folder"
+        raise SettingsError(f"{path}: {what}; expected files <strategy>/<name>.json in it")
     return files
 
 

@@ -83,7 +83,7 @@ def _run_all(folder: Path, config: QuickstartConfig, console: Console) -> dict[s
 def _so_far(folder: Path, config: QuickstartConfig) -> dict[str, Any]:
     """The result so far: a new one for a new folder, or what an unfinished quickstart has left; writes nothing."""
     settings = {name: value for name, value in asdict(config).items() if name != "out"}
-    if not folder.exists() or all(item.name == LOCK_NAME for item in folder.iterdir()):
+    if not folder.is_dir() or all(item.name == LOCK_NAME for item in folder.iterdir()):
         return {
             "version": __version__,
             "settings": settings,

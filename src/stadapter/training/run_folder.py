@@ -51,8 +51,9 @@ def locked(folder: Path) -> Iterator[None]:
     The lock ends with this process, however that ends. Where the filesystem knows no locks there is none.
 
     Raises:
-        TrainingError: the folder cannot be written, or another process holds it.
+        TrainingError: the folder is a file, cannot be written, or another process holds it.
     """
+    _refuse_file(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _take_lock(folder)
@@ -74,13 +75,17 @@ def _refuse_content(folder: Path, *, resume: bool) -> None:
         return
     if not folder.exists():
         return
-    if not folder.is_dir():
-        raise TrainingError(f"{folder} is a file; choose another --out")
+    _refuse_file(folder)
     if (folder / CHECKPOINT_NAME).is_file():
         raise TrainingError(f"{folder} holds an unfinished run; go on with --resume, or choose another --out")
     parts = tuple(f".{name}." for name in _WRITTEN_WHOLE)
     if any(item.name not in _LEFT_BY_A_FAILED_START and not item.name.startswith(parts) for item in folder.iterdir()):
         raise TrainingError(f"{folder} exists already; choose another --out, or delete it")
+
+
+def _refuse_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder} is a file; choose another --out")
 
 
 def _clear(folder: Path, *, resume: bool) -> None:
