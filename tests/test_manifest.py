@@ -11,6 +11,7 @@ from stadapter.errors import DataError, SettingsError
 from stadapter.manifest import (
     Entry,
     Manifest,
+    class_folder_roots,
     find_held_out_up_to,
     find_videos,
     read_manifest,
@@ -307,6 +308,30 @@ def test_val_comes_before_test(tmp_path: Path) -> None:
     assert names(val) == ["val/up/c.mp4"]
 
 
+@pytest.mark.parametrize(
+    ("train_name", "val_name"), [("train", "valid"), ("Train", "Val"), ("training", "testing"), ("TRAIN", "Validation")]
+)
+def test_split_folders_go_by_everyday_names(train_name: str, val_name: str, tmp_path: Path) -> None:
+    touch(tmp_path, f"{train_name}/up/a.mp4", f"{train_name}/down/b.mp4", f"{val_name}/up/c.mp4")
+    train, val = read_splits(tmp_path)
+    assert names(train) == [f"{train_name}/down/b.mp4", f"{train_name}/up/a.mp4"]
+    assert train.labels == ("down", "up")
+    assert val is not None
+    assert names(val) == [f"{val_name}/up/c.mp4"]
+    assert class_folder_roots(tmp_path) == [tmp_path / train_name, tmp_path / val_name]
+    manifest = read_manifest(tmp_path)
+    assert names(manifest) == names(val)
+    assert manifest.notes() == [f"these are the clips of {val_name}/; beside it there is {train_name}/"]
+
+
+@pytest.mark.parametrize(("one", "other", "part"), [("Training", "train", "train"), ("val", "valid", "val")])
+def test_two_folders_of_one_split_are_refused(one: str, other: str, part: str, tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{label}/a.mp4" for name in {one, other, "train"} for label in ("up", "down")))
+    for read in (read_manifest, read_splits):
+        with pytest.raises(DataError, match=f"{one}/ and {other}/ both mean the split {part}; expected one folder"):
+            read(tmp_path)
+
+
 def test_a_train_folder_alone_has_clips_held_out(tmp_path: Path) -> None:
     make_gestures(tmp_path / "train")
     train, val = read_splits(tmp_path)
@@ -315,10 +340,11 @@ def test_a_train_folder_alone_has_clips_held_out(tmp_path: Path) -> None:
     assert train.labels == val.labels == ("left", "right")
 
 
+@pytest.mark.parametrize("name", ["train", "Training", "Test"])
 @pytest.mark.parametrize("inside", ["a.mp4", "anna/a.mp4", "clip/0001.jpg"])
-def test_train_can_be_the_name_of_a_class(tmp_path: Path, inside: str) -> None:
-    touch(tmp_path, f"train/{inside}", "boat/b.mp4")
-    assert read_manifest(tmp_path).labels == ("boat", "train")
+def test_a_word_for_a_split_can_be_the_name_of_a_class(tmp_path: Path, inside: str, name: str) -> None:
+    touch(tmp_path, f"{name}/{inside}", "boat/b.mp4")
+    assert read_manifest(tmp_path).counts() == {name: 1, "boat": 1}
 
 
 @pytest.mark.parametrize(("held_out", "read"), [(("val",), "val"), (("test",), "test"), (("test", "val"), "val")])
@@ -350,8 +376,8 @@ def test_segments_of_one_file_are_shared_each_for_itself(tmp_path: Path) -> None
 
 
 def test_a_validation_folder_without_class_folders_is_an_error(tmp_path: Path) -> None:
-    touch(tmp_path, "train/up/a.mp4", "train/down/b.mp4", "val/notes.txt")
-    with pytest.raises(DataError, match=r"val holds no class folders with videos"):
+    touch(tmp_path, "Train/up/a.mp4", "Train/down/b.mp4", "Valid/notes.txt")
+    with pytest.raises(DataError, match=r"Valid holds no class folders with videos, and Train/ beside it does"):
         read_splits(tmp_path)
 
 

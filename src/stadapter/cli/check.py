@@ -22,7 +22,7 @@ class CheckFlags:
     """Labelled clips: a folder with one sub-folder of videos per class, a list (CSV or "<path> <class
     number>"), or the annotations of a public data set."""
     val_data: str | None = None
-    """Clips to validate on, in any of the same layouts; default val/, validation/ or test/ beside train/, else a share
+    """Clips to validate on, in any of the same layouts; default the folder val/ or test/ beside train/, else a share
     of each class."""
     val_fraction: float = 0.2
     """Share of each class that is held out where there are no validation clips; 0 trains on everything."""

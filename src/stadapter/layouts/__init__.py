@@ -19,7 +19,17 @@ from stadapter.layouts import epic_kitchens, hmdb51, kinetics, something_somethi
 from stadapter.layouts.epic_kitchens import LABEL_KINDS, LabelKind, read_epic_kitchens
 from stadapter.layouts.hmdb51 import read_hmdb51
 from stadapter.layouts.kinetics import read_kinetics
-from stadapter.layouts.reading import Annotations, ListedClip, Listing, OnProblem, Part, csv_cells, csv_rows
+from stadapter.layouts.reading import (
+    PARTS,
+    Annotations,
+    ListedClip,
+    Listing,
+    OnProblem,
+    Part,
+    csv_cells,
+    csv_rows,
+    held_out_part,
+)
 from stadapter.layouts.something_something import read_something_something
 from stadapter.layouts.ucf101 import read_ucf101
 from stadapter.layouts.videos import find_videos_of
@@ -30,6 +40,7 @@ __all__ = [
     "KINETICS",
     "LABEL_KINDS",
     "NUM_SPLITS",
+    "PARTS",
     "SOMETHING",
     "UCF",
     "Annotations",
@@ -41,6 +52,7 @@ __all__ = [
     "csv_cells",
     "csv_rows",
     "find_videos_of",
+    "held_out_part",
     "read_epic_kitchens",
     "read_hmdb51",
     "read_kinetics",

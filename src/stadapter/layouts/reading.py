@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,17 @@ OnProblem = Callable[[str], None]
 """What is done with a sentence on what is wrong; where it returns, reading goes on with what is left."""
 Part = Literal["train", "val", "test"]
 
-PARTS: dict[str, Part] = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
-"""The words for a part in the names of files."""
+PARTS: dict[str, Part] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""The words for a part, in lower case: in the names of files and folders, and in a list's column split."""
 _PART_FILE = re.compile(r"(?:.*[_-])?(train|val|validate|validation|test)\.csv", re.IGNORECASE)
 
 
@@ -81,7 +90,13 @@ class Annotations:
     @property
     def held_out(self) -> Part | None:
         """The part to validate on."""
-        return next((part for part in ("val", "test") if part in self.files), None)
+        return held_out_part(self.files)
+
+
+def held_out_part(parts: Container[Part]) -> Part | None:
+    """The part to validate on, among those that a data set has: its validation part, else its test part."""
+    order: tuple[Part, ...] = ("val", "test")
+    return next((part for part in order if part in parts), None)
 
 
 def part_named(source: Path) -> Part | None:

@@ -1,7 +1,8 @@
 """Which videos there are and what each one shows: read from folders or lists, split, checked. None is opened.
 
 folder per class        gestures/left/a.mp4, gestures/up/subject1/b.mp4, gestures/up/c/0001.jpg, 0002.jpg …
-folders per split       gestures/train/left/a.mp4, gestures/val/left/b.mp4     (val, validation or test)
+folders per split       gestures/train/left/a.mp4, gestures/val/left/b.mp4     (train or training; val, valid or
+                        validation; test or testing; with capitals or without)
 CSV                     path,label  or  path,label,start,end  (seconds); two columns may come without a header
                         path,label:verb,label:noun  for a class of each of several heads
 released list           <path> <class number>                 paths may hold spaces
@@ -14,18 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from stadapter.errors import DataError, SettingsError
-from stadapter.layouts import LabelKind, OnProblem, recognise
+from stadapter.layouts import LabelKind, OnProblem, held_out_part, recognise
 from stadapter.manifest.annotations import read_annotations, read_parts
 from stadapter.manifest.checks import check_held_out, check_settings, check_trainable, unused_settings, used_settings
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
-from stadapter.manifest.folders import (
-    TRAIN_FOLDER,
-    VALIDATION_FOLDERS,
-    read_class_folders,
-    read_train_folder,
-    split_folders,
-    walk,
-)
+from stadapter.manifest.folders import read_class_folders, read_train_folder, split_folders, walk
 from stadapter.manifest.holdout import VAL_FRACTION, find_held_out_up_to, hold_out
 from stadapter.manifest.lists import read_list
 from stadapter.manifest.paths import absolute, looks_like_video, size_bytes
@@ -103,9 +97,9 @@ def read_manifest(
     splits = split_folders(source, on_problem)
     if not splits:
         return read_class_folders(source, source, on_problem)
-    chosen = next((name for name in VALIDATION_FOLDERS if name in splits), TRAIN_FOLDER)
-    others = " and ".join(f"{name}/" for name in splits if name != chosen)
-    remarks = (f"these are the clips of {chosen}/; beside it there is {others}",) if others else ()
+    chosen = held_out_part(splits) or "train"
+    others = " and ".join(f"{path.name}/" for part, path in splits.items() if part != chosen)
+    remarks = (f"these are the clips of {splits[chosen].name}/; beside it there is {others}",) if others else ()
     return replace(read_class_folders(splits[chosen], source, on_problem), remarks=remarks)
 
 
@@ -134,9 +128,9 @@ def read_splits(
 ) -> tuple[Manifest, Manifest | None]:
     """Read a data set to train on, and the clips to validate on.
 
-    Validation clips are, in this order: `val_data` where given; the folder val/, validation/ or test/ beside
-    train/, or the validation or test part of a folder of annotations; else about `val_fraction` of the videos of a
-    class, at least one, chosen by a hash of the name. All segments cut from one file stay on one side within a class.
+    Validation clips are, in this order: `val_data` where given; the folder val/ or else test/ beside train/, or the
+    validation or test part of a folder of annotations; else about `val_fraction` of the videos of a class, at least
+    one, chosen by a hash of the name. All segments cut from one file stay on one side within a class.
     Of several heads it is a combination of their classes; one with a single video is trained on. With `val_fraction`
     0 and no such folders there are none (None). Everything that is wrong is told to `on_problem`; where that does not
     raise, what is left is returned.
@@ -174,8 +168,8 @@ def read_splits(
         val = read_manifest(
             val_data, video_root=video_root, label_kind=label_kind, split_number=split_number, on_problem=on_problem
         )
-    elif held_out := [name for name in VALIDATION_FOLDERS if name in splits]:
-        val = read_class_folders(splits[held_out[0]], source, on_problem)
+    elif held_out := held_out_part(splits):
+        val = read_class_folders(splits[held_out], source, on_problem)
     elif val is None:
         if not val_fraction or not train.labels:
             return train, None

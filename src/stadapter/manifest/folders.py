@@ -4,51 +4,49 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from stadapter.layouts import OnProblem
+from stadapter.layouts import PARTS, OnProblem, Part
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
 from stadapter.manifest.paths import is_hidden, looks_like_video
 from stadapter.wording import counted, listed
 
-TRAIN_FOLDER = "train"
-VALIDATION_FOLDERS = ("val", "validation", "test")
-SPLIT_FOLDERS = (TRAIN_FOLDER, *VALIDATION_FOLDERS)
 
+def split_folders(root: Path, on_problem: OnProblem) -> dict[Part, Path]:
+    """The split folders of `root` by part, or nothing where "train" or "test" is just the name of a class.
 
-def split_folders(root: Path, on_problem: OnProblem) -> dict[str, Path]:
-    """The split folders of `root` by name, or nothing where "train" or "test" is just the name of a class.
-
-    A split folder holds class folders. One alone is a split only when nothing beside it holds videos.
+    A split folder holds class folders, and has a name such as train, Training, valid or test. One alone is a split only
+    when nothing beside it holds videos. Two for one part are told to `on_problem`; the first of them is returned.
     """
     folders = [path for path in _children(root, on_problem) if os.path.isdir(path)]
-    found = {
-        path.name: path
-        for path in folders
-        if path.name in SPLIT_FOLDERS
-        and any(
-            os.path.isdir(inner) and not looks_like_video(inner) and _holds_videos(inner, on_problem)
-            for inner in _children(path, on_problem)
-        )
-    }
-    if len(found) == 1 and any(path not in found.values() and _holds_videos(path, on_problem) for path in folders):
+    found: dict[Part, list[Path]] = {}
+    for path in folders:
+        if (part := PARTS.get(path.name.lower())) and _holds_classes(path, on_problem):
+            found.setdefault(part, []).append(path)
+    of_splits = [path for paths in found.values() for path in paths]
+    if len(found) == 1 and any(path not in of_splits and _holds_videos(path, on_problem) for path in folders):
         return {}
-    return dict(sorted(found.items(), key=lambda item: SPLIT_FOLDERS.index(item[0])))
+    for part, paths in found.items():
+        if len(paths) > 1:
+            names = " and ".join(f"{path.name}/" for path in paths)
+            on_problem(f"{root}: {names} both mean the split {part}; expected one folder of it: merge or rename them")
+    order: list[Part] = ["train", "val", "test"]
+    return {part: found[part][0] for part in order if part in found}
 
 
-def read_train_folder(source: Path, splits: dict[str, Path], on_problem: OnProblem) -> Manifest:
+def read_train_folder(source: Path, splits: dict[Part, Path], on_problem: OnProblem) -> Manifest:
     """The clips below train/, which must be one of the folders of splits; those beside it must not be empty."""
-    if TRAIN_FOLDER not in splits:
+    if "train" not in splits:
         on_problem(
-            f"{source} holds {', '.join(f'{name}/' for name in splits)} and no {TRAIN_FOLDER}/ with class "
+            f"{source} holds {', '.join(f'{path.name}/' for path in splits.values())} and no train/ with class "
             f"folders; add one, or name the folder to train on"
         )
         return NOTHING
-    for name in VALIDATION_FOLDERS:
-        if name not in splits and (source / name).is_dir():
+    for path in _children(source, on_problem):
+        if PARTS.get(path.name.lower()) and os.path.isdir(path) and not _holds_classes(path, on_problem):
             on_problem(
-                f"{source / name} holds no class folders with videos, and {TRAIN_FOLDER}/ beside it does; "
+                f"{path} holds no class folders with videos, and {splits['train'].name}/ beside it does; "
                 f"fill it or remove it"
             )
-    return read_class_folders(splits[TRAIN_FOLDER], source, on_problem)
+    return read_class_folders(splits["train"], source, on_problem)
 
 
 def read_class_folders(folder: Path, root: Path, on_problem: OnProblem) -> Manifest:
@@ -96,6 +94,13 @@ def walk(folder: Path, on_problem: OnProblem, parents: tuple[str, ...] = ()) -> 
 
 def _holds_videos(folder: Path, on_problem: OnProblem) -> bool:
     return any(video for _, video in walk(folder, on_problem))
+
+
+def _holds_classes(folder: Path, on_problem: OnProblem) -> bool:
+    return any(
+        os.path.isdir(inner) and not looks_like_video(inner) and _holds_videos(inner, on_problem)
+        for inner in _children(folder, on_problem)
+    )
 
 
 def _nothing_found(folder: Path, loose: Sequence[str], ignored: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ class TrainConfig:
     tuning: Tuning = field(default_factory=STAdapter)
     """What learns."""
     val_data: str | Path | None = None
-    """Held-out clips, laid out as the training data; default val/, validation/ or test/ beside train/, else a share of
+    """Held-out clips, laid out as the training data; default the folder val/ or test/ beside train/, else a share of
     each class."""
     val_fraction: float = VAL_FRACTION
     """Share of each class held out by a stable hash of the file's name, below 1; 0 trains on everything."""
