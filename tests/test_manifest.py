@@ -157,9 +157,19 @@ def test_csv_segments_are_seconds_and_may_be_open(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("video,class\na.mp4,up\n", "unknown columns video,class; expected path,label"),
-        ("path,label,person\na.mp4,up,anna\n", "unknown columns path,label,person"),
+        ("name,kind\na,up\n", "unknown columns name,kind; expected path,label"),
         ("a.mp4,up,1,2\n", "unknown columns a.mp4,up,1,2"),
+        ("a.mp4,file,video,2\n", "unknown columns a.mp4,file,video,2"),
+        ("path,gesture\na.mp4,up\n", "columns path,gesture: none is called label; expected path,label: rename"),
+        ("path,label,Video\na.mp4,up,7\n", "path and Video both mean the path; expected one"),
+        ("path,label,start,start_seconds\na.mp4,up,0,1\n", "start and start_seconds both mean the start"),
+        (
+            "path;label\na.mp4;up;extra\n",
+            r"found 3 fields, expected 2 \(path;label\); put a path that holds a semicolon",
+        ),
+        ("path,label,split\na.mp4,up,dev\n", "line 2: found 'dev' as a split; expected train, val or test"),
+        ("path,label,split\na.mp4,up,\n", "line 2: found '' as a split"),
+        (",,,\n", "unknown columns"),
         ("path,label\na.mp4,up,extra\n", r"line 2: found 3 fields, expected 2 \(path,label\)"),
         ("path,label\na.mp4,\n", "line 2: a.mp4 has no label"),
         ("path,label\n,up\n", "line 2: the path is empty"),
@@ -176,6 +186,131 @@ def test_a_csv_that_cannot_be_understood_says_where_and_why(tmp_path: Path, text
     touch(tmp_path, "a.mp4")
     with pytest.raises(DataError, match=message):
         read_manifest(write(tmp_path / "list.csv", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "unused"),
+    [
+        ("path,label,subject,note\na.mp4,up,anna,\nb.mp4,down,,blurred\n", "subject, note"),
+        (",path,label\n0,a.mp4,up\n1,b.mp4,down\n", "one without a name"),
+        ("Unnamed: 0,path,label\n0,a.mp4,up\n1,b.mp4,down\n", "Unnamed: 0"),
+    ],
+)
+def test_columns_that_are_not_used_are_told_once(text: str, unused: str, tmp_path: Path) -> None:
+    listed = write(touch(tmp_path, "a.mp4", "b.mp4") / "list.csv", text)
+    manifest = read_manifest(listed)
+    assert [(entry.name, entry.label) for entry in manifest.entries] == [("a.mp4", "up"), ("b.mp4", "down")]
+    assert manifest.notes() == [f"columns not used: {unused}"]
+    train, _ = read_splits(listed, val_fraction=0)
+    assert train.notes() == manifest.notes()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    "header",
+    [["path", "label"], ["FileName", "Class"], ["file", "label"], ["VIDEO", "LABEL"], ["", "path", "label"], []],
+)
+def test_columns_go_by_everyday_names_and_delimiters(header: list[str], delimiter: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a b.mp4", "c.mp4")
+    rows = [["a b.mp4", "up"], ["c.mp4", "left 3"]]
+    if header:
+        rows = [header, *([""] * (len(header) - 2) + row for row in rows)]
+    text = "\n".join(delimiter.join(row) for row in rows)
+    for name in ("list.csv", "list.tsv"):
+        entries = read_manifest(write(tmp_path / name, text)).entries
+        assert [(entry.name, entry.label) for entry in entries] == [("a b.mp4", "up"), ("c.mp4", "left 3")]
+
+
+def test_another_delimiter_within_a_path_or_a_class_is_no_delimiter(tmp_path: Path) -> None:
+    touch(tmp_path, "a;b.mp4", "c,d.mp4")
+    assert read_manifest(write(tmp_path / "l.csv", "a;b.mp4,up;down\n")).counts() == {"up;down": 1}
+    assert read_manifest(write(tmp_path / "m.csv", "c,d.mp4;up, down\n")).counts() == {"up, down": 1}
+    assert read_manifest(write(tmp_path / "n.csv", "path;label;note\nc,d.mp4;up;a, b\n")).counts() == {"up": 1}
+
+
+def test_a_class_called_like_a_column_makes_no_header_of_a_clip(tmp_path: Path) -> None:
+    listed = write(touch(tmp_path, "a.mp4", "b.mp4") / "l.csv", "a.mp4,video\nb.mp4,class\n")
+    assert read_manifest(listed).counts() == {"class": 1, "video": 1}
+
+
+def test_a_tilde_in_a_list_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(touch(tmp_path / "home", "clips/a.mp4", "clips/b.mp4")))
+    touch(tmp_path / "lists", "~c.mp4")
+    listed = write(tmp_path / "lists" / "l.csv", "path,label\n~/clips/a.mp4,up\n~c.mp4,down\n")
+    assert names(read_manifest(listed)) == [f"{tmp_path}/home/clips/a.mp4", "~c.mp4"]
+    assert names(read_manifest(listed, video_root="~/../lists")) == [f"{tmp_path}/home/clips/a.mp4", "~c.mp4"]
+    released = write(tmp_path / "lists" / "l.txt", "~/clips/a.mp4 0\n~/clips/b.mp4 1\n")
+    assert names(read_manifest(released)) == [f"{tmp_path}/home/clips/{name}.mp4" for name in "ab"]
+
+
+def split_list(folder: Path, *splits: str, path: str = "list.csv") -> Path:
+    """A list with a clip of each of two classes in every split."""
+    rows = [f"{i}{label}.mp4,{label},{split}" for i, split in enumerate(splits) for label in ("up", "down")]
+    touch(folder, *(row.split(",")[0] for row in rows))
+    return write(folder / path, "\n".join(["path,label,Split", *rows]))
+
+
+@pytest.mark.parametrize(
+    ("splits", "train_names", "val_names", "others"),
+    [
+        (["train", "val"], ["0up", "0down"], ["1up", "1down"], "train"),
+        (["Training", "test", "VALID"], ["0up", "0down"], ["2up", "2down"], "train and test"),
+        (["testing", "train", "train"], ["1up", "1down", "2up", "2down"], ["0up", "0down"], "train"),
+    ],
+)
+def test_a_column_split_tells_what_is_trained_on_and_what_is_held_out(
+    splits: list[str], train_names: list[str], val_names: list[str], others: str, tmp_path: Path
+) -> None:
+    listed = split_list(tmp_path, *splits)
+    train, val = read_splits(listed, val_fraction=0)
+    assert val is not None
+    assert names(train) == [f"{name}.mp4" for name in train_names]
+    assert names(val) == [f"{name}.mp4" for name in val_names]
+    assert train.notes() == val.notes() == []
+    manifest = read_manifest(listed)
+    assert manifest.entries == val.entries
+    part = "test" if "testing" in splits else "val"
+    assert manifest.notes() == [f"these are the clips of {part}; beside it there is {others}"]
+    more = split_list(tmp_path, "train", "val", path="more.csv")
+    train, val = read_splits(listed, val_data=more)
+    assert val is not None
+    assert names(val) == ["1up.mp4", "1down.mp4"]  # of both lists each has its own part
+
+
+def test_clips_of_a_column_split_that_are_all_to_train_on_have_some_held_out(tmp_path: Path) -> None:
+    train, val = read_splits(split_list(tmp_path, *["train"] * 5))
+    assert val is not None
+    assert (train.counts(), val.counts()) == ({"down": 4, "up": 4}, {"down": 1, "up": 1})
+
+
+def test_a_column_split_without_clips_to_train_on_is_refused(tmp_path: Path) -> None:
+    listed = split_list(tmp_path, "val", "test")
+    with pytest.raises(DataError, match=r"list\.csv: the column split holds val and test and no train; add clips"):
+        read_splits(listed)
+    assert len(read_manifest(listed).entries) == 2
+
+
+def test_a_split_of_which_no_file_exists_is_told_and_a_missing_file_counts_in_its_own(tmp_path: Path) -> None:
+    listed = split_list(tmp_path, "train", "val")
+    (tmp_path / "1up.mp4").unlink()
+    train, val = read_splits(listed)
+    assert val is not None
+    assert (train.missing, val.missing) == ((), ("1up.mp4",))
+    (tmp_path / "1down.mp4").unlink()
+    with pytest.raises(DataError, match=r"none of its 2 files of the split val exists, first .*1up\.mp4"):
+        read_splits(listed)
+    for name in ("0up.mp4", "0down.mp4"):
+        (tmp_path / name).unlink()
+    problems: list[str] = []
+    read_manifest(listed, on_problem=problems.append)
+    assert ["none of its 4 files exists" in problem for problem in problems] == [True]
+
+
+def test_a_clip_with_two_labels_in_two_splits_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    text = "path,label,split\na.mp4,up,train\nb.mp4,down,train\na.mp4,down,val\n"
+    with pytest.raises(DataError, match=r"a\.mp4 is listed as 'up' and as 'down'"):
+        read_splits(write(tmp_path / "list.csv", text))
 
 
 def test_a_header_without_clips_is_refused(tmp_path: Path) -> None:

@@ -372,7 +372,7 @@ def test_a_csv_may_have_a_column_for_each_head_in_any_order(
     [
         ("path,label:verb\na.mp4,take\n", "expected label alone, or two or more heads"),
         ("path,label,label:verb,label:noun\na.mp4,x,take,door\n", "expected label alone, or two or more heads"),
-        ("path,label:verb,label:verb\na.mp4,take,door\n", "unknown columns"),
+        ("path,label:verb,label:verb\na.mp4,take,door\n", "label:verb and label:verb both mean the label:verb"),
         ("path,label:verb,label:\na.mp4,take,door\n", "expected label alone"),
         ("path,label:verb,label:noun\na.mp4,take,\n", "line 2: a.mp4 has no label"),
     ],
@@ -384,8 +384,8 @@ def test_columns_of_heads_that_make_no_sense_are_refused(text: str, message: str
 
 def test_a_header_that_is_not_understood_is_one_problem(tmp_path: Path) -> None:
     problems: list[str] = []
-    read_manifest(write(tmp_path / "list.csv", "path;label\na.mp4;up\n"), on_problem=problems.append)
-    assert ["columns separated by commas, not by semicolons" in problem for problem in problems] == [True]
+    read_manifest(write(tmp_path / "list.csv", "name;kind\na.mp4;up\n"), on_problem=problems.append)
+    assert ["unknown columns name;kind" in problem for problem in problems] == [True]
 
 
 def test_columns_of_heads_may_be_written_with_capitals_and_blanks(kitchens: Path, tmp_path: Path) -> None:

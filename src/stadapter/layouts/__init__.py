@@ -20,6 +20,7 @@ from stadapter.layouts.epic_kitchens import LABEL_KINDS, LabelKind, read_epic_ki
 from stadapter.layouts.hmdb51 import read_hmdb51
 from stadapter.layouts.kinetics import read_kinetics
 from stadapter.layouts.reading import (
+    PART_NAMES,
     PARTS,
     Annotations,
     ListedClip,
@@ -41,6 +42,7 @@ __all__ = [
     "LABEL_KINDS",
     "NUM_SPLITS",
     "PARTS",
+    "PART_NAMES",
     "SOMETHING",
     "UCF",
     "Annotations",

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from stadapter.errors import DataError
 from stadapter.labels import LabelSpace
@@ -20,6 +20,7 @@ OnProblem = Callable[[str], None]
 """What is done with a sentence on what is wrong; where it returns, reading goes on with what is left."""
 Part = Literal["train", "val", "test"]
 
+PART_NAMES: tuple[Part, ...] = get_args(Part)
 PARTS: dict[str, Part] = {
     "train": "train",
     "training": "train",
@@ -95,8 +96,7 @@ class Annotations:
 
 def held_out_part(parts: Container[Part]) -> Part | None:
     """The part to validate on, among those that a data set has: its validation part, else its test part."""
-    order: tuple[Part, ...] = ("val", "test")
-    return next((part for part in order if part in parts), None)
+    return next((part for part in PART_NAMES[1:] if part in parts), None)
 
 
 def part_named(source: Path) -> Part | None:
@@ -105,9 +105,11 @@ def part_named(source: Path) -> Part | None:
     return PARTS[match[1].lower()] if match else None
 
 
-def csv_cells(source: Path, text: str, on_problem: OnProblem) -> Iterator[tuple[int, list[str]]]:
+def csv_cells(
+    source: Path, text: str, on_problem: OnProblem, *, delimiter: str = ","
+) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV that hold something, each with its line number."""
-    reader = csv.reader(io.StringIO(text), skipinitialspace=True, strict=True)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
     while True:
         try:
             for row in reader:

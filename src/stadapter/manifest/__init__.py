@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from stadapter.errors import DataError, SettingsError
-from stadapter.layouts import LabelKind, OnProblem, held_out_part, recognise
+from stadapter.layouts import LabelKind, OnProblem, Part, held_out_part, recognise
 from stadapter.manifest.annotations import read_annotations, read_parts
 from stadapter.manifest.checks import check_held_out, check_settings, check_trainable, unused_settings, used_settings
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
-from stadapter.manifest.folders import read_class_folders, read_train_folder, split_folders, walk
+from stadapter.manifest.folders import read_class_folders, read_split_folders, split_folders, walk
 from stadapter.manifest.holdout import VAL_FRACTION, find_held_out_up_to, hold_out
 from stadapter.manifest.lists import read_list
 from stadapter.manifest.paths import absolute, looks_like_video, size_bytes
@@ -93,14 +93,28 @@ def read_manifest(
         on_problem(str(error))
         return NOTHING
     if source.is_file():
-        return read_list(source, absolute(video_root) if video_root is not None else source.parent, on_problem)
+        parts = _read_list(source, video_root, on_problem)
+        chosen = held_out_part(parts) or "train"
+        return _chosen(parts[chosen], chosen, {part: part for part in parts})
     splits = split_folders(source, on_problem)
     if not splits:
         return read_class_folders(source, source, on_problem)
     chosen = held_out_part(splits) or "train"
-    others = " and ".join(f"{path.name}/" for part, path in splits.items() if part != chosen)
-    remarks = (f"these are the clips of {splits[chosen].name}/; beside it there is {others}",) if others else ()
-    return replace(read_class_folders(splits[chosen], source, on_problem), remarks=remarks)
+    manifest = read_class_folders(splits[chosen], source, on_problem)
+    return _chosen(manifest, chosen, {part: f"{path.name}/" for part, path in splits.items()})
+
+
+def _read_list(source: Path, video_root: str | os.PathLike[str] | None, on_problem: OnProblem) -> dict[Part, Manifest]:
+    return read_list(source, absolute(video_root) if video_root is not None else source.parent, on_problem)
+
+
+def _chosen(manifest: Manifest, chosen: Part, names: Mapping[Part, str]) -> Manifest:
+    """One part of a data set, with a remark on what else it has."""
+    others = " and ".join(name for part, name in names.items() if part != chosen)
+    if not others:
+        return manifest
+    remark = f"these are the clips of {names[chosen]}; beside it there is {others}"
+    return replace(manifest, remarks=(*manifest.remarks, remark))
 
 
 def class_folder_roots(data: str | os.PathLike[str], *, split_number: int = 1) -> list[Path]:
@@ -152,14 +166,15 @@ def read_splits(
     except DataError as error:
         on_problem(str(error))
         return NOTHING, None
-    val: Manifest | None = None
-    splits = split_folders(source, on_problem) if source.is_dir() and not annotations else {}
+    with_val = val_data is None
     if annotations:
-        train, val = read_parts(annotations, source, video_root, label_kind, on_problem, with_val=val_data is None)
-    elif splits:
-        train = read_train_folder(source, splits, on_problem)
+        train, val = read_parts(annotations, source, video_root, label_kind, on_problem, with_val=with_val)
+    elif source.is_file():
+        train, val = _split_list(source, _read_list(source, video_root, on_problem), on_problem, with_val=with_val)
+    elif splits := split_folders(source, on_problem) if source.is_dir() else {}:
+        train, val = read_split_folders(source, splits, on_problem, with_val=with_val)
     else:
-        train = read_manifest(data, video_root=video_root, on_problem=on_problem)
+        train, val = read_manifest(data, video_root=video_root, on_problem=on_problem), None
     both = (data,) if val_data is None else (data, val_data)
     unused = unused_settings(*both, video_root=video_root, label_kind=label_kind, split_number=split_number)
     train = replace(train, remarks=(*train.remarks, *unused))
@@ -168,8 +183,6 @@ def read_splits(
         val = read_manifest(
             val_data, video_root=video_root, label_kind=label_kind, split_number=split_number, on_problem=on_problem
         )
-    elif held_out := held_out_part(splits):
-        val = read_class_folders(splits[held_out], source, on_problem)
     elif val is None:
         if not val_fraction or not train.labels:
             return train, None
@@ -180,6 +193,20 @@ def read_splits(
         train = replace(train, remarks=(*train.remarks, remark))
     check_held_out(val, train, val_data or data, on_problem)
     return train, val
+
+
+def _split_list(
+    source: Path, parts: dict[Part, Manifest], on_problem: OnProblem, *, with_val: bool
+) -> tuple[Manifest, Manifest | None]:
+    """The clips of a list to train on, and those to validate on if it has a column split and they are wanted."""
+    if "train" not in parts:
+        on_problem(
+            f"{source}: the column split holds {' and '.join(parts)} and no train; add clips to train on, or name "
+            "a list of them"
+        )
+    held_out = held_out_part(parts) if with_val else None
+    # The remarks are on the list as a whole, and told once.
+    return parts.get("train", NOTHING), replace(parts[held_out], remarks=()) if held_out is not None else None
 
 
 def find_videos(folder: str | os.PathLike[str], *, on_problem: OnProblem = refuse) -> tuple[list[Path], list[Path]]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from stadapter.layouts import PARTS, OnProblem, Part
+from stadapter.layouts import PART_NAMES, PARTS, OnProblem, Part, held_out_part
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
 from stadapter.manifest.paths import is_hidden, looks_like_video
 from stadapter.wording import counted, listed
@@ -28,11 +28,19 @@ def split_folders(root: Path, on_problem: OnProblem) -> dict[Part, Path]:
         if len(paths) > 1:
             names = " and ".join(f"{path.name}/" for path in paths)
             on_problem(f"{root}: {names} both mean the split {part}; expected one folder of it: merge or rename them")
-    order: list[Part] = ["train", "val", "test"]
-    return {part: found[part][0] for part in order if part in found}
+    return {part: found[part][0] for part in PART_NAMES if part in found}
 
 
-def read_train_folder(source: Path, splits: dict[Part, Path], on_problem: OnProblem) -> Manifest:
+def read_split_folders(
+    source: Path, splits: dict[Part, Path], on_problem: OnProblem, *, with_val: bool
+) -> tuple[Manifest, Manifest | None]:
+    """The clips of the folder to train on, and those of the folder to validate on if there is one and it is wanted."""
+    train = _read_train_folder(source, splits, on_problem)
+    held_out = held_out_part(splits) if with_val else None
+    return train, read_class_folders(splits[held_out], source, on_problem) if held_out is not None else None
+
+
+def _read_train_folder(source: Path, splits: dict[Part, Path], on_problem: OnProblem) -> Manifest:
     """The clips below train/, which must be one of the folders of splits; those beside it must not be empty."""
     if "train" not in splits:
         on_problem(
