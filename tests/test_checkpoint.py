@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from stadapter.artefact import WEIGHTS_NAME, load_artefact
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
-from stadapter.manifest import read_splits
+from stadapter.manifest import find_held_out_up_to, read_splits
 from stadapter.records import METRICS_NAME, read_records, write_records
 from stadapter.synthetic import write_clips
 from stadapter.tensor_file import DIGEST_KEY, digest, read_tensors, write_tensors
@@ -333,6 +333,28 @@ def test_clips_that_were_trained_on_are_not_held_out_after_others_came_and_went(
     receipt = load_artefact(run(go_on)).receipt
     assert receipt["held_out_up_to"] == before.held_out_up_to
     assert receipt["num_held_out_clips"] == len(after.val_set.entries)
+
+
+def test_groups_stay_on_their_sides_when_a_run_goes_on_with_other_clips(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = sorted(f"{path.parent.name}/{path.name},{path.parent.name}" for path in Path(config.data).glob("*/*.mp4"))
+    listed = Path(config.data) / "list.csv"
+    lines = ["path,label,group", *(f"{row},{i % 4}" for i, row in enumerate(rows))]
+    listed.write_text("\n".join(lines))
+    config = dataclasses.replace(config, data=listed, val_fraction=0.25)
+    before = prepare(config)
+    stop_after(monkeypatch, steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.undo()
+    listed.write_text("\n".join([lines[0], *lines[2:]]))
+    after = prepare(dataclasses.replace(config, resume=True, accept_changes=True))
+    assert before.val_set is not None
+    assert after.val_set is not None
+    assert after.held_out_up_to == before.held_out_up_to == find_held_out_up_to(before.val_set)
+    assert not before.train_set.shared_with(after.val_set)
+    assert not before.val_set.shared_with(after.train_set)
 
 
 @pytest.mark.parametrize(

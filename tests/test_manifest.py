@@ -1,6 +1,7 @@
 """Folders and lists of labelled clips. No video is opened, so empty files stand for videos."""
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -589,6 +590,134 @@ def test_segments_of_one_file_stay_on_one_side(tmp_path: Path) -> None:
     assert val is not None
     assert val.counts() == {"up": 3, "down": 3}
     assert not {(e.name, e.label) for e in train.entries} & {(e.name, e.label) for e in val.entries}
+
+
+def grouped_list(folder: Path, *clips: str, path: str = "list.csv") -> Path:
+    """A list of clips such as "anna up 3": so many of a group and a class."""
+    rows = []
+    for clip in clips:
+        group, label, count = clip.rsplit(" ", 2)
+        rows += [f"{group}_{label}_{i}.mp4,{label},{group}" for i in range(int(count))]
+    touch(folder, *(row.split(",")[0] for row in rows))
+    return write(folder / path, "\n".join(["path,label,Group", *rows]))
+
+
+def groups(manifest: Manifest) -> set[str | None]:
+    return {entry.group for entry in manifest.entries}
+
+
+def many_groups(*count: int) -> list[str]:
+    return [f"person{i} {label} {2 + i % 3}" for i in range(*count) for label in ("up", "down")]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def test_clips_of_a_group_stay_on_one_side_across_classes(fraction: float, tmp_path: Path) -> None:
+    listed = grouped_list(tmp_path, *many_groups(30))
+    train, val = read_splits(listed, val_fraction=fraction)
+    assert val is not None
+    assert not groups(train) & groups(val)
+    assert len(groups(train) | groups(val)) == 30
+    assert abs(len(val.entries) / 180 - fraction) < 0.03
+    assert train.num_held_out == len(val.entries)
+    named = ", ".join(sorted(str(group) for group in groups(val))[:3])
+    assert train.notes()[0].startswith(f"held out by group, {len(val.entries)} of 180 clips: {named}")
+    assert val.notes() == []
+    assert read_splits(listed, val_fraction=fraction) == (train, val)
+
+
+def test_groups_are_chosen_by_their_names_and_no_other_way(tmp_path: Path) -> None:
+    _, val = read_splits(grouped_list(tmp_path / "one", *many_groups(30)))
+    _, reversed_val = read_splits(grouped_list(tmp_path / "two", *many_groups(30)[::-1]))
+    assert val is not None
+    assert reversed_val is not None
+    assert groups(val) == groups(reversed_val)
+
+
+def test_every_class_keeps_a_clip_to_train_on_and_one_that_is_not_held_out_is_told(tmp_path: Path) -> None:
+    for i in range(10):  # whichever group comes first, the one with the only clips of a class is passed over
+        listed = grouped_list(tmp_path, f"a{i} up 2", f"b{i} up 2", f"c{i} up 2", f"c{i} rare 2", path=f"{i}.csv")
+        train, val = read_splits(listed, val_fraction=0.3)
+        assert val is not None
+        assert groups(val) < {f"a{i}", f"b{i}"}
+        assert min(train.counts().values()) >= 2
+        assert train.notes()[1:] == ["1 class without a clip in the groups held out: rare"]
+
+
+def test_classes_are_not_left_without_clips_by_groups_together(tmp_path: Path) -> None:
+    clips = ["anna up 2", "ben up 2", "cleo down 2", "dan down 2"]  # either of the two groups of a class, never both
+    train, val = read_splits(grouped_list(tmp_path, *clips), val_fraction=0.9)
+    assert val is not None
+    assert train.counts() == val.counts() == {"down": 2, "up": 2}
+
+
+def test_the_smallest_group_is_held_out_where_all_are_larger_than_the_share(tmp_path: Path) -> None:
+    clips = ["anna up 9", "anna down 9", "ben up 4", "ben down 4"]
+    _, val = read_splits(grouped_list(tmp_path, *clips), val_fraction=0.1)
+    assert val is not None
+    assert groups(val) == {"ben"}
+
+
+@pytest.mark.parametrize(
+    ("clips", "found"),
+    [
+        (["anna up 4", "anna down 4"], "1 group only"),
+        (["anna up 4", "ben down 4"], "each of the 2 groups has all clips of some class"),
+    ],
+)
+def test_groups_that_cannot_be_held_out_are_told(clips: list[str], found: str, tmp_path: Path) -> None:
+    listed = grouped_list(tmp_path, *clips)
+    with pytest.raises(DataError, match=f"cannot be held out by group: {found}; .* --val-fraction 0"):
+        read_splits(listed)
+    assert len(read_splits(listed, val_fraction=0)[0].entries) == 8
+
+
+def test_a_video_without_a_group_stands_for_itself(tmp_path: Path) -> None:
+    clips = [f" {label} 5" for label in ("up", "down")]
+    train, val = read_splits(grouped_list(tmp_path, *clips, "anna up 1"), val_fraction=0.3)
+    assert val is not None
+    assert 2 <= len(val.entries) <= 4
+    assert "10 clips without a group: each video stands for itself" in train.notes()
+    again, same = read_splits(tmp_path / "list.csv", val_fraction=0.9, held_out_up_to=find_held_out_up_to(val))
+    assert (again.entries, same) == (train.entries, val)
+
+
+def test_groups_stay_on_their_sides_when_clips_come_and_go(tmp_path: Path) -> None:
+    before = read_splits(grouped_list(tmp_path, *many_groups(12), "only rare 2"))
+    assert before[1] is not None
+    up_to = find_held_out_up_to(before[1])
+    before[0].entries[0].path.unlink()
+    before[1].entries[0].path.unlink()
+    more = [clip[:-1] + "9" for clip in many_groups(40)]
+    listed = grouped_list(tmp_path, *more, "only rare 3", "person0 rare 1")
+    train, val = read_splits(listed, held_out_up_to=up_to)
+    assert val is not None
+    assert groups(val) == groups(before[1])
+    assert groups(train) > groups(before[0])
+    _, anew = read_splits(listed)
+    assert anew is not None
+    assert groups(anew) != groups(before[1])  # left to themselves they change sides
+
+
+def test_a_choice_by_name_stays_one_when_groups_come_and_one_by_group_needs_them(tmp_path: Path) -> None:
+    grouped = grouped_list(tmp_path, *many_groups(12))
+    named = write(tmp_path / "named.csv", "\n".join(row.rsplit(",", 1)[0] for row in grouped.read_text().split("\n")))
+    _, by_name = read_splits(named)
+    _, by_group = read_splits(grouped)
+    assert by_name is not None
+    assert by_group is not None
+    _, again = read_splits(grouped, held_out_up_to=find_held_out_up_to(by_name))
+    assert again is not None
+    assert names(again) == names(by_name)
+    with pytest.raises(DataError, match="no clip has a group, and clips were held out by group before"):
+        read_splits(named, held_out_up_to=find_held_out_up_to(by_group))
+
+
+def test_the_hash_knows_nothing_of_groups_and_splits(tmp_path: Path) -> None:
+    grouped = grouped_list(tmp_path, "anna up 2", "ben down 2")
+    text = grouped.read_text()
+    plain = write(tmp_path / "plain.csv", text.replace(",Group", "").replace(",anna", "").replace(",ben", ""))
+    split = write(tmp_path / "split.csv", re.sub(",anna|,ben", ",train", text.replace("Group", "split")))
+    assert read_manifest(grouped).hash() == read_manifest(plain).hash() == read_manifest(split).hash()
 
 
 def test_validation_data_given_apart_is_used_and_nothing_is_held_out(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def find_shared_recordings(clips: Sequence[Clip]) -> Iterator[Finding]:
     ]
     if shared:
         found = f"{counted(len(shared), 'recording')} with segments both in training and held out"
-        advice = "fine if backgrounds do not matter; else split by recording: train/ and val/ lists, or --val-data"
+        advice = "fine if backgrounds do not matter; else split by recording: a column group or split, or --val-data"
         yield Finding("shared recording", "note", found, advice, tuple(shared))
 
 

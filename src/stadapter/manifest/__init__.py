@@ -4,6 +4,7 @@ folder per class        gestures/left/a.mp4, gestures/up/subject1/b.mp4, gesture
 folders per split       gestures/train/left/a.mp4, gestures/val/left/b.mp4     (train or training; val, valid or
                         validation; test or testing; with capitals or without)
 CSV                     path,label  or  path,label,start,end  (seconds); two columns may come without a header
+                        path,label,split  (train, val or test)  or  path,label,group  (held out together)
                         path,label:verb,label:noun  for a class of each of several heads
 released list           <path> <class number>                 paths may hold spaces
 public data sets        the annotations of Kinetics, Something-Something-v2 and others: see `layouts`
@@ -62,8 +63,8 @@ def read_manifest(
 ) -> Manifest:
     """Read the videos and labels of a folder per class, a CSV, a released list or a public data set's annotations.
 
-    Of a folder of annotations, or of splits, this is the validation part, else the test part. Everything that is wrong
-    is told to `on_problem`; where that does not raise, what is left is returned.
+    Of a folder of annotations, or of splits, or of a list with a column split, this is the validation part, else the
+    test part. Everything that is wrong is told to `on_problem`; where that does not raise, what is left is returned.
 
     Args:
         data: the folder or list.
@@ -92,6 +93,11 @@ def read_manifest(
     except DataError as error:
         on_problem(str(error))
         return NOTHING
+    return _read_held_out(source, video_root, on_problem)
+
+
+def _read_held_out(source: Path, video_root: str | os.PathLike[str] | None, on_problem: OnProblem) -> Manifest:
+    """The part of folders or of a list that is to validate on; all clips where there are no parts."""
     if source.is_file():
         parts = _read_list(source, video_root, on_problem)
         chosen = held_out_part(parts) or "train"
@@ -142,20 +148,22 @@ def read_splits(
 ) -> tuple[Manifest, Manifest | None]:
     """Read a data set to train on, and the clips to validate on.
 
-    Validation clips are, in this order: `val_data` where given; the folder val/ or else test/ beside train/, or the
-    validation or test part of a folder of annotations; else about `val_fraction` of the videos of a class, at least
-    one, chosen by a hash of the name. All segments cut from one file stay on one side within a class.
-    Of several heads it is a combination of their classes; one with a single video is trained on. With `val_fraction`
-    0 and no such folders there are none (None). Everything that is wrong is told to `on_problem`; where that does not
-    raise, what is left is returned.
+    Validation clips are, in this order: `val_data` where given; the folder val/ or else test/ beside train/, the
+    validation or test part of a folder of annotations or of a list with a column split; else about `val_fraction` of
+    the videos of a class, at least one, chosen by a hash of the name. All segments cut from one file stay on one side
+    within a class. Of several heads it is a combination of their classes; one with a single video is trained on. Of a
+    list with a column group whole groups are chosen, of all classes together, so that the fraction is one of all clips.
+    With `val_fraction` 0 and none of these there are none (None). Everything that is wrong is told to `on_problem`;
+    where that does not raise, what is left is returned.
 
     `video_root`, `label_kind` and `split_number` are as in `read_manifest`; they hold for both. `held_out_up_to`, from
-    the receipt of an earlier run, leaves its clips on their sides of a share by name, whatever was added or taken away.
+    the receipt of an earlier run, leaves its clips on their sides of a share by name or group, whatever was added or
+    taken away.
 
     Raises:
         SettingsError: `val_fraction` is not in [0, 1), or a kind of label or a split that there is not.
-        DataError: as `read_manifest`; one class only; clips without a label; a class with one video where one
-            is to be held out; validation clips without a label or with one that training lacks.
+        DataError: as `read_manifest`; one class only; clips without a label; a class with one video, or clips of
+            one group, where one is to be held out; validation clips without a label or with one that training lacks.
     """
     if not 0 <= val_fraction < 1:
         raise SettingsError(f"val_fraction is {val_fraction}; expected at least 0 and less than 1")

@@ -23,6 +23,7 @@ _MEANINGS = {
     "end": "end",
     "end_seconds": "end",
     "split": "split",
+    "group": "group",
 }
 _HEAD_COLUMN = "label:"
 """What stands before the name of a head in the header of a CSV."""
@@ -36,7 +37,7 @@ class Columns:
     written: tuple[str, ...]
     """Their names as they are in the header; path and label where there is none."""
     meanings: tuple[str, ...]
-    """What each holds: path, label, label:<head>, start, end or split; nothing where it is not used."""
+    """What each holds: path, label, label:<head>, start, end, split or group; nothing where it is not used."""
     delimiter: str
     header_line: int | None
     """Number of the line that is the header; None where there is none."""

@@ -32,6 +32,9 @@ class Entry:
     """Rate of a folder of images, where it is known; None for files, which tell their own."""
     by_head: tuple[tuple[str, str], ...] = ()
     """Name of the head and class, where a clip has a class of several; `label` is then these classes joined."""
+    group: str | None = None
+    """What it has in common with other clips, such as a person or a session: they are held out together, or trained on
+    together. Empty where a list tells groups and this clip has none; None where it tells none."""
 
     @property
     def segment(self) -> Segment:

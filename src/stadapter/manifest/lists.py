@@ -152,7 +152,8 @@ def _csv_entry(row: dict[str, str], root: Path, where: str) -> Entry:
     start, end = _seconds(row.get("start"), where), _seconds(row.get("end"), where)
     if end is not None and end <= (start or 0.0):
         raise DataError(f"{where}: the segment ends at {end} s and starts at {start or 0.0} s; expected end > start")
-    return replace(_listed_entry(row["path"], root, label, start, end), by_head=by_head)
+    entry = _listed_entry(row["path"], root, label, start, end)
+    return replace(entry, by_head=by_head, group=row.get("group"))
 
 
 def _seconds(cell: str | None, where: str) -> float | None:

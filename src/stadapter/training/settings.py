@@ -54,7 +54,8 @@ class TrainConfig:
     """Held-out clips, laid out as the training data; default the folder val/ or test/ beside train/, else a share of
     each class."""
     val_fraction: float = VAL_FRACTION
-    """Share of each class held out by a stable hash of the file's name, below 1; 0 trains on everything."""
+    """Share of each class held out by a stable hash of the file's name, below 1; 0 trains on everything. Of a list with
+    a column group whole groups are held out."""
     video_root: str | Path | None = None
     """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
     label_kind: LabelKind = "action"
