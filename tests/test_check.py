@@ -252,7 +252,7 @@ def only_val(data: Path) -> Path:
         (one_class, ["found one class only, 'shrink'"], 7),
         (flat, ["7 videos in it without a class folder"], 7),
         (one_video, ["grow_00.mp4 is one video"], 1),
-        (bad_lines, ["line 2: found 1 field, expected 2 (path,label)", *["has no label"] * 7, "one class only"], 6),
+        (bad_lines, ["line 2: found 1 field, expected 2 (path,label)", "7 lines that cannot", "one class only"], 6),
         (only_val, ["holds val/ and no train/"], 2),
         (lambda data: data / "none", ["none: no such file or folder"], 0),
         (lambda data: empty_class(data) / "nothing", ["nothing: found no files"], 0),
@@ -267,6 +267,34 @@ def test_what_training_would_refuse_is_told_and_the_rest_still_looked_at(
     assert len(report.clips) == num_clips
     assert all(clip.error is None for clip in report.clips)
     assert "training could not start" in shown(report)
+
+
+def test_lines_that_are_refused_for_one_reason_are_one_error(data: Path) -> None:
+    listed = as_segments(data)
+    listed.write_text(listed.read_text().replace("0.2,1.2", "3,1"))
+    report = check_data(listed)
+    (finding,) = report.findings  # and none that the list holds no clips, or one class only
+    assert (finding.level, finding.found) == ("error", f"{listed}: 14 lines that cannot be used")
+    assert finding.advice == "expected end > start"
+    assert len(finding.items) == 14
+    assert finding.items[0] == "line 2: the segment ends at 1.0 s and starts at 3.0 s"
+    text = shown(report)
+    assert "and 9 more, all in --json" in text
+    assert "training could not start: 1 error" in text
+    listed.write_text(listed.read_text().replace("3,1", "0,soon", 3).replace("3,1", "0,1.2", 10))
+    report = check_data(listed)
+    (lines, line) = report.findings[:2]
+    assert [item.partition(": ")[0] for item in lines.items] == ["line 2", "line 3", "line 4"]
+    assert (line.found.partition("list.csv, ")[2].partition(" at")[0], line.items) == ("line 15: the segment ends", ())
+    assert report.per_class()[0].train == 3
+
+
+def test_clips_with_two_labels_in_a_list_are_one_error(data: Path) -> None:
+    listed = as_csv(data)
+    rows = listed.read_text().splitlines()
+    listed.write_text("\n".join([*rows, *(row.replace(",grow", ",shrink") for row in rows if row.endswith(",grow"))]))
+    (told,) = errors(check_data(listed))
+    assert "grow/grow_04.mp4 is listed as 'grow' and as 'shrink' and 2 more; expected one label a clip" in told
 
 
 def test_a_file_that_vanishes_meanwhile_is_named(data: Path) -> None:

@@ -320,6 +320,13 @@ def test_a_header_without_clips_is_refused(tmp_path: Path) -> None:
         read_manifest(path)
 
 
+def test_a_list_whose_lines_are_all_refused_is_not_told_to_hold_no_clips(tmp_path: Path) -> None:
+    problems: list[str] = []
+    listed = write(touch(tmp_path, "a.mp4") / "clips.csv", "path,label,start,end\na.mp4,up,3,1\na.mp4,up,2,1\n")
+    assert read_splits(listed, on_problem=problems.append) == (Manifest((), ()), None)
+    assert [problem.partition(": ")[0] for problem in problems] == [f"{listed}, line 2", f"{listed}, line 3"]
+
+
 def test_an_empty_name_is_not_the_working_directory() -> None:
     with pytest.raises(DataError, match="an empty path"):
         read_manifest("")

@@ -1,6 +1,7 @@
 """The data doctor: whether training could start on a data set, and what would make its result worse."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +35,7 @@ from stadapter.wording import counted, printable
 SHOWN_ITEMS, SHOWN_PER_KIND, SHOWN_CLASSES, SHOWN_VALUES = 5, 5, 30, 4
 """How many clips of a finding, findings of a kind, classes, and sizes or codecs the tables show; JSON has all."""
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+_OF_A_LINE = re.compile(r"(?P<source>.+), line (?P<line>\d+): (?P<found>.+?)(?:; (?P<advice>[^;]+))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def check_data(
         entries += [(_named_from(val_data, entry), True) for entry in val.entries]
     clips = examine_all(entries, deep=deep, num_workers=num_workers, progress=progress)
     findings = [
-        *(Finding("data", "error", problem, "") for problem in dict.fromkeys(problems)),
+        *_problems(problems),
         *find_all(clips, num_frames=num_frames, max_bad_fraction=max_bad_fraction),
         *_left_out(expanded(data), train),
         *(_left_out(expanded(val_data or data), val) if val is not None else ()),
@@ -155,6 +157,25 @@ def check_data(
     return DataReport(
         os.fspath(data), deep, clips, tuple(sorted(findings, key=lambda found: LEVELS.index(found.level)))
     )
+
+
+def _problems(problems: Iterable[str]) -> Iterator[Finding]:
+    """What was wrong with the data as a whole; lines of a list that are refused for one reason are told together."""
+    together: dict[tuple[str, str], list[re.Match[str]]] = {}
+    alone: list[str] = []
+    for problem in dict.fromkeys(problems):
+        if match := _OF_A_LINE.fullmatch(problem):
+            together.setdefault((match["source"], match["advice"] or match["found"]), []).append(match)
+        else:
+            alone.append(problem)
+    for (source, _), matches in together.items():
+        if len(matches) == 1:
+            yield Finding("data", "error", matches[0][0], "")
+            continue
+        items = tuple(f"line {match['line']}: {match['found']}" for match in matches)
+        found = f"{source}: {counted(len(matches), 'line')} that cannot be used"
+        yield Finding("data", "error", found, matches[0]["advice"] or "", items)
+    yield from (Finding("data", "error", problem, "") for problem in alone)
 
 
 def tables(report: DataReport) -> Group:

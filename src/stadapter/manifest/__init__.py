@@ -174,15 +174,10 @@ def read_splits(
     except DataError as error:
         on_problem(str(error))
         return NOTHING, None
-    with_val = val_data is None
     if annotations:
-        train, val = read_parts(annotations, source, video_root, label_kind, on_problem, with_val=with_val)
-    elif source.is_file():
-        train, val = _split_list(source, _read_list(source, video_root, on_problem), on_problem, with_val=with_val)
-    elif splits := split_folders(source, on_problem) if source.is_dir() else {}:
-        train, val = read_split_folders(source, splits, on_problem, with_val=with_val)
+        train, val = read_parts(annotations, source, video_root, label_kind, on_problem, with_val=val_data is None)
     else:
-        train, val = read_manifest(data, video_root=video_root, on_problem=on_problem), None
+        train, val = _read_own_parts(data, video_root, on_problem, with_val=val_data is None)
     both = (data,) if val_data is None else (data, val_data)
     unused = unused_settings(*both, video_root=video_root, label_kind=label_kind, split_number=split_number)
     train = replace(train, remarks=(*train.remarks, *unused))
@@ -203,10 +198,20 @@ def read_splits(
     return train, val
 
 
-def _split_list(
-    source: Path, parts: dict[Part, Manifest], on_problem: OnProblem, *, with_val: bool
+def _read_own_parts(
+    data: str | os.PathLike[str],
+    video_root: str | os.PathLike[str] | None,
+    on_problem: OnProblem,
+    *,
+    with_val: bool,
 ) -> tuple[Manifest, Manifest | None]:
-    """The clips of a list to train on, and those to validate on if it has a column split and they are wanted."""
+    """The clips of folders or of a list to train on, and those to validate on if it tells these and they are wanted."""
+    source = absolute(data)
+    if not source.is_file():
+        if splits := split_folders(source, on_problem) if source.is_dir() else {}:
+            return read_split_folders(source, splits, on_problem, with_val=with_val)
+        return read_manifest(data, on_problem=on_problem), None
+    parts = _read_list(source, video_root, on_problem)
     if "train" not in parts:
         on_problem(
             f"{source}: the column split holds {' and '.join(parts)} and no train; add clips to train on, or name "

@@ -66,12 +66,13 @@ def _used_settings(source: Path, split_number: int) -> set[str]:
 def check_one_label(source: Path, entries: Sequence[Entry], on_problem: OnProblem) -> None:
     """Tell of clips that are listed with two labels."""
     labels: dict[tuple[Path, Segment], str | None] = {}
+    twice: list[str] = []
     for entry in entries:
         known = labels.setdefault((entry.path, entry.segment), entry.label)
         if known != entry.label:
-            on_problem(
-                f"{source}: {entry.name} is listed as {known!r} and as {entry.label!r}; expected one label a clip"
-            )
+            twice.append(f"{entry.title} is listed as {known!r} and as {entry.label!r}")
+    if twice:
+        on_problem(f"{source}: {listed(twice)}; expected one label a clip")
 
 
 def check_trainable(manifest: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:

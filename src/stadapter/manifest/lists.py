@@ -37,11 +37,18 @@ def read_list(source: Path, root: Path, on_problem: OnProblem) -> dict[Part, Man
     except DataError as error:  # its header is not understood, and so nothing below it
         on_problem(str(error))
         return nothing
-    rows = list(_released_rows(text, root) if columns is None else _csv_rows(source, text, root, columns, on_problem))
+    refused: list[str] = []
+
+    def refuse_line(problem: str) -> None:
+        refused.append(problem)
+        on_problem(problem)
+
+    rows = list(_released_rows(text, root) if columns is None else _csv_rows(source, text, root, columns, refuse_line))
     if not rows:
-        on_problem(
-            f"{source} holds no clips; expected a line path,label for each clip, below the header if there is one"
-        )
+        if not refused:
+            on_problem(
+                f"{source} holds no clips; expected a line path,label for each clip, below the header if there is one"
+            )
         return nothing
     check_one_label(source, [entry for _, entry in rows], on_problem)
     form = "<path> <class number>" if columns is None else "path,label"
