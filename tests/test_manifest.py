@@ -657,6 +657,18 @@ def test_classes_are_not_left_without_clips_by_groups_together(tmp_path: Path) -
     assert train.counts() == val.counts() == {"down": 2, "up": 2}
 
 
+def test_every_class_of_every_head_keeps_a_clip_to_train_on(tmp_path: Path) -> None:
+    names_of = [f"{group}{i}.mp4" for group in ("anna", "ben", "cleo") for i in range(2)]
+    nouns = {"anna0.mp4": "lid"}  # held by nobody else, though both her verbs are
+    rows = [f"{name},{'put' if '0' in name else 'take'},{nouns.get(name, 'pan')},{name[:-5]}" for name in names_of]
+    touch(tmp_path, *names_of)
+    listed = write(tmp_path / "list.csv", "\n".join(["path,label:verb,label:noun,group", *rows]))
+    train, val = read_splits(listed, val_fraction=0.9)
+    assert val is not None
+    assert groups(train) == {"anna"}
+    assert train.notes()[-1] == "1 class without a clip in the groups held out: noun: lid"
+
+
 def test_the_smallest_group_is_held_out_where_all_are_larger_than_the_share(tmp_path: Path) -> None:
     clips = ["anna up 9", "anna down 9", "ben up 4", "ben down 4"]
     _, val = read_splits(grouped_list(tmp_path, *clips), val_fraction=0.1)
@@ -739,6 +751,37 @@ def test_one_class_only_is_refused_for_training_and_read_for_evaluation(tmp_path
     assert len(read_manifest(tmp_path).entries) == 2
     with pytest.raises(DataError, match="found one class only, 'up'"):
         read_splits(tmp_path)
+
+
+def test_a_folder_one_level_too_high_is_told_with_the_one_that_may_be_meant(tmp_path: Path) -> None:
+    data = touch(tmp_path / "wrapped", *(f"v/{label}/{i}.mp4" for label in ("star", "tick", "up") for i in range(2)))
+    expected = re.escape(
+        f"'v'; expected at least two to tell apart. v/ holds 3 folders of videos (star, tick, up): "
+        f"if these are classes or splits, name {data}/v"
+    )
+    with pytest.raises(DataError, match=expected):
+        read_splits(data)
+    assert read_splits(data / "v")[0].labels == ("star", "tick", "up")
+    for one_class in (
+        touch(tmp_path / "flat", "up/a.mp4", "up/b.mp4"),
+        touch(tmp_path / "one", "up/x/a.mp4", "up/b.mp4"),
+    ):
+        with pytest.raises(DataError, match=r"found one class only, 'up'; expected at least two to tell apart$"):
+            read_splits(one_class)
+    listed = write(data / "list.csv", "v/star/0.mp4,v\nv/tick/0.mp4,v\n")
+    with pytest.raises(DataError, match=r"found one class only, 'v'; expected at least two to tell apart$"):
+        read_splits(listed)
+
+
+@pytest.mark.parametrize("lines", ["a.mp4 star\nb.mp4 up\n", "a.mp4 0\nb.mp4 up\n"])
+def test_a_list_with_spaces_and_names_of_classes_says_what_each_form_needs(lines: str, tmp_path: Path) -> None:
+    first = lines.split("\n")[0]
+    for name in ("list.txt", "list.csv"):
+        listed = write(touch(tmp_path, "a.mp4", "b.mp4") / name, lines)
+        with pytest.raises(
+            DataError, match=f"first line is '{first}'.* expected a class number in every line.* need a CSV"
+        ):
+            read_manifest(listed)
 
 
 def test_a_class_with_one_video_cannot_be_split_and_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from stadapter.errors import DataError, SettingsError
 from stadapter.layouts import EPIC, HMDB, LABEL_KINDS, NUM_SPLITS, UCF, LabelKind, OnProblem, recognise
@@ -82,7 +82,18 @@ def check_trainable(manifest: Manifest, data: str | os.PathLike[str], on_problem
     for classes in manifest.label_space.labels_by_head:
         present = [label for label in classes if counts[label]]
         if len(present) == 1:
-            on_problem(f"{data}: found one class only, {present[0]!r}; expected at least two to tell apart")
+            within = _folders_within(manifest, data, present[0])
+            on_problem(f"{data}: found one class only, {present[0]!r}; expected at least two to tell apart{within}")
+
+
+def _folders_within(manifest: Manifest, data: str | os.PathLike[str], label: str) -> str:
+    """What to add where the folder of the only class holds folders of videos: these may be the classes."""
+    paths = [PurePosixPath(entry.name).parts for entry in manifest.entries]
+    inner = sorted({parts[1] for parts in paths if parts[0] == label and len(parts) > 2})
+    if not absolute(data).is_dir() or len(inner) < 2:
+        return ""
+    found = f"{label}/ holds {counted(len(inner), 'folder')} of videos ({listed(inner)})"
+    return f". {found}: if these are classes or splits, name {os.path.join(data, label)}"
 
 
 def check_labelled(manifest: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
