@@ -162,7 +162,7 @@ def test_a_prediction_has_the_action_and_each_head(run: st.TrainResult, kitchens
     for scores in (prediction.scores, verb.scores, noun.scores):
         assert sum(scores.values()) == pytest.approx(1)
     assert prediction.scores["put door"] == pytest.approx(verb.scores["put"] * noun.scores["door"])
-    assert str(prediction).startswith(f"{video}: {prediction.label} ")
+    assert str(prediction).startswith(f"{video} [0 to 0.9 s]: {prediction.label} ")
     assert "; noun: " in str(prediction)
     (again,) = classifier.predict_many([video])
     assert isinstance(again, Prediction)

@@ -53,8 +53,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         TrainingError: the folder is a file, cannot be written, or another process holds it.
     """
-    _refuse_file(folder)
     try:
+        _refuse_file(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lock = _take_lock(folder)
     except OSError as error:
