@@ -198,19 +198,8 @@ def prepare(config: TrainConfig) -> Prepared:
     accelerator = make_accelerator(config)
     if accelerator.is_main_process:
         refuse_folder(expanded(config.out), resume=config.resume)
-    up_to = read_checkpoint(expanded(config.out))[0].identity.get("held_out_up_to") if config.resume else None
-    train_set, val_set = read_splits(
-        config.data,
-        val_fraction=config.val_fraction,
-        val_data=config.val_data,
-        video_root=config.video_root,
-        label_kind=config.label_kind,
-        split_number=config.split_number,
-        held_out_up_to=up_to,
-    )
-    if up_to is None and val_set is not None and train_set.num_held_out:
-        up_to = find_held_out_up_to(val_set)
     _refuse_folder_in_data(config)
+    train_set, val_set, up_to = _find_clips(config)
     trunk = load_backbone(config.backbone)
     model = build_model(
         backbone=trunk,
@@ -241,6 +230,23 @@ def prepare(config: TrainConfig) -> Prepared:
     run.check_memory()
     run.frozen_part.check()
     return run
+
+
+def _find_clips(config: TrainConfig) -> tuple[Manifest, Manifest | None, Mapping[str, str] | None]:
+    """The clips to train on and those held out, and how the latter were chosen; in a run that goes on as it began."""
+    up_to = read_checkpoint(expanded(config.out))[0].identity.get("held_out_up_to") if config.resume else None
+    train_set, val_set = read_splits(
+        config.data,
+        val_fraction=config.val_fraction,
+        val_data=config.val_data,
+        video_root=config.video_root,
+        label_kind=config.label_kind,
+        split_number=config.split_number,
+        held_out_up_to=up_to,
+    )
+    if up_to is None and val_set is not None and train_set.num_held_out:
+        up_to = find_held_out_up_to(val_set)
+    return train_set, val_set, up_to
 
 
 def _refuse_folder_in_data(config: TrainConfig) -> None:
