@@ -239,7 +239,7 @@ def tables(estimate: Estimate) -> Group:
     table = Table(title="What this training takes, about", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right", no_wrap=True)
-    table.add_column()
+    table.add_column(max_width=100)
     for name, value, reason in _rows(estimate):
         table.add_row(name, value, Text(reason))
     return Group(table, *(Text(note) for note in _notes(estimate)))
