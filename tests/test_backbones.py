@@ -19,6 +19,7 @@ from torch import Tensor
 from small_hub import SmallHub, small_hub
 from stadapter.backbones import hash_weights, load_backbone
 from stadapter.errors import BackboneError, SettingsError
+from stadapter.hub import is_hub_id
 from stadapter.tuning import STAdapter
 from stadapter.vit import ImageViT
 from trunks import (
@@ -426,3 +427,11 @@ def test_a_hub_id_is_downloaded_once_and_then_found_without_the_hub(tmp_path: Pa
     assert "tiny/nothing is neither a folder nor a model on the Hub" in unknown
     assert not list((tmp_path / "cache").rglob("flax_model.msgpack"))
     assert load_elsewhere(["tiny/trunk"], environment) == [expected]  # the server is gone
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [("o/n", True), ("o/n@v1", True), ("o/n@refs/pr/1", True), ("o/n/m", False), ("./n", False), ("n@o/m", False)],
+)
+def test_a_hub_id_is_told_by_its_one_slash(name: str, is_one: bool) -> None:
+    assert is_hub_id(name) == is_one

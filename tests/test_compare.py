@@ -721,3 +721,13 @@ def test_clips_that_no_run_could_train_on_are_told_with_the_figures(finished: Pa
         path.write_text(json.dumps(result | {"unreadable_train_clips": {"left/a.mp4": "no video"}}))
     sentences = summarise(out).sentences
     assert "1 clip to train on could not be read: left/a.mp4." in sentences
+
+
+def test_a_rate_that_another_machine_searched_is_not_taken(stage: Path, tmp_path: Path) -> None:
+    config = small(stage, tmp_path / "out", strategies=("linear-probe",), lr_search=(1e-3,))
+    compare(config, console=quiet())
+    (trial,) = (tmp_path / "out" / "search").glob("*.json")
+    trial.write_text(json.dumps({**json.loads(trial.read_text()), "size": 224}))  # as where a GPU chose it
+    (tmp_path / "out" / "linear-probe--default--seed0.json").unlink()
+    with pytest.raises(SettingsError, match="was made with another budget: size was 224, is "):
+        compare(config, console=quiet())

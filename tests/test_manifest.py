@@ -950,3 +950,18 @@ def test_what_no_data_set_has_is_refused(given: dict[str, Any], message: str, tm
     for read in (read_manifest, read_splits):
         with pytest.raises(SettingsError, match=message):
             read(tmp_path, **given)
+
+
+def test_a_group_beside_a_split_is_named_as_not_used(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    rows = "path,label,split,group\na.mp4,up,train,p1\nb.mp4,down,train,p2\nc.mp4,up,val,p1\n"
+    train, val = read_splits(write(tmp_path / "list.csv", rows))
+    assert val is not None
+    assert (names(train), names(val)) == (["a.mp4", "b.mp4"], ["c.mp4"])
+    assert train.notes() == ["the column group is not used beside split, which tells what is held out"]
+
+
+def test_a_list_with_tabs_and_unknown_columns_is_no_list_with_spaces(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    with pytest.raises(DataError, match="unknown columns clip"):
+        read_manifest(write(tmp_path / "list.csv", "clip\tlabel\na.mp4\tleft\n"))

@@ -1,10 +1,12 @@
 """A classifier at work: the same answer from a path, from frames, in a batch, and from the evaluation."""
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from stadapter.evaluation import evaluate
 from stadapter.machine import choose_device
 from stadapter.manifest import read_manifest
 from stadapter.model import build_model
-from stadapter.predict import Classifier, Prediction, PredictionFailure, video_windows
+from stadapter.predict import Classifier, Prediction, PredictionFailure, VideoPart, video_windows
 from stadapter.synthetic import write_clips, write_video
 from stadapter.tuning import STAdapter
 from stadapter.video import VideoReader, probe, read_frames
@@ -334,3 +336,30 @@ def test_a_prediction_prints_as_a_line() -> None:
     assert str(Prediction("clip.mp4", "a", 0.5, scores)) == line
     assert str(PredictionFailure("some/clip.mp4", "clip.mp4: damaged")) == "clip.mp4: damaged"
     assert str(PredictionFailure("clip.mp4", "damaged")) == "clip.mp4: damaged"
+
+
+def test_windows_end_with_the_pictures_and_not_with_the_sound(tmp_path: Path) -> None:
+    path = tmp_path / "talk.mkv"
+    with av.open(str(path), "w") as container:
+        video, audio = container.add_stream("libx264", rate=25), container.add_stream("aac", rate=44100)
+        video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+        for _ in range(50):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")))
+        container.mux(video.encode(None))
+        for _ in range(430):
+            sound = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+            sound.rate = 44100
+            container.mux(audio.encode(sound))
+        container.mux(audio.encode(None))
+    assert [part.end_seconds for part in video_windows(path, window_seconds=1)] == [1, 2]
+
+
+@pytest.mark.parametrize("rate", [0, -5, math.nan])
+def test_windows_of_no_rate_are_refused(tmp_path: Path, rate: float) -> None:
+    with pytest.raises(SettingsError, match=r"frames_per_second .*: expected a number above 0"):
+        video_windows(tmp_path, window_seconds=1, frames_per_second=rate)
+
+
+def test_a_part_has_its_own_times(classifier: Classifier, video: Path) -> None:
+    with pytest.raises(SettingsError, match="a part has its own times"):
+        classifier.predict(VideoPart(video, 0.1), end_seconds=0.2)

@@ -36,11 +36,12 @@ def write_where_told(path: Path, content: bytes) -> None:
     Raises:
         ArtefactError, OSError: it cannot be written.
     """
-    is_special = path.exists() and not path.is_file()
-    if is_special or (path.exists() and not os.access(path.parent, os.W_OK)):
+    real = Path(os.path.realpath(path))
+    is_special = path.exists() and (not path.is_file() or path.is_relative_to("/dev"))
+    if is_special or (path.exists() and not os.access(real.parent, os.W_OK)):
         path.write_bytes(content)
     else:
-        write_whole(Path(os.path.realpath(path)), content)
+        write_whole(real, content)
 
 
 def remove_parts(path: Path) -> None:

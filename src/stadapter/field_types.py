@@ -53,7 +53,7 @@ def check_types(settings: Any) -> None:
 def _plain(value: Any, hint: Any) -> Any:
     if isinstance(value, list) and tuple in (get_origin(hint), *map(get_origin, get_args(hint))):
         return tuple(_plain(each, None) for each in value)
-    if isinstance(value, bool | int | float):
+    if type(value) in (bool, int, float):
         return value
     if isinstance(value, numbers.Integral):
         return int(value)

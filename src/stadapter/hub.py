@@ -51,7 +51,7 @@ def fetch_snapshot(name: str, patterns: Callable[[Sequence[str]], list[str]], *,
 
 def is_hub_id(name: str) -> bool:
     """Whether a name that is no local path may be one of the Hub: owner/name, or owner/name@revision."""
-    return name.count("/") == 1 and not name.startswith((".", "~", "/"))
+    return name.partition("@")[0].count("/") == 1 and not name.startswith((".", "~", "/"))
 
 
 def _cached(name: str, revision: str | None, needed: Sequence[str], reason: Exception) -> Path:

@@ -24,7 +24,7 @@ from stadapter.manifest import Manifest, read_manifest
 from stadapter.model import VideoClassifier, prepare_trunk
 from stadapter.scores import check_finite_scores, check_normalisation, view_scores
 from stadapter.tuning import Tuning
-from stadapter.video import probe
+from stadapter.video import VideoInfo, probe
 from stadapter.video.segment import Segment
 from stadapter.vit import ImageViT
 from stadapter.wording import percent
@@ -75,14 +75,25 @@ def video_windows(
     for name, value in (("window_seconds", window_seconds), ("stride_seconds", stride)):
         if not 0 < value < math.inf:
             raise SettingsError(f"{name} {value}: expected a number of seconds above 0")
-    info = probe(video)
-    duration = info.duration_seconds if frames_per_second is None else info.num_frames / frames_per_second
+    if frames_per_second is not None and not 0 < frames_per_second < math.inf:
+        raise SettingsError(f"frames_per_second {frames_per_second}: expected a number above 0")
+    duration = _shown_seconds(probe(video), frames_per_second)
     if duration is None:
-        raise VideoError(f"{os.path.basename(video)}: does not tell how long it is, so it cannot be cut into windows")
+        raise VideoError(
+            f"{os.path.basename(video)}: does not tell how long it is, so it cannot be cut into windows; of a folder "
+            "of images frames_per_second tells it, from Python"
+        )
     starts = [number * stride for number in range(max(0, int((duration - window_seconds) / stride + _SLACK)) + 1)]
     if starts[-1] + window_seconds < duration - _SLACK:
         starts.append(duration - window_seconds)
     return [VideoPart(video, round(start, 6), round(start + window_seconds, 6), frames_per_second) for start in starts]
+
+
+def _shown_seconds(info: VideoInfo, frames_per_second: float | None) -> float | None:
+    """How long the pictures of a video last: sound may go on behind them. A file has its own rate."""
+    rate = info.frames_per_second or frames_per_second
+    by_count = info.num_frames / rate if rate and not info.has_variable_rate else None
+    return min((seconds for seconds in (info.duration_seconds, by_count) if seconds is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -239,7 +250,8 @@ class Classifier:
         """
         if (start_seconds, end_seconds, frames_per_second) != (None, None, None):
             if not isinstance(video, str | os.PathLike):
-                raise SettingsError("start_seconds and end_seconds are for files; cut an array by its frames")
+                own = "a part has its own times" if isinstance(video, VideoPart) else "cut an array by its frames"
+                raise SettingsError(f"start_seconds, end_seconds and frames_per_second are for files; {own}")
             video = VideoPart(video, start_seconds, end_seconds, frames_per_second)
         return self._named(video, self._scores([_load(video, self.clip_config)], _VIEWS_AT_ONCE)[0])
 

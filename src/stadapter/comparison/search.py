@@ -7,10 +7,12 @@ from rich.console import Console
 
 from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment
-from stadapter.comparison.jobs import Common, rates_of, search_job
+from stadapter.comparison.jobs import Common, Job, rates_of, search_job
 from stadapter.comparison.process import is_done, run
 from stadapter.comparison.results import FailedRun, FinishedRun, RateSearch, read_result
+from stadapter.errors import SettingsError
 from stadapter.uncertainty import paired_difference
+from stadapter.wording import changed, listed
 
 
 def search(config: CompareConfig, common: Common, experiment: Experiment, folder: Path, console: Console) -> RateSearch:
@@ -29,6 +31,7 @@ def search(config: CompareConfig, common: Common, experiment: Experiment, folder
         if isinstance(result, FailedRun):
             errors[f"{rate:g}"] = result.error
         elif result is not None:
+            _refuse_other_machine(job, result, common)
             tried[rate] = result
     return RateSearch(
         values=rates,
@@ -62,3 +65,9 @@ def _is_worse(result: FinishedRun, best: FinishedRun) -> bool:
     ours, theirs = result.right_by_clip(), best.right_by_clip()
     both = [clip for clip in ours if clip in theirs]
     return bool(both) and paired_difference([theirs[c] for c in both], [ours[c] for c in both]).interval.low > 0
+
+
+def _refuse_other_machine(job: Job, result: FinishedRun, common: Common) -> None:
+    """A rate that was tried with another size or precision, chosen by another machine, says nothing of ours."""
+    if told := [line for name, ours in common.found.items() for line in changed(name, getattr(result, name), ours)]:
+        raise SettingsError(f"{job.result} was made with another budget: {listed(told)}; choose another --out")

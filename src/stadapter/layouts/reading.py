@@ -31,7 +31,7 @@ PARTS: dict[str, Part] = {
     "test": "test",
     "testing": "test",
 }
-"""The words for a part, in lower case: in the names of files and folders, and in a list's column split."""
+"""The words for a part, in lower case: as names of folders, and in a list's column split."""
 _PART_FILE = re.compile(r"(?:.*[_-])?(train|val|validate|validation|test)\.csv", re.IGNORECASE)
 
 

@@ -82,7 +82,7 @@ def find_columns(source: Path, text: str, root: Path) -> Columns:
         return Columns(tuple(cells), meanings, delimiter, line_number)
     if _is_clip(cells, root) or (len(cells) == 2 and Path(cells[0]).suffix and not any(map(_meaning, cells))):
         return Columns(("path", "label"), ("path", "label"), delimiter, None)
-    if len(cells) == 1 and len(cells[0].split()) > 1:
+    if len(cells) == 1 and len(cells[0].split()) > 1 and not any(mark in line for mark in _DELIMITERS):
         raise DataError(
             f"{source}: its first line is {cells[0]!r}, without a comma; expected a class number in every line of a "
             f"list with spaces, <path> <class number>; names of classes need a CSV, path,label"

@@ -23,7 +23,8 @@ _RELEASED_LINE = re.compile(r"(?P<path>\S.*?)\s+(?P<label>\d+)\s*")
 def read_list(source: Path, root: Path, on_problem: OnProblem) -> dict[Part, Manifest]:
     """The clips of a CSV or of a released list, whose paths start from `root`; those that are not there are missing.
 
-    They come by the part that a column split tells; without one all are to train on, as is nothing where there is none.
+    They come by the part that a column split tells; without one all are to train on. Where nothing could be read there
+    is nothing to train on.
     """
     nothing: dict[Part, Manifest] = {"train": NOTHING}
     if looks_like_video(source):
@@ -53,12 +54,19 @@ def read_list(source: Path, root: Path, on_problem: OnProblem) -> dict[Part, Man
     check_one_label(source, [entry for _, entry in rows], on_problem)
     form = "<path> <class number>" if columns is None else "path,label"
     missing = _find_missing(f"{source}: read as {form}", rows, root, on_problem)
-    remarks = (f"columns not used: {', '.join(columns.unused)}",) if columns is not None and columns.unused else ()
+    remarks = tuple(_remarks(columns)) if columns is not None else ()
     parts: dict[Part, Manifest] = {}
     for part in PART_NAMES:
         if of_part := [entry for of, entry in rows if of == part]:
             parts[part] = replace(_manifest(of_part, missing), remarks=remarks, is_numbered=columns is None)
     return parts
+
+
+def _remarks(columns: Columns) -> Iterator[str]:
+    if columns.unused:
+        yield f"columns not used: {', '.join(columns.unused)}"
+    if {"split", "group"} <= set(columns.meanings):
+        yield "the column group is not used beside split, which tells what is held out"
 
 
 def _manifest(listed: Sequence[Entry], missing: Container[Path]) -> Manifest:

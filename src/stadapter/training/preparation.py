@@ -60,8 +60,8 @@ class Prepared:
     train_set: Manifest
     val_set: Manifest | None
     held_out_up_to: Mapping[str, str] | None
-    """How far the names' hashes of held-out clips go in each class, or those of which groups they are, where clips are
-    held out by a share of them."""
+    """The largest hash of a held-out name of each class, or the hashes of the held-out groups; None where no share of
+    the clips is held out."""
     model: VideoClassifier
     clip_config: ClipConfig
     autocast_dtype: torch.dtype | None

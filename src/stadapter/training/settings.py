@@ -51,8 +51,8 @@ class TrainConfig:
     tuning: Tuning = field(default_factory=STAdapter)
     """What learns."""
     val_data: str | Path | None = None
-    """Held-out clips, laid out as the training data; default the folder val/ or test/ beside train/, else a share of
-    each class."""
+    """Held-out clips, laid out as the training data; default what the data itself tells (the folder val/ or test/
+    beside train/, a list's column split, the validation part of annotations), else a share of each class."""
     val_fraction: float = VAL_FRACTION
     """Share of each class held out by a stable hash of the file's name, below 1; 0 trains on everything. Of a list with
     a column group whole groups are held out."""

@@ -12,7 +12,7 @@ from stadapter.wording import counted, listed, named_once, percent
 
 
 class UnreadableClips:
-    """What could not be read so far, in all processes of a run, and why."""
+    """What could not be read so far, and why; of other processes what they had met when `gather` last asked them."""
 
     def __init__(self, run: Prepared) -> None:
         self._run = run
@@ -23,7 +23,8 @@ class UnreadableClips:
         """Name what of a batch could not be read.
 
         Raises:
-            TrainingError: that was all of it, or there are too many; of several processes only `gather` counts them.
+            TrainingError: no clip of the batch could be read, or too many so far; with several processes only `gather`
+                counts.
         """
         self._name(batch["failures"], display)
         if self._run.accelerator.num_processes == 1:
