@@ -10,7 +10,6 @@ A folder rebuilds its own model. A trunk whose weights differ from those it was 
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -193,11 +192,20 @@ def read_spec(folder: Path) -> dict[str, Any]:
 
 
 def _own_trunk(info: BackboneInfo) -> ImageViT:
-    """The trunk by its name: on the Hub as it was in training, or, where that is not to be had, as it is now."""
-    if info.revision is not None:
-        with suppress(BackboneError):
-            return load_backbone(f"{info.name}@{info.revision}")
-    return load_backbone(info.name)
+    """The trunk by its name: on the Hub as it was in training, or, where that is not to be had, as it is now.
+
+    Raises:
+        BackboneError: neither can be loaded; or the present one can, and has other weights.
+    """
+    if info.revision is None:
+        return load_backbone(info.name)
+    try:
+        return load_backbone(f"{info.name}@{info.revision}")
+    except BackboneError as error:
+        trunk = load_backbone(info.name)
+        if trunk.info.sha256 != info.sha256:
+            raise BackboneError(f"{error}; what is there now has other weights") from error
+        return trunk
 
 
 def _matching_trunk(folder: Path, info: BackboneInfo, backbone: ImageViT | str | os.PathLike[str] | None) -> ImageViT:
