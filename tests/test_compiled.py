@@ -16,7 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stadapter.compiled import compile_nothing, try_compiled
+from stadapter.compiled import compile_nothing, try_compiled, uncompiled
 from stadapter.model import VideoClassifier, build_model, prepare_trunk
 from stadapter.synthetic import write_clips
 from stadapter.training.loop import train
@@ -145,6 +145,16 @@ def test_trying_leaves_no_gradients_and_undoing_leaves_nothing_compiled() -> Non
     assert all(block._compiled_call_impl is not None for block in model.trunk.block_list())
     compile_nothing(model)
     assert all(block._compiled_call_impl is None for block in model.trunk.block_list())
+
+
+def test_blocks_are_as_they_were_for_a_while_and_compiled_again() -> None:
+    model = make()
+    assert try_compiled(model, **SIZES, backend="eager") is None
+    compiled = [block._compiled_call_impl for block in model.trunk.block_list()]
+    with uncompiled(model):
+        assert all(block._compiled_call_impl is None for block in model.trunk.block_list())
+    assert [block._compiled_call_impl for block in model.trunk.block_list()] == compiled
+    assert None not in compiled
 
 
 @pytest.fixture

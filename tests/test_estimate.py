@@ -225,6 +225,21 @@ def test_validation_counts_views_and_orders(run: Prepared, monkeypatch: pytest.M
     assert "validation" not in shown(without)
 
 
+def test_validations_on_the_way_count_but_for_those_that_are_over(run: Prepared) -> None:
+    assert run.val_set is not None
+    config = replace(run.config, validate_every_epochs=2)
+    result = replace(known(run, num_workers=0, held_out_reading_seconds=0.3), run=replace(run, config=config))
+    plan = run.plan
+    assert plan.epochs == 6
+    assert result.validations_on_the_way == 2  # after 2 and 4, and at the end
+    assert result.on_the_way_seconds == pytest.approx(2 * len(run.val_set.entries) * (0.3 + 3 * 2 * 0.01))
+    assert "2 validations" in row(shown(result), "on the way")
+    assert result.seconds == result.training_seconds + result.on_the_way_seconds + result.validation_seconds
+    steps_after = 2 * plan.steps_per_epoch  # where it is looked at again
+    assert [replace(result, steps_done=steps_after + n).validations_on_the_way for n in (0, 1)] == [2, 1]
+    assert replace(result, run=run).validations_on_the_way == 0
+
+
 def test_what_is_scaled_is_said_to_be(run: Prepared) -> None:
     trials = (Trial(0, 0, (0.0,), 10**8), Trial(1, 1, (0.2,), 300_000_000), Trial(1, 2, (0.3,), 400_000_000))
     result = known(run, trials=trials, num_workers=0, reading_seconds=0.0)

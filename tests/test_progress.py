@@ -69,3 +69,15 @@ def test_the_meter_counts_a_clip_as_right_where_every_head_is() -> None:
     meter.add(torch.tensor(1.0), torch.tensor([[True, True], [True, False], [True, False], [False, True]]))
     reading = meter.read()
     assert (reading.accuracy, reading.by_head) == (1 / 4, (3 / 4, 2 / 4))
+
+
+def test_a_pause_is_not_counted_as_time_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("stadapter.training.progress.time.monotonic", lambda: now)
+    meter = Meter(torch.device("cpu"))
+    meter.add(torch.tensor(1.0), torch.ones(8, 1, dtype=torch.bool))
+    now = 102.0
+    with meter.paused():
+        now = 150.0
+    now = 152.0
+    assert meter.read().clips_per_second == pytest.approx(2.0)

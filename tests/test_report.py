@@ -356,11 +356,35 @@ def test_what_a_resumed_run_did_again_is_drawn_once(tmp_path: Path) -> None:
 
 def test_curves_show_held_out_figures(trained: Path) -> None:
     loss, accuracy, rate = read_curves(trained)
-    assert [mark.text for mark in (*loss.marks, *accuracy.marks, *rate.marks)] == ["0.6", "75 %"]
-    assert (accuracy.marks[0].x, accuracy.marks[0].y) == (100.0, 25.0)
+    assert loss.held_out is not None
+    assert accuracy.held_out is not None
+    assert (loss.held_out.text, accuracy.held_out.text, rate.held_out) == ("0.6", "75 %", None)
+    assert (accuracy.held_out.path, accuracy.held_out.x, accuracy.held_out.y) == ("", 100.0, 25.0)
     assert [tick.text for tick in accuracy.y_ticks] == ["0 %", "25 %", "50 %", "75 %", "100 %"]
     assert loss.smooth
     assert not rate.smooth  # it has no noise to average
+
+
+def test_held_out_figures_of_several_epochs_are_a_curve_that_tells_the_best(tmp_path: Path) -> None:
+    held_out = ((20, 0.75, 0.5), (30, 0.25, 0.875), (40, 0.5, 0.75))
+    write_metrics(
+        tmp_path,
+        *(step(number, 1.0) for number in (10, 20, 30, 40)),
+        *({"kind": "validation", "step": at, "loss": loss, "top1": top1} for at, loss, top1 in held_out),
+    )
+    loss, accuracy, _ = (curve.held_out for curve in read_curves(tmp_path))
+    assert loss is not None
+    assert accuracy is not None
+    assert loss.text == "0.5, at best 0.25 after 30 steps"
+    assert accuracy.text == "75 %, at best 88 % after 30 steps"
+    write_metrics(
+        tmp_path, step(40, 1.0), *({"kind": "validation", "step": at, "top1": top1} for at, _, top1 in held_out[:2])
+    )
+    last = read_curves(tmp_path)[1].held_out
+    assert last is not None
+    assert last.text == "88 %"
+    assert accuracy.path == "M50.00 50.00L75.00 12.50L100.00 25.00"
+    assert loss.path.count("L") == 2
 
 
 @pytest.mark.parametrize("num_steps", [301, 1000, 2000])

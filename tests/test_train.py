@@ -506,12 +506,14 @@ def test_bytes_are_copied_to_the_device_and_become_floats_there() -> None:
 
 def test_two_processes_train_one_model(config: TrainConfig, tmp_path: Path) -> None:
     # On two cores each process takes turns with the one that decodes for it. Checkpointing gradients changes no result.
-    changes = {"batch_size": 2, "val_fraction": 0.3, "num_workers": 1, "gradient_checkpointing": True}
+    every = {"val_fraction": 0.3, "validate_every_epochs": 1}
+    changes = {"batch_size": 2, "num_workers": 1, "gradient_checkpointing": True, **every}
     assert "2 processes" in train_in_two_processes(config, tmp_path, **changes)
     folder = Path(config.out)
-    by_itself = run(config, out=config.out + "-alone", batch_size=4, val_fraction=0.3)
-    for kind in ("train", "validation"):
-        losses = [records(path, kind)[-1]["loss"] for path in (folder, by_itself)]
+    by_itself = run(config, out=config.out + "-alone", batch_size=4, **every)
+    for kind, count in (("train", 1), ("validation", 2)):
+        losses = [[record["loss"] for record in records(path, kind)] for path in (folder, by_itself)]
+        assert len(losses[0]) == count
         assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     alone, together = weights(by_itself), weights(folder)
     for name, tensor in alone.items():

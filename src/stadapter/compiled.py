@@ -3,7 +3,8 @@
 # B batch, T frames, S side of a clip in pixels
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -30,6 +31,18 @@ def compile_nothing(model: VideoClassifier) -> None:
     """Undo `compile_blocks`."""
     for block in model.trunk.block_list():
         block._compiled_call_impl = None
+
+
+@contextmanager
+def uncompiled(model: VideoClassifier) -> Iterator[None]:
+    """Run the blocks as they are: for batches of sizes that they have not been compiled for."""
+    compiled = [(block, block._compiled_call_impl) for block in model.trunk.block_list()]
+    compile_nothing(model)
+    try:
+        yield
+    finally:
+        for block, call in compiled:
+            block._compiled_call_impl = call
 
 
 def try_compiled(

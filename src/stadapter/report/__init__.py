@@ -198,7 +198,7 @@ def _calibration(report: Report) -> str:
     return (
         f"The score of the {what} it names is {100 * report.mean_score:.0f} % on average, and it is right on "
         f"{100 * report.top1:.0f} % of the clips. {meaning} Among clips of like score the two are "
-        f"{100 * report.calibration_error:.0f} points apart (expected calibration error, "
+        f"{counted(round(100 * report.calibration_error), 'point')} apart (expected calibration error, "
         f"{report.num_calibration_bins} bins; with few clips much of that is chance)."
     )
 

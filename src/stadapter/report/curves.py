@@ -26,12 +26,16 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A held-out figure on a curve."""
+class HeldOut:
+    """The same figure on held-out clips."""
 
+    path: str
+    """From the first to the last; empty where there is one alone."""
     x: float
+    """Where the last stands."""
     y: float
     text: str
+    """The last, and the best where that is another."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Curve:
     """As it was logged."""
     smooth: str
     """Averaged over neighbouring points; empty where they are few, or have no noise."""
-    marks: tuple[Mark, ...]
+    held_out: HeldOut | None
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     summary: str
@@ -98,19 +102,30 @@ def _curve(title: str, points: Points, held_out: Points, *, is_noisy: bool) -> C
     def place(step: float, value: float) -> tuple[float, float]:
         return 100 * step / width, 100 - 100 * min(value, height) / height
 
-    marks = tuple(Mark(*place(min(step, width), value), _number(title, value)) for step, value in held_out)
+    marks = _held_out(title, held_out, [place(min(step, width), value) for step, value in held_out])
     return Curve(
         title=title,
         path=_path([place(*point) for point in _thinned(points)]),
         smooth=_path([place(*point) for point in _thinned(_smoothed(points))])
         if is_noisy and len(points) >= _SMOOTHED_FROM
         else "",
-        marks=marks,
+        held_out=marks,
         x_ticks=tuple(Tick(place(value, 0)[0], f"{value:,g}") for value in x_values if value <= width),
         y_ticks=tuple(Tick(place(0, value)[1], _number(title, value)) for value in y_values),
         summary=f"{title} over {points[-1][0]:g} steps, from {_number(title, points[0][1])} to "
-        f"{_number(title, points[-1][1])}" + "".join(f"; held out {mark.text}" for mark in marks),
+        f"{_number(title, points[-1][1])}" + (f"; held out {marks.text}" if marks is not None else ""),
     )
+
+
+def _held_out(title: str, points: Points, places: Points) -> HeldOut | None:
+    if not points:
+        return None
+    text = _number(title, points[-1][1])
+    choose = max if title.startswith("Accuracy") else min
+    step, best = choose(points, key=lambda point: point[1])
+    if best != points[-1][1]:
+        text += f", at best {_number(title, best)} after {step:g} steps"
+    return HeldOut(_path(places) if len(points) > 1 else "", *places[-1], text)
 
 
 def round_numbers(highest: float) -> list[float]:

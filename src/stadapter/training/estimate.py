@@ -1,5 +1,6 @@
 """What a training would take, found by a short run before anything starts: arithmetic, memory, steps, time."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -15,7 +16,6 @@ from stadapter.machine import random_devices, share_of_cores, takes_turns
 from stadapter.model import ParameterCount
 from stadapter.samples import Failure
 from stadapter.training.checkpoint import read_checkpoint
-from stadapter.training.loop import TIME_CHECK_CLIPS
 from stadapter.training.preparation import Prepared
 from stadapter.training.trial import (
     Reading,
@@ -30,6 +30,7 @@ from stadapter.training.trial import (
     time_on_tokens,
     try_steps,
 )
+from stadapter.training.validation import TIME_CHECK_CLIPS, is_due
 from stadapter.wording import bytes_text, counted, duration, listed, percent
 
 SECONDS = 60.0
@@ -136,13 +137,35 @@ class Estimate:
 
     @property
     def validation_seconds(self) -> float:
-        """The held-out clips, every view, and where it is asked whether time matters, in every order."""
+        """The held-out clips at the end, every view, and where it is asked whether time matters, in every order."""
         if self.run.val_set is None:
             return 0.0
-        clip = self.run.clip_config
         # Frozen blocks see the frames once for all orders.
         again = 1 - self.run.frozen_part.num_blocks / len(self.run.model.trunk.blocks)
-        passes = 1 + (self.num_orders - 1) * again
+        return self._held_out_seconds(passes=1 + (self.num_orders - 1) * again)
+
+    @property
+    def validations_on_the_way(self) -> int:
+        """How often they are looked at before the end."""
+        of_epoch = self.run.plan.steps_per_epoch
+        next_epoch = math.ceil(self.steps_done / of_epoch)
+        return sum(is_due(self.run, epoch * of_epoch) for epoch in range(next_epoch, self.run.plan.epochs))
+
+    @property
+    def on_the_way_seconds(self) -> float:
+        """All of these, every view as it is."""
+        times = self.validations_on_the_way
+        return times * self._held_out_seconds(passes=1) if times else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """All that is left of the run."""
+        return self.training_seconds + self.on_the_way_seconds + self.validation_seconds
+
+    def _held_out_seconds(self, *, passes: float) -> float:
+        """Every held-out clip with every view, put through the model so often."""
+        assert self.run.val_set is not None
+        clip = self.run.clip_config
         arithmetic = self.forward_seconds * clip.num_frames * self.num_views * passes
         num_processes: int = self.run.accelerator.num_processes
         return (
@@ -273,8 +296,12 @@ def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
     if run.val_set is not None:
         what = f"{counted(len(run.val_set.entries), 'clip')} of {counted(estimate.num_views, 'view')}"
         orders = f", their frames in {estimate.num_orders} orders" if estimate.num_orders > 1 else ""
+        if times := estimate.validations_on_the_way:
+            rows.append(
+                ("on the way", duration(estimate.on_the_way_seconds), f"{counted(times, 'validation')}, {what}")
+            )
         rows.append(("validation", duration(estimate.validation_seconds), what + orders))
-        rows.append(("in all", duration(estimate.training_seconds + estimate.validation_seconds), ""))
+        rows.append(("in all", duration(estimate.seconds), ""))
     return rows
 
 

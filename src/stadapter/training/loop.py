@@ -18,9 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from stadapter.artefact import save_artefact
-from stadapter.compiled import compile_nothing, try_compiled
-from stadapter.errors import ArtefactError, DivergedError, SettingsError, STAdapterError, TrainingError
-from stadapter.evaluation import evaluate
+from stadapter.compiled import try_compiled
+from stadapter.errors import ArtefactError, DataError, DivergedError, SettingsError, STAdapterError, TrainingError
 from stadapter.evaluation.figures import Report, headline
 from stadapter.machine import copies_beside_work, describe_device, random_devices, takes_turns
 from stadapter.memory import readable_memory_errors
@@ -46,11 +45,11 @@ from stadapter.training.progress import Curves, LastingConsole, Meter, RunDispla
 from stadapter.training.schedule import EpochBatches, learning_rate_share, make_optimizer, seed_dropout
 from stadapter.training.settings import TrainConfig, settings_to_json
 from stadapter.training.unreadable import UnreadableClips
+from stadapter.training.validation import is_due, validate
 from stadapter.view_store import ViewStore
+from stadapter.wording import percent
 
 LOG_EVERY_STEPS = 10
-TIME_CHECK_CLIPS = 1000
-"""With more clips held out, whether time matters is left to the evaluate verb: asking may take four times as long."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,9 @@ class Loop:
         self._announce(display)
         meter = Meter(self.accelerator.device, num_heads=self.run.model.label_space.num_heads)
         for epoch in range(self.step // plan.steps_per_epoch, plan.epochs):
+            if is_due(self.run, self.step):  # here and not after the epoch: a run that is resumed comes by again
+                with meter.paused():
+                    self._validate_on_the_way(checkpoints, display, interrupted)
             done = self.step % plan.steps_per_epoch * config.accumulation_steps
             batches.start(epoch, done * self.accelerator.num_processes)
             loader.set_epoch(epoch)  # reaches the dataset: accelerate would count epochs from 0 after resuming
@@ -224,19 +226,9 @@ class Loop:
     def validate(self) -> Report:
         """Evaluate on the held-out clips and record the figures; what was learned is on disk already."""
         assert self.run.val_set is not None
-        compile_nothing(self.run.model)  # for other sizes it would begin anew
         with self._display("validating", len(self.run.val_set.entries)) as display:
             try:
-                report = evaluate(
-                    self.accelerator.unwrap_model(self.run.model),
-                    self.run.val_set,
-                    self.run.clip_config,
-                    batch_size=self.config.batch_size,
-                    num_workers=self.run.num_workers,
-                    accelerator=self.accelerator if self.accelerator.num_processes > 1 else None,
-                    progress=lambda done, total: display.advance(done),
-                    time_check=len(self.run.val_set.entries) <= TIME_CHECK_CLIPS,
-                )
+                report = validate(self.run, progress=lambda done, total: display.advance(done), time_check=True)
             except DivergedError:
                 display.say("trained, but what was learned names nothing: start anew with a lower learning rate")
                 raise
@@ -247,10 +239,34 @@ class Loop:
                     f"or stadapter evaluate {folder} --data …"
                 )
                 raise
-            figures = headline(report)
-            display.record("validation", step=self.step, **figures)
-            display.draw(self.step, {f"validation/{name}": value for name, value in figures.items()})
+            self._record(report, display)
         return report
+
+    def _validate_on_the_way(
+        self, checkpoints: Checkpoints, display: RunDisplay, interrupted: Callable[[], bool]
+    ) -> None:
+        """Look at the held-out clips between two epochs; that none of them can be read ends nothing yet."""
+
+        def progress(done: int, total: int) -> None:
+            display.note(f"validating {done}/{total}")
+            if interrupted():
+                self._checkpoint(checkpoints, display)
+                raise KeyboardInterrupt
+
+        epoch = f"epoch {self.step // self.run.plan.steps_per_epoch}/{self.run.plan.epochs}"
+        try:
+            report = validate(self.run, progress=progress)
+        except DataError as error:
+            display.say(f"{epoch}: not validated: {error}")
+            return
+        self._record(report, display)
+        display.note("training")
+        display.say(f"{epoch}: held out, loss {report.loss:.3f}, top-1 {percent(report.top1)}")
+
+    def _record(self, report: Report, display: RunDisplay) -> None:
+        figures = headline(report)
+        display.record("validation", step=self.step, **figures)
+        display.draw(self.step, {f"validation/{name}": value for name, value in figures.items()})
 
     def save(self, *, metrics: Mapping[str, float]) -> None:
         """Leave the artefact in the run folder.

@@ -200,6 +200,11 @@ def prepare(config: TrainConfig) -> Prepared:
         refuse_folder(expanded(config.out), resume=config.resume)
     _refuse_folder_in_data(config)
     train_set, val_set, up_to = _find_clips(config)
+    if config.validate_every_epochs and val_set is None:
+        raise SettingsError(
+            f"validate_every_epochs {config.validate_every_epochs}: no clips are held out; expected a val_fraction "
+            "above 0, or val_data"
+        )
     trunk = load_backbone(config.backbone)
     model = build_model(
         backbone=trunk,

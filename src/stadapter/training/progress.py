@@ -9,8 +9,8 @@ import io
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -100,6 +100,10 @@ class RunDisplay:
             left = (now - self._started) / max(1, step - (self._first or 0)) * (self._total - step)
             self.say(f"step {step}/{self._total}  {text}  {duration(left)} left")
 
+    def note(self, text: str) -> None:
+        """Show beside the bar what is being done, until the next step."""
+        self._bar.update(self._task, description=text)
+
     def draw(self, step: int, figures: Mapping[str, float]) -> None:
         """Add to the curves; when they cannot be written, say so once and go on without."""
         if self._curves is None:
@@ -184,7 +188,7 @@ class Curves:
 def rewind(folder: Path, *, step: int, failures: Collection[str]) -> None:
     """Drop from `folder`/metrics.jsonl what was recorded after a checkpoint, and a line that was cut off.
 
-    What a resumed run does again is then recorded once.
+    What a resumed run does again is then recorded once: the steps after it, and the validation where it stands.
 
     Args:
         folder: the run folder.
@@ -198,7 +202,8 @@ def rewind(folder: Path, *, step: int, failures: Collection[str]) -> None:
     def is_kept(record: Mapping[str, Any]) -> bool:
         if record.get("kind") == "unreadable":
             return record.get("name") in failures
-        return bool(record.get("step", 0) <= step)
+        done = record.get("step", 0)
+        return bool(done < step if record.get("kind") == "validation" else done <= step)
 
     write_records(folder, filter(is_kept, read_records(folder)))
 
@@ -227,6 +232,13 @@ class Meter:
         """Add a batch: its mean loss, and whether each head named each clip right, bool (B, K)."""
         count = torch.full_like(loss, len(hits))
         self._sums += torch.stack([loss * len(hits), count, hits.all(-1).sum(), *hits.sum(0)]).to(self._sums.dtype)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block out of the clips per second."""
+        started = time.monotonic()
+        yield
+        self._started += time.monotonic() - started
 
     def read(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> Reading:
         """What has been added; then start anew. `reduce` adds the sums of the processes that train together up."""

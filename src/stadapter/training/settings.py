@@ -22,7 +22,7 @@ FREE_SETTINGS = frozenset(
     (
         *("data", "video_root", "label_kind", "split_number", "backbone", "size", "precision"),
         *("out", "resume", "accept_changes", "device", "num_workers"),
-        *("checkpoint_minutes", "view_store_megabytes", "max_bad_fraction"),
+        *("checkpoint_minutes", "view_store_megabytes", "max_bad_fraction", "validate_every_epochs"),
         *("gradient_checkpointing", "compile"),
         *("token_cache_gigabytes", "token_cache_folder"),
     )
@@ -56,6 +56,9 @@ class TrainConfig:
     val_fraction: float = VAL_FRACTION
     """Share of each class held out by a stable hash of the file's name, below 1; 0 trains on everything. Of a list with
     a column group whole groups are held out."""
+    validate_every_epochs: int = 0
+    """Look at the held-out clips after so many epochs, too; 0 at the end alone. The figures are shown and kept in
+    metrics.jsonl and the report; the weights that are kept are the last ones all the same."""
     video_root: str | Path | None = None
     """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
     label_kind: LabelKind = "action"
@@ -168,6 +171,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "accumulation_steps": (1, math.inf),
     "lr_clips": (1, math.inf),
     "epochs": (1, math.inf),
+    "validate_every_epochs": (0, math.inf),
     "num_workers": (0, 1024),
     "view_store_megabytes": (0, math.inf),
     "token_cache_gigabytes": (0, math.inf),
