@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from stadapter.errors import VideoError as VideoError
     from stadapter.evaluation import Report as Report
     from stadapter.evaluation import evaluate as evaluate
+    from stadapter.export import Exported as Exported
+    from stadapter.export import export_model as export_model
     from stadapter.manifest import Manifest as Manifest
     from stadapter.manifest import read_manifest as read_manifest
     from stadapter.manifest import read_splits as read_splits
@@ -82,6 +84,7 @@ _NAMES = {
         "VideoError",
     ),
     "evaluation": ("Report", "evaluate"),
+    "export": ("Exported", "export_model"),
     "manifest": ("Manifest", "read_manifest", "read_splits"),
     "model": ("VideoClassifier", "build_model"),
     "predict": ("Classifier", "Prediction", "PredictionFailure", "VideoPart", "video_windows"),

@@ -17,6 +17,7 @@ VERBS = {
     "train": "train a video classifier on a folder of labelled clips",
     "evaluate": "measure a trained classifier on labelled clips",
     "predict": "name what videos show",
+    "export": "write a trained classifier as one file that runs without this program",
     "compare": "train and test several strategies with one budget, and say which is better",
     "check": "say what is wrong with a data set, before training on it",
     "convert": "turn a checkpoint of the released ST-Adapter code into a run folder",

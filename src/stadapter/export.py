@@ -1,0 +1,223 @@
+"""A trained classifier as one file that runs without this program: ONNX, or a program of torch.export."""
+
+# V views, T frames, S side of a clip in pixels, C classes
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from stadapter.artefact import Artefact, load_artefact
+from stadapter.clips import ClipConfig
+from stadapter.errors import ArtefactError, SettingsError, STAdapterError
+from stadapter.model import VideoClassifier
+from stadapter.paths import expanded
+from stadapter.tuning import Tuning, tuning_to_json
+from stadapter.vit import ImageViT
+
+INPUT, OUTPUT = "clips", "scores"
+METADATA = "stadapter"
+"""Under this name an ONNX model's metadata hold the description, and under this with .json a torch program's."""
+_LARGEST_DIFFERENCE = 1e-4
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A classifier that has been written, and how it was checked."""
+
+    path: Path
+    """The file; of more than 2 GB an ONNX model has its weights beside it, in a file with .data behind its name."""
+    num_bytes: int
+    """Of both."""
+    any_frames: bool
+    """Whether it takes clips of any number of frames, or of the run's alone."""
+    largest_difference: float
+    """Of any score, from the run's own on the same random clips."""
+    description: dict[str, Any]
+    """What the file says of itself."""
+
+
+class _Scores(nn.Module):
+    """What is exported: views as they are read in, probabilities out."""
+
+    def __init__(self, model: VideoClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.model.label_space.softmax(self.model(self.model.normalise(clips)))
+
+
+def export_model(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    backbone: ImageViT | str | os.PathLike[str] | None = None,
+    tuning: Tuning | None = None,
+) -> Exported:
+    """Write a trained classifier, trunk and all, as one file that neither this program nor its own code is needed for.
+
+        clips (V, T, 3, S, S) ─► normalise ─► trunk, adapters, head ─► softmax ─► scores (V, C)
+
+    `clips` are the test views of one video, or of several, as `load_clip` gives them: bytes, RGB, or normalised float
+    where the run resizes as released. V is free, and so is T but for a few strategies under torch before 2.13. The
+    scores of the views of a video are to be averaged; of several heads they stand side by side, and add up to 1 each.
+    What was written is run on random clips and compared with the run before it gets its name.
+
+    Args:
+        run: a run folder, or the Hub id of one.
+        out: the file; a name ending in .onnx is for ONNX Runtime and all that reads ONNX, in .pt2 for
+            `torch.export.load`. One that is there is replaced.
+        backbone: where the trunk is now, if not where it was in training; or a loaded trunk.
+        tuning: the strategy, with the settings that it had, where it is none of this package's.
+
+    Raises:
+        SettingsError: another ending, or a package that writes ONNX is not installed.
+        ArtefactError: the run cannot be loaded, or the file not be written.
+        BackboneError: the trunk cannot be found or loaded.
+        STAdapterError: torch cannot make a graph of the network, or what was written gives other scores.
+    """
+    path = expanded(out)
+    write = _WRITERS.get(path.suffix.lower())
+    if write is None:
+        raise SettingsError(f"out {path.name}: expected a name that ends in {' or '.join(_WRITERS)}")
+    if path.is_dir():
+        raise SettingsError(f"out {path} is a folder; expected the name of a file")
+    artefact = load_artefact(run, backbone=backbone, tuning=tuning)
+    network, clip = _Scores(artefact.model).eval(), artefact.clip_config
+    with _quietly():
+        program, any_frames = _traced(network, clip)
+    description = _describe(artefact, any_frames=any_frames)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            written = Path(folder) / path.name
+            with _quietly():
+                exported = write(program, written, json.dumps(description))
+            difference = _largest_difference(network, exported, clip, any_frames=any_frames)
+            files = sorted(Path(folder).iterdir(), reverse=True)  # the weights beside a model come before it
+            num_bytes = sum(file.stat().st_size for file in files)
+            for file in files:
+                os.replace(file, path.parent / file.name)
+    except OSError as error:
+        raise ArtefactError(f"cannot write {path}: {error.strerror}; make room, or choose another folder") from error
+    return Exported(path, num_bytes, any_frames, difference, description)
+
+
+def _traced(network: _Scores, clip: ClipConfig) -> tuple[ExportedProgram, bool]:
+    """The network as a graph, and whether it is one for any number of frames."""
+    views, frames = Dim("views", min=1), Dim("frames", min=1)
+    try:
+        # A length of 1 would be taken for one that is always 1.
+        example = _random_clips(clip, num_views=2, num_frames=max(2, clip.num_frames))
+        return torch.export.export(network, (example,), dynamic_shapes=({0: views, 1: frames},)), True
+    except Exception:  # of many kinds: torch could not prove that the same graph is right for all lengths
+        example = _random_clips(clip, num_views=2, num_frames=clip.num_frames)
+    try:
+        return torch.export.export(network, (example,), dynamic_shapes=({0: views},)), False
+    except Exception as error:  # of as many kinds, such as a strategy's own code that looks at values
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise STAdapterError(f"torch.export cannot take this network as a graph: {reason}") from error
+
+
+def _random_clips(clip: ClipConfig, *, num_views: int, num_frames: int) -> Tensor:
+    """Views (V, T, 3, S, S) as `load_clip` gives them, of noise, the same every time."""
+    random = torch.Generator().manual_seed(num_views)
+    shape = (num_views, num_frames, 3, clip.size, clip.size)
+    if clip.resize == "fast":
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
+    return torch.randn(shape, generator=random)
+
+
+def _describe(artefact: Artefact, *, any_frames: bool) -> dict[str, Any]:
+    """What the file says of itself: all that is needed to make its clips and to read its scores."""
+    from stadapter import __version__
+
+    clip, info = artefact.clip_config, artefact.model.trunk.info
+    frames = "frames" if any_frames else clip.num_frames
+    dtype = "uint8" if clip.resize == "fast" else "float32"
+    description = {
+        "format": "stadapter-export",
+        "format_version": 1,
+        "stadapter": __version__,
+        "input": {"name": INPUT, "dtype": dtype, "shape": ["views", frames, 3, clip.size, clip.size]},
+        "output": {"name": OUTPUT, "dtype": "float32", "shape": ["views", len(artefact.model.labels)]},
+        "labels": artefact.model.label_space.to_json(),
+        "clip": asdict(clip),
+        "backbone": {"name": info.name, "revision": info.revision, "sha256": info.sha256},
+        "tuning": tuning_to_json(artefact.model.tuning),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(description))
+    return plain
+
+
+def _write_onnx(program: ExportedProgram, path: Path, description: str) -> Run:
+    """Write an ONNX model; what runs it."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch imports it, and says less when it is not there
+    except ImportError as error:
+        raise SettingsError(
+            f"{path.name}: ONNX is written and checked by packages that are not installed ({error.name}): "
+            "pip install onnx onnxscript onnxruntime"
+        ) from error
+    written = torch.onnx.export(program, (), input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False)
+    assert written is not None
+    written.model.metadata_props[METADATA] = description
+    written.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(clips: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([OUTPUT], {INPUT: clips.numpy()})[0])
+
+    return run
+
+
+def _write_program(program: ExportedProgram, path: Path, description: str) -> Run:
+    """Write a program of torch.export; what runs it."""
+    torch.export.save(program, path, extra_files={f"{METADATA}.json": description})
+    network: Run = torch.export.load(path).module()
+    return network
+
+
+_WRITERS: Mapping[str, Callable[[ExportedProgram, Path, str], Run]] = {".onnx": _write_onnx, ".pt2": _write_program}
+
+
+def _largest_difference(network: _Scores, exported: Run, clip: ClipConfig, *, any_frames: bool) -> float:
+    """Of the scores that both give random clips, of several sizes."""
+    largest = 0.0
+    for num_views, more in ((2, 0), (1, 0), (1, 1)) if any_frames else ((2, 0), (1, 0)):
+        clips = _random_clips(clip, num_views=num_views, num_frames=clip.num_frames + more)
+        with torch.no_grad():
+            difference = float((exported(clips) - network(clips)).abs().max())
+        if not difference <= _LARGEST_DIFFERENCE:
+            raise STAdapterError(
+                f"what was exported gives other scores than the run, by {difference:.2g} for {num_views} views of "
+                f"{clip.num_frames + more} frames; nothing was kept"
+            )
+        largest = max(largest, difference)
+    return largest
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what torch and transformers say to those who write such exporters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
