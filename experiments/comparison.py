@@ -82,7 +82,9 @@ CLAIMS = (
     Claim("Before attention is better than before the MLP", DEFAULT, "st-adapter/before-mlp", "above"),
     Claim("More adapters are better: before both against one", "st-adapter/before-both", DEFAULT, "above"),
     Claim("More blocks are better: all against the last half", DEFAULT, "st-adapter/last-L-2", "above"),
-    Claim("Deeper blocks are better: last half against first half", "st-adapter/last-L-2", "st-adapter/first-L-2", "above"),
+    Claim(
+        "Deeper blocks are better: last half against first half", "st-adapter/last-L-2", "st-adapter/first-L-2", "above"
+    ),
 )
 
 
