@@ -5,8 +5,8 @@
 
 `run` splits the clips as gestures.py does and calls `stadapter compare` stage by stage, so that what matters most comes
 first. Finished runs are skipped, and after every stage the result files so far are copied to results/strategies and
-results/ablations. Once every strategy has its first run, `--only strategies` and `--only ablations` can run in parallel.
-`table` writes their tables and figures, and its part of docs/results.md, from those files.
+results/ablations. Once every strategy has its first run, `--only strategies` and `--only ablations` can run in
+parallel. `table` writes their tables and figures, and its part of docs/results.md, from those files.
 """
 
 import argparse
@@ -82,9 +82,7 @@ CLAIMS = (
     Claim("Before attention is better than before the MLP", DEFAULT, "st-adapter/before-mlp", "above"),
     Claim("More adapters are better: before both against one", "st-adapter/before-both", DEFAULT, "above"),
     Claim("More blocks are better: all against the last half", DEFAULT, "st-adapter/last-L-2", "above"),
-    Claim(
-        "Deeper blocks are better: last half against first half", "st-adapter/last-L-2", "st-adapter/first-L-2", "above"
-    ),
+    Claim("Deeper blocks are better: last against first half", "st-adapter/last-L-2", "st-adapter/first-L-2", "above"),
 )
 
 

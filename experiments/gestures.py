@@ -4,8 +4,8 @@
     python experiments/gestures.py table
 
 `run` uses the command line as a user would: `stadapter train`, then `stadapter evaluate` on the clips whose number (in
-the file's name) leaves remainder 4 when divided by 6. It writes one JSON file per run to results/gestures and skips runs
-that have one. `table` writes its part of docs/results.md, and the table in the README, from those files.
+the file's name) leaves remainder 4 when divided by 6. It writes one JSON file per run to results/gestures and skips
+runs that have one. `table` writes its part of docs/results.md, and the table in the README, from those files.
 """
 
 import argparse

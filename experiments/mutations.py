@@ -382,9 +382,10 @@ def check_words(outcome: dict[str, Any], refused: set[str]) -> str:
     unreadable, named = (refused & set(outcome[key]) for key in ("unreadable", "named"))
     found = "\n".join(f"- {level}: {words}" for level, _, words in outcome["findings"].values())
     return (
-        f"exit code {outcome['exit_code']} after {outcome['seconds']:.0f} s, with at most {outcome['peak_mebibytes']:.0f} "
-        f"MiB of memory. Of the {len(refused)} refused above, {len(unreadable)} are reported as unreadable and "
-        f"{len(named)} are named in a finding. The findings:\n\n{found}"
+        f"exit code {outcome['exit_code']} after {outcome['seconds']:.0f} s, "
+        f"with at most {outcome['peak_mebibytes']:.0f} MiB of memory. Of the {len(refused)} refused above, "
+        f"{len(unreadable)} are reported as unreadable and {len(named)} are named in a finding. "
+        f"The findings:\n\n{found}"
     )
 
 
@@ -405,8 +406,8 @@ PAGE = """# Damaged videos
 Written by `python experiments/mutations.py table` from `results/mutations/campaign.json`; not edited by hand.
 
 The campaign has {total} damaged videos, {num_of_given} of them made from {num_given} real ones and the others from
-{num_made} that the script makes in many formats, by the seeded mutations of `experiments/damage.py`. Each was read in its
-own process: frames by number, `probe`, test views, a random training view, a segment.
+{num_made} that the script makes in many formats, by the seeded mutations of `experiments/damage.py`. Each was read in
+its own process: frames by number, `probe`, test views, a random training view, a segment.
 
     {command}
 
@@ -436,7 +437,8 @@ The limits for one video, as stated in `limits` and `boxes` of `stadapter.video`
 | pixels of a frame, checked before it is decoded; also of an image in a folder | {limit_frame_pixels:,} (8192 x 4352) |
 | frames of a video, or of a segment of one | {limit_frames:,} |
 | samples of all tracks of an MP4, as its tables declare them, before FFmpeg builds them | {limit_samples:,} |
-| rows of an MP4's edit list | 100, or the number of samples if that is more; with two rows or more, rows times samples at most {limit_edited_samples:,} |
+| rows of an MP4's edit list | 100, or the number of samples if that is more |
+| rows of an edit list times samples, for two rows or more | {limit_edited_samples:,} |
 | processor time for opening a file, and for each read from it | {seconds} |
 
 Loading a clip opens a file once and reads from it once, or twice if it holds fewer frames than it announced. Time is

@@ -213,8 +213,8 @@ def known_table(known: Facts) -> str:
                 "b",
                 "a clip on its way to the device",
                 f"{known.clip_bytes / 1e6:.2f} MB",
-                f"{RECIPE.num_frames} x 3 x {RECIPE.size} x {RECIPE.size} floats, as sent by `--resize released`, which "
-                "the recipe uses; a quarter of that with `--resize fast`",
+                f"{RECIPE.num_frames} x 3 x {RECIPE.size} x {RECIPE.size} floats, as sent by `--resize released`, "
+                "which the recipe uses; a quarter of that with `--resize fast`",
             ],
             ["P", "trained parameters", f"{known.trained_parameters:,}", "adapters and classifier, 400 classes"],
             ["g", "gradients of a step", f"{known.gradient_bytes / 1e6:.1f} MB", "P x 4 bytes"],
