@@ -146,7 +146,7 @@ def _accuracy_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]
 
 
 def _cost_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    headers = ["experiment", "steps", "frames", "learning rate", "total parameters", "artefact", "GMACs a view"]
+    headers = ["experiment", "steps", "frames", "learning rate", "total parameters", "artefact", "GMACs per view"]
     headers += ["clips/s", "peak memory", "training"]
     return headers, [_cost_line(row) for row in comparison.rows]
 
