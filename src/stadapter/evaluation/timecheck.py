@@ -53,6 +53,10 @@ class TimeCheck:
     predicted: dict[Order, tuple[str, ...]]
     """The class named for every clip, in the order of the report's predictions."""
 
+    def __repr__(self) -> str:
+        """Without what was named for every clip."""
+        return f"TimeCheck({self.num_clips} clips: {self.sentence()})"
+
     def sentence(self) -> str:
         """What the four accuracies say, in words; "cannot tell" where the clips are too few to say it."""
         return f"{self.verdict()} {self._figures()}"
