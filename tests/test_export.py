@@ -34,6 +34,9 @@ from strategies import CASES, LABELS, disturb
 from trunks import save_trunk
 
 CLIP = ClipConfig(num_frames=4, size=16, num_spatial_views=3)
+SAME_POSITIONS = pytest.mark.skipif(
+    torch.__version__ < "2.13", reason="torch before 2.13 interpolates these positions otherwise in ONNX"
+)
 FREE_FRAMES = pytest.mark.skipif(torch.__version__ < "2.13", reason="torch before 2.13 exports it for one length alone")
 
 
@@ -83,7 +86,7 @@ def by_run(run: Path, clips: Tensor, **settings: Any) -> Tensor:
         ("clip", "st-adapter"),
         ("siglip", "st-adapter-both-3x3x3"),
         ("dinov2", "attentive-pooling"),
-        ("dinov2_with_registers", "prompt"),
+        pytest.param("dinov2_with_registers", "prompt", marks=SAME_POSITIONS),
         ("dinov3_vit", "lora"),
         pytest.param("vit", "aim-twice", marks=FREE_FRAMES),
         pytest.param("dinov2", "full-temporal", marks=FREE_FRAMES),
