@@ -160,6 +160,16 @@ def test_a_segment_where_decoders_start_late_holds_the_same_frames(suffix: str, 
                 assert np.array_equal(frames, expected[first:last][list(indices)]), (first, indices)
 
 
+@pytest.mark.parametrize("name", ["clip.asf", "clip.mxf"])
+def test_frames_come_in_the_order_shown_where_only_that_of_decoding_is_told(name: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / name)
+    expected, seconds = decode_everything(path)
+    assert seconds != sorted(seconds)
+    assert_exact(path)
+    frames = read_frames(path, range(20), start_seconds=1, end_seconds=1.8)
+    assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), expected[25:45])
+
+
 def test_segments_of_uneven_frame_times_are_cut_by_time(shared: Path) -> None:
     path = shared / "videos/odd/vfr.mp4"
     expected, seconds = decode_everything(path)

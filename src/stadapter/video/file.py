@@ -239,10 +239,24 @@ def _find_order(packets: Packets, start: float, end: float, *, from_start: bool)
         for begin in [None] if from_start else _seek_points(packets, start):
             packets.scan(begin, end)
             order = presentation_order(packets.entries, start, end, was_sought=begin is not None)
+            if order is not None and _are_times_of_decoding(packets):
+                break
             if order is not None:
                 return order
     packets.scan(None, math.inf)
     return None
+
+
+def _are_times_of_decoding(packets: Packets) -> bool:
+    """Whether the times rise from packet to packet though the decoder will put the frames out in another order.
+
+    ASF and MXF as FFmpeg writes them have no other times of H.264.
+    """
+    opened, entries = packets.opened, packets.entries
+    if not opened.is_format("asf", "mxf") or not opened.stream.codec_context.has_b_frames:
+        return False
+    are_all_keyframes = all(entry.is_keyframe for entry in entries)
+    return not are_all_keyframes and all((before.pts or 0) < (after.pts or 0) for before, after in pairwise(entries))
 
 
 def _seek_points(packets: Packets, start: float) -> list[int | None]:
