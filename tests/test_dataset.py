@@ -131,6 +131,17 @@ def test_workers_kept_alive_see_the_new_epoch_and_give_what_no_workers_give(mani
     assert not torch.equal(epochs[0], epochs[1])
 
 
+def are_shared(samples: list[Sample]) -> set[bool]:
+    batch = collate(samples)
+    return {tensor.is_shared() for tensor in (batch["clips"], batch["labels"], batch["indices"])}
+
+
+def test_a_batch_is_put_into_shared_memory_before_a_decoding_process_sends_it(manifest: Manifest) -> None:
+    for num_workers in (0, 1):
+        loader = DataLoader(training(manifest), batch_size=8, num_workers=num_workers, collate_fn=are_shared)
+        assert list(loader) == [{num_workers > 0}]
+
+
 def test_an_epoch_left_early_does_not_leak_into_the_next(manifest: Manifest) -> None:
     dataset = training(manifest)
     loader = DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=collate, persistent_workers=True)
