@@ -40,6 +40,12 @@ def test_figures_are_counted_by_order() -> None:
             "Cannot tell with 12 clips whether time matters: with the frames shuffled accuracy rises by 8 points "
             "(95 % interval 0 to 25).",
         ),
+        (
+            1000,
+            (800, 900, 900, 900),
+            "Cannot tell with 1000 clips whether time matters: with the frames shuffled accuracy rises by 10 points "
+            "(95 % interval 8 to 12).",
+        ),
         (12, (12, 12, 12, 12), "Cannot tell with 12 clips whether time matters: "),
         (40, (22, 20, 20, 20), "Cannot tell whether time matters: on 40 clips the classifier is not clearly better "),
         (
