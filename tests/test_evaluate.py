@@ -19,9 +19,10 @@ from stadapter import evaluation
 from stadapter.clips import ClipConfig, load_clip
 from stadapter.errors import DataError, SettingsError, STAdapterError
 from stadapter.evaluation import evaluate
-from stadapter.evaluation.figures import headline_figures
+from stadapter.evaluation.figures import headline_figures, make_report
 from stadapter.evaluation.tables import ConfusionTable, tables
 from stadapter.evaluation.timecheck import Order
+from stadapter.labels import LabelSpace
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.model import build_model
 from stadapter.synthetic import write_clips
@@ -103,6 +104,27 @@ def test_calibration_error_is_the_gap_between_score_and_accuracy(manifest: Manif
     score = math.exp(4) / (math.exp(4) + 3)
     assert report.calibration_error == pytest.approx(score - 4 / 6, abs=1e-6)
     assert report.mean_score == pytest.approx(score)
+
+
+def test_a_score_a_hair_above_1_is_no_reason_to_read_all_as_logits(manifest: Manifest) -> None:
+    """So an average of softmaxes may come out."""
+    space = LabelSpace.of(("down", "left", "up"))
+    targets = torch.tensor([[0], [0], [1], [1], [2], [2]])
+    scores = torch.tensor([[1.0, 0.0, 0.0]] * 6)
+    for score in (1.0, 1.0000001):
+        scores[0, 0] = score
+        named: dict[Order, Tensor] = {"as_is": space.named(scores)}
+        report = make_report(space, manifest.entries, scores=scores, targets=targets, named=named, failures=())
+        assert report.calibration_error == pytest.approx(4 / 6)
+
+
+def test_a_class_that_is_given_no_chance_at_all_leaves_a_finite_loss(manifest: Manifest) -> None:
+    space = LabelSpace.of(("down", "left", "up"))
+    scores = torch.tensor([[0.0, 0.0, 1.0]] * 6)
+    named: dict[Order, Tensor] = {"as_is": space.named(scores)}
+    targets = torch.tensor([[0], [0], [1], [1], [2], [2]])
+    report = make_report(space, manifest.entries, scores=scores, targets=targets, named=named, failures=())
+    assert report.loss == pytest.approx(-4 / 6 * math.log(torch.finfo(torch.float32).tiny))
 
 
 class SeesOrder(nn.Module):
