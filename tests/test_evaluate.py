@@ -96,6 +96,10 @@ def test_intervals_hold_their_figures_and_are_the_same_every_time(manifest: Mani
     assert report.mean_class_accuracy_interval == bootstrap_interval([1, 0, 1, 1, 1, 0], groups=[0, 0, 1, 1, 3, 3])
     assert report.top5_interval.high == 1
     assert report.top5_interval.low == pytest.approx(0.025 ** (1 / 6))  # all are right: not certainty
+    few = dataclasses.replace(manifest, entries=manifest.entries[:5])  # classes of two, two and one
+    report = evaluate(knowing(manifest, LABELS, ANSWERS), few, CONFIG)
+    assert report.mean_class_accuracy_interval == bootstrap_interval([1, 0, 1, 1, 1], groups=[0, 0, 1, 1, 3])
+    assert report.mean_class_accuracy_interval != report.top1_interval
 
 
 def test_calibration_error_is_the_gap_between_score_and_accuracy(manifest: Manifest) -> None:
