@@ -28,6 +28,7 @@ from stadapter.clips import ClipConfig
 from stadapter.errors import ArtefactError, BackboneError
 from stadapter.model import VideoClassifier, build_model
 from stadapter.predict import Classifier
+from stadapter.tensor_file import digest
 from stadapter.tuning import LinearProbe, LoRA, STAdapter, Tuning
 from stadapter.vit import ImageViT
 from trunks import make_clips, make_trunk, save_trunk
@@ -77,6 +78,21 @@ def test_a_strategy_of_ones_own_is_given_again(trunk_folder: Path, tmp_path: Pat
     clips = make_clips()
     with torch.no_grad():
         assert torch.equal(loaded.model(clips), model(clips))
+
+
+def test_the_sha256_of_tensors_tells_names_types_shapes_and_metadata() -> None:
+    zeros = torch.zeros(2, 3)
+    contents: list[tuple[dict[str, torch.Tensor], dict[str, str]]] = [
+        ({"a": zeros}, {}),
+        ({"b": zeros}, {}),
+        ({"a": zeros.T}, {}),
+        ({"a": zeros.int()}, {}),
+        ({"a": zeros + 1}, {}),
+        ({"a": zeros}, {"step": "1"}),
+    ]
+    assert len({digest(tensors, metadata) for tensors, metadata in contents}) == len(contents)
+    both = {"a": zeros, "b": zeros + 1}
+    assert digest(both, {}) == digest(dict(reversed(both.items())), {})
 
 
 def test_class_names_are_no_markdown(trunk_folder: Path, tmp_path: Path) -> None:

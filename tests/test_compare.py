@@ -392,7 +392,12 @@ def test_a_narrow_terminal_leaves_out_columns_and_cuts_off_nothing(finished: Pat
 
 @pytest.mark.parametrize(("name", "unit"), [("top1-by-parameters", " k"), ("top1-by-time", " s")])
 def test_the_figures_show_every_experiment_with_its_interval(finished: Path, name: str, unit: str) -> None:
-    write_summary(finished)
+    comparison = write_summary(finished)
+    bars = re.findall(r'd="M\S+ (\S+)V(\S+?)M', (finished / f"{name}.svg").read_text())
+    assert [(float(low), float(high)) for low, high in bars] == [
+        tuple(round(44 + 340 * (1 - end), 1) for end in (row.interval.low, row.interval.high))
+        for row in comparison.rows
+    ]
     picture = ElementTree.parse(finished / f"{name}.svg").getroot()
     svg = "{http://www.w3.org/2000/svg}"
     words = [text.text or "" for text in picture.iter(f"{svg}text")]
@@ -414,6 +419,23 @@ def fake_result(out: Path, source: Path, strategy: str, seed: int, correct: Sequ
     run["top1"] = sum(correct) / len(correct)
     out.mkdir(exist_ok=True)
     (out / f"{strategy}--default--seed{seed}.json").write_text(json.dumps(run))
+
+
+def test_what_one_seed_does_not_tell_is_left_out_and_no_time_at_all_has_its_place_in_the_figure(
+    finished: Path, tmp_path: Path
+) -> None:
+    for seed, changes in enumerate(({"peak_memory_bytes": 2**20}, {"peak_memory_bytes": None}, {})):
+        source = tmp_path / "source.json"
+        values = json.loads((finished / "st-adapter--default--seed0.json").read_text())
+        source.write_text(json.dumps(values | {"training_seconds": 0.0, "shuffled": None} | changes))
+        fake_result(tmp_path / "out", source, "st-adapter", seed, [True] * 4)
+    (row,) = write_summary(tmp_path / "out").rows
+    assert row.median("peak_memory_bytes") is None
+    assert row.mean("shuffled") is None
+    assert row.median("training_seconds") == 0
+    costs = (tmp_path / "out" / "comparison.md").read_text().partition("What each costs:")[2]
+    assert re.search(r"\| +\| 0 min \|$", costs, re.MULTILINE)  # no peak memory
+    assert "st-adapter/default, 100.0 %, 0.1 s</text>" in (tmp_path / "out" / "top1-by-time.svg").read_text()
 
 
 def test_seeds_that_differ_much_are_no_evidence(finished: Path, tmp_path: Path) -> None:
@@ -466,6 +488,16 @@ def test_differences_are_taken_clip_by_clip(finished: Path, tmp_path: Path) -> N
     assert lora.verdict == "worse than st-adapter/default"
     assert full.verdict == "cannot tell"
     assert (lora.lowest, lora.highest) == (0.25, 0.5)
+
+
+def test_one_clip_less_is_no_evidence(finished: Path, tmp_path: Path) -> None:
+    source = finished / "st-adapter--default--seed0.json"
+    fake_result(tmp_path / "out", source, "st-adapter", 0, [True] * 30 + [False] * 10)
+    fake_result(tmp_path / "out", source, "lora", 0, [True] * 29 + [False] * 11)
+    _, lora = summarise(tmp_path / "out").rows
+    assert lora.difference is not None
+    assert lora.difference.interval.high == 0
+    assert lora.verdict == "cannot tell"
 
 
 def test_a_clip_that_one_seed_could_not_read_counts_for_none_in_the_interval(finished: Path, tmp_path: Path) -> None:
