@@ -424,10 +424,10 @@ def fake_result(out: Path, source: Path, strategy: str, seed: int, correct: Sequ
 def test_what_one_seed_does_not_tell_is_left_out_and_no_time_at_all_has_its_place_in_the_figure(
     finished: Path, tmp_path: Path
 ) -> None:
-    for seed, changes in enumerate(({"peak_memory_bytes": 2**20}, {"peak_memory_bytes": None}, {})):
+    for seed, told in enumerate(({"peak_memory_bytes": 2**20}, {"peak_memory_bytes": None}, {})):
         source = tmp_path / "source.json"
         values = json.loads((finished / "st-adapter--default--seed0.json").read_text())
-        source.write_text(json.dumps(values | {"training_seconds": 0.0, "shuffled": None} | changes))
+        source.write_text(json.dumps(values | {"training_seconds": 0.0, "shuffled": None} | told))
         fake_result(tmp_path / "out", source, "st-adapter", seed, [True] * 4)
     (row,) = write_summary(tmp_path / "out").rows
     assert row.median("peak_memory_bytes") is None
@@ -721,6 +721,8 @@ def test_a_training_stops_when_the_comparison_has_been_killed() -> None:
         ("lora/default", {"tuning": {"width": 4}}, "lora has no setting width; it has alpha, dropout"),
         ("lora/default", {"tuning": 4}, "tuning is 4; expected an object"),
         ("lora/default", {"lr": "fast"}, "lr is 'fast'; expected a number"),
+        ("lora/default", {"lr": True}, "lr is True; expected a number"),
+        ("lora/default", {"num_frames": True}, "num_frames is True; expected a whole number"),
         ("lora/default", {"num_frames": 2.5}, r"num_frames is 2\.5; expected a whole number"),
         ("lora/default", {"num_frames": 0}, "num_frames is 0; expected a whole number, at least 1"),
         ("lora/default", {"tuning": {"rank": 0}}, r"default\.json: rank 0: expected at least 1"),
@@ -734,6 +736,13 @@ def test_an_experiment_that_cannot_be_understood_is_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         read_experiment(write_experiment(tmp_path, title, **values))
+
+
+def test_experiments_come_as_the_strategies_do_and_the_default_first(tmp_path: Path) -> None:
+    for title in ("lora/default", "lora/a", "st-adapter/z", "st-adapter/b", "st-adapter/default"):
+        write_experiment(tmp_path, title)
+    titles = [experiment.title for experiment in read_experiments([tmp_path])]
+    assert titles == ["st-adapter/default", "st-adapter/b", "st-adapter/z", "lora/default", "lora/a"]
 
 
 def test_shares_follow_the_trunk() -> None:
