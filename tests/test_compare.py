@@ -22,7 +22,7 @@ from stadapter.artefact import SPEC_NAME
 from stadapter.comparison import child, process, runner
 from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment, read_experiment, read_experiments
-from stadapter.comparison.jobs import Job, experiment_job, find_common
+from stadapter.comparison.jobs import Job, experiment_job, find_common, rates_of
 from stadapter.comparison.results import FORMAT, FinishedRun, changes, learned_from, read_result
 from stadapter.comparison.runner import compare, write_summary
 from stadapter.comparison.search import choose_rate
@@ -594,6 +594,27 @@ def test_the_learning_rate_is_searched_without_the_test_clips(
         assert Path(trial["config"]["data"]) == stage / "train"
         assert {Path(row["name"]).name for row in trial["predictions"]} < training
         assert len(trial["predictions"]) == search["num_held_out_clips"] == 2
+
+
+def test_where_no_learning_rate_worked_that_is_the_result(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", lambda command: 1)
+    config = small(stage, tmp_path / "out", lr_search=(1e-3, 1e-2))
+    comparison = compare(config, console=quiet())
+    assert [failure.title for failure in comparison.failures] == ["linear-probe/default", "st-adapter/default"]
+    for failure in comparison.failures:
+        assert failure.error.startswith("no learning rate worked: the training process ended with exit code 1")
+        assert failure.lr_search is not None
+        assert (failure.lr_search.chosen, set(failure.lr_search.errors)) == (None, {"0.001", "0.01"})
+
+
+@pytest.mark.parametrize("own", [(1e-3,), (1e-3, 1e-2, 1e-1)])
+def test_every_experiment_searches_as_many_learning_rates(stage: Path, tmp_path: Path, own: tuple[float, ...]) -> None:
+    config = small(stage, tmp_path / "out", lr_search=(1e-3, 1e-2))
+    assert rates_of(config, Experiment("lora", lr_search=(1.0, 2.0))) == (1.0, 2.0)
+    with pytest.raises(SettingsError, match=f"lora/default searches {len(own)} learning rates .* --lr-search has 2"):
+        rates_of(config, Experiment("lora", lr_search=own))
 
 
 def test_the_search_takes_the_best_and_among_equals_the_one_that_learned_most(finished: Path) -> None:
