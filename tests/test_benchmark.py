@@ -385,9 +385,9 @@ def test_this_program_equals_the_released_code(reference: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"repeats": 0}, "repeats is 0"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"threads": 0}, "threads is 0"),
+        ({"repeats": 0}, "repeats 0: expected"),
+        ({"batch_size": 0}, "batch_size 0: expected"),
+        ({"threads": 0}, "threads 0: expected"),
         ({"clip_heights": (31,)}, "even numbers of pixels"),
         ({"clip_gops": (0,)}, "numbers of frames"),
         ({"device": "cuda:77"}, "device cuda:77"),
