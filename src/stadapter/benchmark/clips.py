@@ -190,7 +190,7 @@ def _their_loading(
     frames = config.num_frames if training else _count(path)
     gib = frames * height * width * 3 * 4 * _FRAMES_HELD_AS_FLOATS / 2**30
     if gib > config.max_reference_gib:
-        return None, (f"released: not run: it would take about {gib:.0f} GiB",)
+        return None, (f"released: not run, as it would take about {gib:.0f} GiB",)
     listing = path.with_suffix(".txt")
     listing.write_text(f"{path.name} 0\n", encoding="utf-8")
     settings: dict[str, Any] = {"num_frames": config.num_frames, "spatial_size": 224, "random_sample": training}

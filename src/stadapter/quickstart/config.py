@@ -7,7 +7,7 @@ from stadapter.errors import SettingsError
 
 @dataclass(frozen=True)
 class QuickstartConfig:
-    """Make clips, train a linear probe and ST-Adapter on them on the same budget, test both, and look at the
+    """Make clips, train a linear probe and ST-Adapter on them with the same budget, test both, and look at the
     result: takes minutes on two cores, downloads nothing."""
 
     out: str = "quickstart"
