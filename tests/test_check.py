@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import io
 import json
 import os
 import re
@@ -69,6 +70,14 @@ def test_good_data_has_nothing_amiss_and_the_split_of_training(good: Path) -> No
     text = shown(report)
     for part in ("14: 12 to train on, 2 held out", "32x32 (14)", "h264 (14)", "1.6 s each", "no problems found"):
         assert part in text
+
+
+def test_a_report_is_a_line_and_for_rich_its_tables(good: Path) -> None:
+    report = check_data(good)
+    assert repr(report) == f"DataReport({good}: {len(report.clips)} clips, 0 findings, could_train=True)"
+    console = Console(file=io.StringIO(), width=100, record=True)
+    console.print(report)
+    assert console.export_text() == shown(report)
 
 
 @pytest.mark.parametrize("settings", [{"val_fraction": 0.5}, {"val_fraction": 0.0}])

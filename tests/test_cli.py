@@ -265,7 +265,7 @@ def test_train_has_the_help_of_the_chosen_strategy(capsys: pytest.CaptureFixture
         ("--tuning.rank 3", "--tuning.rank is a flag of lora; add --tuning lora, or drop it"),
         ("--lr -1", "lr -1.0: expected a learning rate above 0"),
         ("--accept-changes", "accept_changes without resume: expected both"),
-        ("--augmentation.scale 2 3", "scale is (2.0, 3.0)"),
+        ("--augmentation.scale 2 3", "scale (2.0, 3.0)"),
         ("--recipe big", "small"),
         ("--epochs many", "many"),
     ],

@@ -298,10 +298,10 @@ def test_an_array_without_frames_is_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_frames": 0}, "num_frames is 0"),
-        ({"size": 0}, "size is 0"),
-        ({"stride_frames": 0}, "stride_frames is 0"),
-        ({"num_spatial_views": 2}, "num_spatial_views is 2"),
+        ({"num_frames": 0}, "num_frames 0: expected"),
+        ({"size": 0}, "size 0: expected"),
+        ({"stride_frames": 0}, "stride_frames 0: expected"),
+        ({"num_spatial_views": 2}, "num_spatial_views 2: expected"),
         ({"fit": "stretch", "num_spatial_views": 3}, "shows the whole frame"),
     ],
 )

@@ -23,7 +23,7 @@ from stadapter.comparison import child, process, runner
 from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment, read_experiment, read_experiments
 from stadapter.comparison.jobs import Job, experiment_job, find_common
-from stadapter.comparison.results import FinishedRun, changes, learned_from, read_result
+from stadapter.comparison.results import FORMAT, FinishedRun, changes, learned_from, read_result
 from stadapter.comparison.runner import compare, write_summary
 from stadapter.comparison.search import choose_rate
 from stadapter.comparison.summary import summarise
@@ -279,6 +279,30 @@ def test_a_result_damaged_by_hand_is_told_before_any_run_or_made_again(
         assert len(compare(replace(other, strategies=(), seeds=(0, 1)), console=quiet()).rows) == 2
 
 
+def test_what_a_later_version_adds_to_a_result_is_passed_over(finished: Path, tmp_path: Path) -> None:
+    values = json.loads((finished / "st-adapter--default--seed0.json").read_text())
+    values["top1_interval"]["method"] = values["predictions"][0]["frames"] = values["weather"] = "new"
+    (path := tmp_path / "st-adapter--default--seed0.json").write_text(json.dumps(values))
+    assert read_result(path) == read_result(finished / path.name)
+
+
+def test_a_result_of_a_newer_format_is_refused(stage: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, out := tmp_path / "out")
+    path = out / "linear-probe--default--seed1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": FORMAT + 1}))
+    with pytest.raises(DataError, match=rf"seed1\.json is of format {FORMAT + 1}; this program knows up to {FORMAT}"):
+        compare(small(stage, out, seeds=(0, 1)), console=quiet())
+
+
+def test_a_comparison_is_a_line_and_for_rich_a_table(finished: Path) -> None:
+    comparison = summarise(finished)
+    assert repr(comparison).startswith(f"Comparison({finished}: ")
+    assert len(repr(comparison)) < len(str(finished)) + 80
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(comparison)
+    assert "top-1" in shown.getvalue()
+
+
 def test_a_result_under_the_name_of_another_is_told(stage: Path, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, out := tmp_path / "out")
     shutil.copy(out / "linear-probe--default--seed1.json", out / "linear-probe--default--seed7.json")
@@ -458,22 +482,22 @@ def test_a_failing_run_is_recorded_and_the_rest_goes_on(
     stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "_wait_for", in_this_process)
-    write_experiment(tmp_path / "e", "lora/default", tuning={"rank": 0})
+    write_experiment(tmp_path / "e", "lora/default", tuning={"last_blocks": 99})
     write_experiment(tmp_path / "e", "full/default", tuning={})
     config = small(stage, tmp_path / "out", experiments=(str(tmp_path / "e"),))
     comparison = compare(config, console=quiet())
     assert [(failure.title, failure.seed) for failure in comparison.failures] == [("lora/default", 0)]
-    assert "LoRA rank 0: expected at least 1" in comparison.failures[0].error
+    assert "last_blocks=99: the trunk has 3 blocks" in comparison.failures[0].error
     assert [row.title for row in comparison.rows] == ["full/default"]
-    assert "lora/default, seed 0: LoRA rank 0" in (tmp_path / "out" / "comparison.md").read_text()
+    assert "lora/default, seed 0: last_blocks=99" in (tmp_path / "out" / "comparison.md").read_text()
 
 
-@pytest.mark.parametrize(("rank", "code"), [(0, 1), (1, 0)])
+@pytest.mark.parametrize(("last_blocks", "code"), [(99, 1), (1, 0)])
 def test_the_command_tells_by_its_exit_code_whether_a_run_failed(
-    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, code: int
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last_blocks: int, code: int
 ) -> None:
     monkeypatch.setattr(process, "_wait_for", in_this_process)
-    write_experiment(tmp_path / "e", "lora/default", tuning={"rank": rank})
+    write_experiment(tmp_path / "e", "lora/default", tuning={"rank": 1, "last_blocks": last_blocks})
     paths = {"data": stage / "train", "test": stage / "test", "backbone": stage / "trunk"}
     paths |= {"experiments": tmp_path / "e", "out": tmp_path / "out"}
     flags = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
@@ -611,8 +635,8 @@ def test_a_copy_of_a_test_clip_is_refused_whatever_its_name_and_empty_files_are_
         ({"reference": "st-adapter"}, "reference 'st-adapter': expected strategy/name"),
         ({"reference": "st-adaptor/default"}, "expected strategy/name, such as st-adapter/default"),
         ({"size": 18}, "size 18: the trunk cuts patches of 4 pixels"),
-        ({"size": 0}, "size is 0"),
-        ({"num_spatial_views": 2}, "num_spatial_views is 2"),
+        ({"size": 0}, "size 0: expected at least 1"),
+        ({"num_spatial_views": 2}, "num_spatial_views 2: expected 1"),
         ({"fit": "stretch", "num_spatial_views": 3}, "shows the whole frame"),
         ({"device": "cuda:99"}, "device cuda:99: expected auto, cpu, cuda"),
     ],
@@ -671,6 +695,8 @@ def test_a_training_stops_when_the_comparison_has_been_killed() -> None:
         ("lora/default", {"lr": "fast"}, "lr is 'fast'; expected a number"),
         ("lora/default", {"num_frames": 2.5}, r"num_frames is 2\.5; expected a whole number"),
         ("lora/default", {"num_frames": 0}, "num_frames is 0; expected a whole number, at least 1"),
+        ("lora/default", {"tuning": {"rank": 0}}, r"default\.json: rank 0: expected at least 1"),
+        ("st-adapter/default", {"tuning": {"width": "D/x"}}, "width 'D/x'; expected a number, or a share such as D/4"),
         ("lora/default", {"lr": -1}, r"lora/default\.json: lr -1: expected a learning rate above 0"),
         ("lora/default", {"lr_search": [1e-3, 0]}, r"lora/default\.json: lr 0: expected a learning rate above 0"),
     ],

@@ -965,3 +965,8 @@ def test_a_list_with_tabs_and_unknown_columns_is_no_list_with_spaces(tmp_path: P
     touch(tmp_path, "a.mp4")
     with pytest.raises(DataError, match="unknown columns clip"):
         read_manifest(write(tmp_path / "list.csv", "clip\tlabel\na.mp4\tleft\n"))
+
+
+def test_a_manifest_is_a_line(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{label}/{number}.mp4" for label in ("up", "down") for number in range(3)))
+    assert repr(read_manifest(tmp_path)) == "Manifest(6 clips, 2 classes)"

@@ -82,11 +82,11 @@ def test_random_dense_indices_start_anywhere_from_the_first_place_to_the_last() 
 
 
 def test_counts_below_one_are_refused_by_name() -> None:
-    with pytest.raises(SettingsError, match="total_frames is 0"):
+    with pytest.raises(SettingsError, match="total_frames 0: expected"):
         uniform_indices(0, 8)
-    with pytest.raises(SettingsError, match="stride_frames is 0"):
+    with pytest.raises(SettingsError, match="stride_frames 0: expected"):
         dense_indices(10, 8, 0)
-    with pytest.raises(SettingsError, match="num_frames is -1"):
+    with pytest.raises(SettingsError, match="num_frames -1: expected at least 1"):
         random_uniform_indices(10, -1, np.random.default_rng(0))
-    with pytest.raises(SettingsError, match="total_frames is 0"):
+    with pytest.raises(SettingsError, match="total_frames 0: expected"):
         random_dense_indices(0, 8, 4, np.random.default_rng(0))

@@ -233,7 +233,6 @@ def test_compare_takes_the_action_as_what_is_right_and_keeps_the_figures_of_each
         trained_parameters=1,
         total_parameters=2,
         gmacs_per_view=0.1,
-        gmacs_counted="all",
         artefact_bytes=3,
         peak_memory_bytes=None,
         peak_memory_of="process",

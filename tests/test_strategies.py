@@ -30,6 +30,7 @@ from stadapter.tuning import (
     Bottleneck,
     Full,
     FullTemporal,
+    LoRA,
     Partial,
     Prompt,
     Temporal,
@@ -280,27 +281,43 @@ def test_a_strategy_and_its_settings_are_flags(typed: str, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
+    ("strategy", "settings", "reason"),
+    [
+        (Prompt, {"num_prompts": 0}, "num_prompts 0: expected at least 1"),
+        (Prompt, {"dropout": 1.0}, r"dropout 1\.0: expected 0 to below 1"),
+        (LoRA, {"rank": 0}, "rank 0: expected at least 1"),
+        (LoRA, {"alpha": 0.0}, r"alpha 0\.0: expected more than 0, or nothing would learn"),
+        (LoRA, {"dropout": -0.1}, r"dropout -0\.1: expected 0 to below 1"),
+        (Temporal, {"num_frames": 0}, "num_frames 0: expected at least 1"),
+        (FullTemporal, {"num_frames": -1}, "num_frames -1"),
+        (AttentivePooling, {"num_frames": 0}, "num_frames 0"),
+        (AttentivePooling, {"num_heads": 0}, "num_heads 0"),
+        (AIM, {"width": 0}, "width 0: expected at least 1"),
+        (AIM, {"joint_scale": 0.0}, "would never learn"),
+        (AIM, {"num_frames": 0}, "num_frames 0"),
+        (Bottleneck, {"width": 0}, "width 0"),
+        (Bottleneck, {"activation": "sine"}, "'sine': expected 'gelu' or"),
+        (Partial, {"last_blocks": 1.5}, r"last_blocks 1\.5: expected a whole number"),
+    ],
+)
+def test_settings_with_which_nothing_works_are_refused_as_they_are_made(
+    strategy: type[Any], settings: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        strategy(**settings)
+
+
+@pytest.mark.parametrize(
     ("tuning", "reason"),
     [
         (Partial(0), r"last_blocks=0: the trunk has 3 blocks"),
         (Partial(4), r"last_blocks=4: the trunk has 3 blocks"),
-        (Prompt(num_prompts=0), "num_prompts 0"),
-        (Prompt(dropout=1.0), "prompt dropout 1.0"),
-        (Temporal(num_frames=0), "num_frames 0"),
-        (FullTemporal(num_frames=-1), "num_frames -1"),
-        (AttentivePooling(num_frames=0), "num_frames 0"),
         (AttentivePooling(num_heads=5), "num_heads 5: expected a number that divides the trunk's width, 32"),
-        (AttentivePooling(num_heads=0), "num_heads 0"),
-        (AIM(width=0), "AIM width 0"),
-        (AIM(joint_scale=0.0), "would never learn"),
-        (AIM(num_frames=0), "num_frames 0"),
-        (Bottleneck(width=0), "bottleneck width 0"),
-        (Bottleneck(activation="sine"), "'sine'"),  # type: ignore[arg-type]
         (Bottleneck(before_attention=False), "trains nothing"),
         (Bottleneck(before_attention=False, before_mlp=True, last_blocks=1), "cannot reach the class token"),
     ],
 )
-def test_settings_with_which_nothing_works_are_refused_with_the_reason(tuning: Tuning, reason: str) -> None:
+def test_settings_that_a_trunk_cannot_hold_are_refused_with_the_reason(tuning: Tuning, reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):
         build_model(backbone=shared_trunk("dinov2"), tuning=tuning, labels=LABELS)
 

@@ -89,3 +89,8 @@ def test_a_shuffled_order_depends_on_seed_and_name_only_and_is_never_the_true_on
     assert [0, 1, 2] not in orders
     assert orders != [shuffled_order(3, name, seed=1) for name in names]
     assert shuffled_order(8, "caf\udce9.mp4") == shuffled_order(8, "caf\udce9.mp4")
+
+
+def test_a_check_prints_as_its_sentence_without_the_clips() -> None:
+    check = checked(40, as_is=30, shuffled=10, reversed=10, single_frame=10)
+    assert repr(check) == f"TimeCheck(40 clips: {check.sentence()})"

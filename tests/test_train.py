@@ -98,6 +98,12 @@ def test_a_run_leaves_a_report_of_its_training_and_its_held_out_clips(config: Tr
     assert "Learning rate" in page
 
 
+def test_the_result_of_a_training_can_be_loaded_as_it_is(config: TrainConfig) -> None:
+    result = train(config, console=quiet())
+    assert os.fspath(result) == str(result.folder)
+    assert Classifier.load(result).labels == ("left", "right")
+
+
 def test_a_run_without_held_out_clips_leaves_a_report_of_its_training(config: TrainConfig) -> None:
     page = (train(config).folder / "report.html").read_text(encoding="utf-8")
     assert "No clips were held out" in page
@@ -431,6 +437,11 @@ def test_weights_that_are_not_numbers_are_never_saved_over_good_ones(
         ({"gradient_clip": -1.0}, "at least 0"),
         ({"label_smoothing": 2.0}, "0 to 1"),
         ({"val_fraction": 1.0}, "below 1"),
+        ({"num_frames": 0}, "num_frames 0: expected at least 1"),
+        ({"size": -5}, "size -5: expected at least 1"),
+        ({"stride_frames": 0}, "stride_frames 0: expected at least 1"),
+        ({"num_temporal_views": 0}, "num_temporal_views 0: expected at least 1"),
+        ({"num_spatial_views": 2}, "num_spatial_views 2: expected 1"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(config: TrainConfig, changes: dict[str, Any], message: str) -> None:

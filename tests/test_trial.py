@@ -1,6 +1,7 @@
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +19,8 @@ from stadapter.training.settings import TrainConfig
 from stadapter.training.trial import (
     Stepper,
     Trial,
-    peak_bytes,
-    predict,
+    extrapolated,
     read_training_clips,
-    step_seconds,
     time_forward,
     try_steps,
 )
@@ -87,7 +86,7 @@ def bytes_of_a_stepper(config: TrainConfig) -> tuple[int, int]:
     run = prepare(config)
     device = run.accelerator.device
     forget_peak_memory(device)
-    before, _ = peak_memory_bytes(device)
+    before = peak_memory_bytes(device)
     held, _ = Stepper(run).memory()
     return held - before, run.model.count_parameters().trained
 
@@ -148,11 +147,11 @@ def test_running_out_of_memory_ends_the_trials_and_not_the_program(
 
 def test_time_and_memory_lie_on_the_line_through_the_last_two() -> None:
     trials = [Trial(1, 1, (5.0,), 900), Trial(1, 2, (0.3, 0.2, 9.0), 600), Trial(1, 4, (0.5,), 800)]
-    assert predict(trials, 64, step_seconds) == pytest.approx(0.5 + 60 * 0.1)
-    assert predict(trials, 64, peak_bytes) == 800 + 60 * 100
-    assert predict(trials, 4, step_seconds) == 0.5
+    assert extrapolated(trials, 64, attrgetter("step_seconds")) == pytest.approx(0.5 + 60 * 0.1)
+    assert extrapolated(trials, 64, attrgetter("peak_bytes")) == 800 + 60 * 100
+    assert extrapolated(trials, 4, attrgetter("step_seconds")) == 0.5
     falling = [Trial(1, 1, (0.2,), 700), Trial(1, 2, (0.1,), 600)]
-    assert predict(falling, 64, peak_bytes) == 600
+    assert extrapolated(falling, 64, attrgetter("peak_bytes")) == 600
 
 
 def test_a_clip_read_for_several_epochs_costs_each_its_share(

@@ -90,7 +90,6 @@ def test_no_difference_on_few_clips_may_still_be_one() -> None:
     [
         ([], {}, "at least one clip"),
         ([1, 0], {"groups": [0]}, r"groups \(1,\)"),
-        ([1, 0], {"confidence": 1.0}, "confidence 1.0"),
         ([1, 0], {"num_resamples": 0}, "num_resamples 0"),
     ],
 )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stadapter.evaluation import evaluate as evaluate
     from stadapter.export import Exported as Exported
     from stadapter.export import export_model as export_model
+    from stadapter.manifest import Entry as Entry
     from stadapter.manifest import Manifest as Manifest
     from stadapter.manifest import read_manifest as read_manifest
     from stadapter.manifest import read_splits as read_splits
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from stadapter.tuning import Prompt as Prompt
     from stadapter.tuning import STAdapter as STAdapter
     from stadapter.tuning import Temporal as Temporal
+    from stadapter.tuning import Tuning as Tuning
     from stadapter.video import read_frames as read_frames
     from stadapter.vit import ImageViT as ImageViT
 
@@ -85,7 +87,7 @@ _NAMES = {
     ),
     "evaluation": ("Report", "evaluate"),
     "export": ("Exported", "export_model"),
-    "manifest": ("Manifest", "read_manifest", "read_splits"),
+    "manifest": ("Entry", "Manifest", "read_manifest", "read_splits"),
     "model": ("VideoClassifier", "build_model"),
     "predict": ("Classifier", "Prediction", "PredictionFailure", "VideoPart", "video_windows"),
     "sampling": ("dense_indices", "random_dense_indices", "random_uniform_indices", "uniform_indices"),
@@ -104,6 +106,7 @@ _NAMES = {
         "Prompt",
         "STAdapter",
         "Temporal",
+        "Tuning",
     ),
     "video": ("read_frames",),
     "vit": ("ImageViT",),

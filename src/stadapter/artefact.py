@@ -147,8 +147,8 @@ def find_run(run: str | os.PathLike[str]) -> Path:
     Raises:
         ArtefactError: it is not a folder, and no Hub id that can be fetched.
     """
-    name = str(run)
-    path = expanded(run)
+    name = os.fspath(run)
+    path = expanded(name)
     if name and path.is_dir():
         return path
     if path.exists() or not is_hub_id(name):

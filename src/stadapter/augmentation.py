@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from stadapter.errors import SettingsError
-from stadapter.field_types import check_types
+from stadapter.field_types import check_limits, check_types
 from stadapter.randaugment import Operation, draw_operations, parse_policy
 
 # H W pixels
@@ -39,15 +39,14 @@ class Augmentation:
         check_types(self)
         low, high = self.scale
         if self.crop == "random_resized" and not 0 < low <= high <= 1:
-            raise SettingsError(f"scale is {self.scale}; random_resized expects 0 < low <= high <= 1 (area share)")
+            raise SettingsError(f"scale {self.scale}: random_resized expects 0 < low <= high <= 1 (share of the area)")
         if self.crop == "short_side_jitter" and not 1 <= low <= high:
             raise SettingsError(
-                f"scale is {self.scale}; short_side_jitter expects 1 <= low <= high (1.0 1.15 as released)"
+                f"scale {self.scale}: short_side_jitter expects 1 <= low <= high (1.0 1.15 as released)"
             )
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise SettingsError(f"ratio is {self.ratio}; 0 < low <= high is expected")
-        if not 0 <= self.colour_jitter <= 1:
-            raise SettingsError(f"colour_jitter is {self.colour_jitter}; 0 to 1 is expected")
+            raise SettingsError(f"ratio {self.ratio}: expected 0 < low <= high")
+        check_limits(self, {"colour_jitter": (0, 1)})
         if self.rand_augment is not None:
             parse_policy(self.rand_augment)
 
@@ -133,15 +132,24 @@ def enclosing(windows: Sequence[Window]) -> Window:
     return Window(top, left, bottom - top, right - left)
 
 
+def check_spatial_views(num_views: int | None) -> None:
+    """Refuse another number of crops than there can be; None stands for a default.
+
+    Raises:
+        SettingsError: neither 1 nor 3.
+    """
+    if num_views not in (None, 1, 3):
+        raise SettingsError(f"num_spatial_views {num_views}: expected 1 (centre) or 3 (the whole frame)")
+
+
 def spatial_windows(height: int, width: int, num_views: int) -> list[Window]:
     """Squares as wide as the shorter side: the centre, or start, middle and end of the longer side.
 
     Raises SettingsError unless there are 1 or 3 views.
     """
+    check_spatial_views(num_views)
     if num_views == 1:
         return [centre_window(height, width)]
-    if num_views != 3:
-        raise SettingsError(f"num_spatial_views is {num_views}; 1 or 3 is expected")
     side = min(height, width)
     margin = max(height, width) - side
     starts = (0, margin // 2, margin)

@@ -1,6 +1,7 @@
 """The one path from a video to a clip tensor, for training, evaluation, prediction and serving alike."""
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +18,13 @@ from stadapter.augmentation import (
     Fit,
     Window,
     centre_window,
+    check_spatial_views,
     draw,
     enclosing,
     spatial_windows,
 )
 from stadapter.errors import SettingsError, VideoError
-from stadapter.field_types import check_types
+from stadapter.field_types import check_limits, check_types
 from stadapter.transforms import rand_augment
 from stadapter.video import Region, VideoReader
 
@@ -62,15 +64,8 @@ class ClipConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("num_frames", "size", "num_temporal_views"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.stride_frames is not None and self.stride_frames < 1:
-            raise SettingsError(
-                f"stride_frames is {self.stride_frames}; at least 1, or none for the whole video, is expected"
-            )
-        if self.num_spatial_views not in (1, 3):
-            raise SettingsError(f"num_spatial_views is {self.num_spatial_views}; 1 or 3 is expected")
+        check_limits(self, dict.fromkeys(("num_frames", "size", "stride_frames", "num_temporal_views"), (1, math.inf)))
+        check_spatial_views(self.num_spatial_views)
         if self.fit == "stretch" and self.num_spatial_views != 1:
             raise SettingsError('fit="stretch" shows the whole frame: it has one spatial view, not 3; use fit="crop"')
 

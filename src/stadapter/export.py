@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,11 @@ INPUT, OUTPUT = "clips", "scores"
 METADATA = "stadapter"
 """The description is stored in an ONNX model's metadata under this name, in a torch program under this plus .json."""
 _LARGEST_DIFFERENCE = 1e-4
+_ONNX_PACKAGES = ("onnxscript", "onnxruntime")
+"""The first is what torch writes ONNX with; the second runs what was written."""
 Run = Callable[[Tensor], Tensor]
+Writer = Callable[[ExportedProgram, Path, str], Run]
+"""Writes a program and its description to a path; what it returns runs what was written."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +94,16 @@ def export_model(
         STAdapterError: torch cannot make a graph of the network, or the file gives other scores.
     """
     path = expanded(out)
-    write = _WRITERS.get(path.suffix.lower())
-    if write is None:
-        raise SettingsError(f"out {path.name}: expected a name that ends in {' or '.join(_WRITERS)}")
-    if path.is_dir():
-        raise SettingsError(f"out {path} is a folder; expected the name of a file")
+    write = _writer(path)
     artefact = load_artefact(run, backbone=backbone, tuning=tuning)
     network, clip = _Scores(artefact.model).eval(), artefact.clip_config
-    with _quietly():
-        program, any_frames = _traced(network, clip)
-    description = _describe(artefact, any_frames=any_frames)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            written = Path(folder) / path.name
             with _quietly():
-                exported = write(program, written, json.dumps(description))
+                program, any_frames = _traced(network, clip)
+                description = _describe(artefact, any_frames=any_frames)
+                exported = write(program, Path(folder) / path.name, json.dumps(description))
             difference = _largest_difference(network, exported, clip, any_frames=any_frames)
             files = sorted(Path(folder).iterdir(), reverse=True)  # the weights next to a model come before it
             num_bytes = sum(file.stat().st_size for file in files)
@@ -113,6 +112,21 @@ def export_model(
     except OSError as error:
         raise ArtefactError(f"cannot write {path}: {error.strerror}; make room, or choose another folder") from error
     return Exported(path, num_bytes, any_frames, difference, description)
+
+
+def _writer(path: Path) -> Writer:
+    """What writes a file of this name; obstacles to writing it are found before there is anything to lose."""
+    write = _WRITERS.get(path.suffix.lower())
+    if write is None:
+        raise SettingsError(f"out {path.name}: expected a name that ends in {' or '.join(_WRITERS)}")
+    if path.is_dir():
+        raise SettingsError(f"out {path} is a folder; expected the name of a file")
+    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None] if write is _write_onnx else []
+    if missing:
+        raise SettingsError(
+            f"{path.name}: the packages that write and check ONNX are not installed: pip install " + " ".join(missing)
+        )
+    return write
 
 
 def _traced(network: _Scores, clip: ClipConfig) -> tuple[ExportedProgram, bool]:
@@ -164,14 +178,8 @@ def _describe(artefact: Artefact, *, any_frames: bool) -> dict[str, Any]:
 
 def _write_onnx(program: ExportedProgram, path: Path, description: str) -> Run:
     """Write an ONNX model; returns what runs it."""
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 - torch imports it, and says less when it is missing
-    except ImportError as error:
-        raise SettingsError(
-            f"{path.name}: the packages that write and check ONNX are not installed ({error.name}): "
-            "pip install onnx onnxscript onnxruntime"
-        ) from error
+    import onnxruntime
+
     written = torch.onnx.export(program, (), input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False)
     assert written is not None
     written.model.metadata_props[METADATA] = description
@@ -191,7 +199,7 @@ def _write_program(program: ExportedProgram, path: Path, description: str) -> Ru
     return network
 
 
-_WRITERS: Mapping[str, Callable[[ExportedProgram, Path, str], Run]] = {".onnx": _write_onnx, ".pt2": _write_program}
+_WRITERS: Mapping[str, Writer] = {".onnx": _write_onnx, ".pt2": _write_program}
 
 
 def _largest_difference(network: _Scores, exported: Run, clip: ClipConfig, *, any_frames: bool) -> float:

@@ -1,9 +1,10 @@
 """Settings dataclasses: whether their fields hold what the annotations say, and how they come back from JSON."""
 
 import dataclasses
+import math
 import numbers
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from stadapter.errors import SettingsError
@@ -48,6 +49,37 @@ def check_types(settings: Any) -> None:
             object.__setattr__(settings, field.name, value)
         if not _fits(value, hint):
             raise SettingsError(f"{field.name} {value!r}: expected {_described(hint)}")
+
+
+Limits = Mapping[str, tuple[float, float]]
+"""The lowest and the highest value of settings, both allowed, by their names; math.inf where there is no highest."""
+
+
+def check_limits(settings: Any, limits: Limits, *, below: Collection[str] = ()) -> None:
+    """Refuse a number outside its limits; None, which stands for a default, and numbers without limits pass.
+
+    Args:
+        settings: a dataclass whose types have been checked.
+        limits: of some of its fields.
+        below: fields whose highest value is not allowed.
+
+    Raises:
+        SettingsError: the first such number, by the name of its setting.
+
+    >>> @dataclasses.dataclass
+    ... class Dropout:
+    ...     rate: float
+    >>> check_limits(Dropout(rate=1.0), {"rate": (0, 1)}, below=("rate",))
+    Traceback (most recent call last):
+    stadapter.errors.SettingsError: rate 1.0: expected 0 to below 1
+    """
+    for name, (lowest, highest) in limits.items():
+        value = getattr(settings, name)
+        if value is None or (lowest <= value <= highest and not (name in below and value == highest)):
+            continue
+        to = "to below" if name in below else "to"
+        wanted = f"at least {lowest}" if highest == math.inf else f"{lowest} {to} {highest}"
+        raise SettingsError(f"{name} {value}: expected {wanted}")
 
 
 def _plain(value: Any, hint: Any) -> Any:

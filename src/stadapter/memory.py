@@ -41,20 +41,20 @@ def forget_peak_memory(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
-def peak_memory_bytes(device: torch.device) -> tuple[int, str]:
-    """The most memory of this process so far, and of what kind: "cuda" as allocated, or "process", resident."""
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory of this process so far: on a GPU what was allocated there, else what was resident."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device), "cuda"
+        return torch.cuda.max_memory_allocated(device)
     gc.collect()
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage would tell the parent's peak where that was higher: it survives exec
         for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1]), "process"
+                return 1024 * int(line.split()[1])
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak, "process"
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 @contextmanager

@@ -92,4 +92,4 @@ def _window(start: int, total_frames: int, num_frames: int, stride_frames: int) 
 def _require_positive(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
-            raise SettingsError(f"{name} is {value}; it must be at least 1")
+            raise SettingsError(f"{name} {value}: expected at least 1")

@@ -13,6 +13,7 @@ from stadapter.errors import SettingsError
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
+_TAIL = (1 - CONFIDENCE) / 2
 _DRAWS_AT_ONCE = 1 << 22
 
 Values = Sequence[float] | Sequence[bool] | npt.NDArray[Any]
@@ -40,28 +41,24 @@ def bootstrap_interval(
     *,
     groups: Sequence[int] | npt.NDArray[np.int64] | None = None,
     lowest: float = 0.0,
-    highest: float = 1.0,
-    confidence: float = CONFIDENCE,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """The percentile bootstrap interval of a mean (Efron & Tibshirani 1993, chapter 13): clips drawn with replacement.
+    """The 95 % percentile bootstrap interval of a mean (Efron & Tibshirani 1993, chapter 13), over clips drawn anew.
 
     Where all values are the same, drawing them again says nothing. Then the interval allows for the largest share
-    of other clips that could well have gone unseen, 1 - ((1 - confidence) / 2) ** (1 / n): the exact binomial bound.
+    of other clips that could well have gone unseen, 1 - 0.025 ** (1 / n): the exact binomial bound.
 
     Args:
         values: one for each of n clips, such as whether it was named right.
         groups: the group of each clip from 0 on, such as its class: the figure is then the mean of the groups'
             means, over the groups that a resample holds.
-        lowest: the lowest value there can be.
-        highest: the highest value there can be.
-        confidence: share of such intervals that hold the true figure, above 0 and below 1.
+        lowest: the lowest value there can be; the highest is 1.
         num_resamples: how often n clips are drawn.
         seed: of the draws; the same seed gives the same interval.
 
     Raises:
-        SettingsError: no values, not one group for each, or a confidence or number of resamples without meaning.
+        SettingsError: no values, not one group for each, or less than one resample.
 
     >>> bootstrap_interval([1, 1, 1, 0])
     Interval(low=0.25, high=1.0)
@@ -71,23 +68,17 @@ def bootstrap_interval(
     if sample.ndim != 1 or not len(sample) or (members is not None and members.shape != sample.shape):
         found = f"values {sample.shape}" + (f", groups {members.shape}" if members is not None else "")
         raise SettingsError(f"{found}: expected one value, and one group if any, for each of at least one clip")
-    if not 0 < confidence < 1 or num_resamples < 1:
-        raise SettingsError(
-            f"confidence {confidence}, num_resamples {num_resamples}: expected above 0 and below 1, and at least 1"
-        )
-    tail = (1 - confidence) / 2
+    if num_resamples < 1:
+        raise SettingsError(f"num_resamples {num_resamples}: expected at least 1")
     first = float(sample[0])
     if (sample == first).all():
-        unseen = 1 - tail ** (1 / len(sample))
-        return Interval(first - unseen * (first - lowest), first + unseen * (highest - first))
+        unseen = 1 - _TAIL ** (1 / len(sample))
+        return Interval(first - unseen * (first - lowest), first + unseen * (1 - first))
     groups_from_0 = np.zeros(len(sample), np.int64) if members is None else np.unique(members, return_inverse=True)[1]
-    low, high = np.quantile(_resampled(sample, groups_from_0, num_resamples, seed), [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    return _central(_resampled(sample, groups_from_0, num_resamples, seed))
 
 
-def paired_difference(
-    first: Values, second: Values, *, confidence: float = CONFIDENCE, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> Difference:
+def paired_difference(first: Values, second: Values, *, num_resamples: int = NUM_RESAMPLES) -> Difference:
     """The difference of two means of values from 0 to 1 on the same clips, in the same order, with its interval.
 
     Clips that are hard for both do not widen it, as they would if the two intervals were compared.
@@ -101,15 +92,11 @@ def paired_difference(
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.shape != other.shape:
         raise SettingsError(f"values {one.shape} and {other.shape}: expected both of the same clips")
-    interval = bootstrap_interval(
-        one - other, lowest=-1.0, confidence=confidence, num_resamples=num_resamples, seed=seed
-    )
+    interval = bootstrap_interval(one - other, lowest=-1.0, num_resamples=num_resamples)
     return Difference(float((one - other).mean()), interval)
 
 
-def interval_over_seeds(
-    values: npt.NDArray[Any], *, confidence: float = CONFIDENCE, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> Interval:
+def interval_over_seeds(values: npt.NDArray[Any]) -> Interval:
     """The interval of a mean over clips and over trainings with other seeds: both are drawn with replacement.
 
     The pigeonhole bootstrap of Owen (Annals of Applied Statistics 2007). It cannot be narrower than the interval over
@@ -117,43 +104,34 @@ def interval_over_seeds(
 
     Args:
         values: from 0 to 1, (s, n): each of n clips in each of s trainings, such as whether it was named right.
-        confidence, num_resamples, seed: as for `bootstrap_interval`.
     """
-    known = bootstrap_interval(values.mean(0), confidence=confidence, num_resamples=num_resamples, seed=seed)
+    known = bootstrap_interval(values.mean(0))
     if len(values) == 1:
         return known
-    (drawn,) = _drawn_over_seeds([values], num_resamples, seed)
-    return _widened(known, drawn, confidence)
+    (drawn,) = _drawn_over_seeds([values], NUM_RESAMPLES)
+    return _widened(known, drawn)
 
 
 def difference_over_seeds(
-    first: npt.NDArray[Any],
-    second: npt.NDArray[Any],
-    *,
-    confidence: float = CONFIDENCE,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    first: npt.NDArray[Any], second: npt.NDArray[Any], *, num_resamples: int = NUM_RESAMPLES
 ) -> Difference:
     """The difference of two means of values from 0 to 1 on the same clips, (s, n) and (s', n): see above.
 
     Raises:
         SettingsError: not as many clips of the first as of the second, or none.
     """
-    settings: dict[str, Any] = {"confidence": confidence, "num_resamples": num_resamples, "seed": seed}
-    known = paired_difference(first.mean(0), second.mean(0), **settings)
+    known = paired_difference(first.mean(0), second.mean(0), num_resamples=num_resamples)
     if len(first) == len(second) == 1:
         return known
-    one, other = _drawn_over_seeds([first, second], num_resamples, seed)
-    return Difference(known.mean, _widened(known.interval, one - other, confidence))
+    one, other = _drawn_over_seeds([first, second], num_resamples)
+    return Difference(known.mean, _widened(known.interval, one - other))
 
 
-def _drawn_over_seeds(
-    sides: Sequence[npt.NDArray[Any]], num_resamples: int, seed: int
-) -> list[npt.NDArray[np.float64]]:
+def _drawn_over_seeds(sides: Sequence[npt.NDArray[Any]], num_resamples: int) -> list[npt.NDArray[np.float64]]:
     """The mean (r,) of every resample, for each side (s, n): seeds of its own, the same clips for all."""
     stacked = np.concatenate(sides).astype(np.float64)
     kinds, numbers = np.unique(stacked, axis=1, return_counts=True)  # (all s, k), (k,)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     clips = generator.multinomial(stacked.shape[1], numbers / stacked.shape[1], size=num_resamples)  # (r, k)
     drawn, ends = [], np.cumsum([len(side) for side in sides])
     for side in np.split(kinds, ends[:-1]):
@@ -162,10 +140,15 @@ def _drawn_over_seeds(
     return drawn
 
 
-def _widened(known: Interval, drawn: npt.NDArray[np.float64], confidence: float) -> Interval:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(min(known.low, float(low)), max(known.high, float(high)))
+def _widened(known: Interval, drawn: npt.NDArray[np.float64]) -> Interval:
+    own = _central(drawn)
+    return Interval(min(known.low, own.low), max(known.high, own.high))
+
+
+def _central(drawn: npt.NDArray[np.float64]) -> Interval:
+    """What lies between the tails of the resamples' figures (r,)."""
+    low, high = np.quantile(drawn, [_TAIL, 1 - _TAIL])
+    return Interval(float(low), float(high))
 
 
 def _resampled(

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from stadapter.errors import SettingsError
 from stadapter.layers import activation_gradient, make_activation
 from stadapter.products import added_product, as_autocast, is_traced, linear, product, weight_gradient
 from stadapter.vit import TokenLayout
@@ -34,7 +33,6 @@ class SpaceTimeAdapter(nn.Module):
         activation: str | None = None,
     ) -> None:
         super().__init__()
-        check_kernel_size(kernel_size)
         self.down = nn.Linear(width, bottleneck)
         self.conv = nn.Conv3d(
             bottleneck,
@@ -217,12 +215,3 @@ def _gradients(
 def _grid(x: Tensor, layout: TokenLayout) -> Tensor:
     """The patches of (B, T, N, A) as (B, T, h, w, A), a view."""
     return x[:, :, layout.num_prefix :].view(*x.shape[:2], layout.grid_height, layout.grid_width, -1)
-
-
-def check_kernel_size(kernel_size: tuple[int, int, int]) -> None:
-    """Refuse a kernel that is not three odd positive numbers: others would shift or shrink the clip."""
-    is_triple = isinstance(kernel_size, tuple | list) and len(kernel_size) == 3
-    if not is_triple or not all(isinstance(k, int) and k >= 1 and k % 2 == 1 for k in kernel_size):
-        raise SettingsError(
-            f"kernel_size {kernel_size}: expected three odd positive numbers (time, height, width), such as (3, 1, 1)"
-        )

@@ -1,9 +1,11 @@
 """What is measured, at which sizes."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from stadapter.errors import SettingsError
+from stadapter.field_types import check_limits, check_types
 
 Part = Literal["adapter", "model", "scale", "clips", "loop", "cold-start"]
 Preset = Literal["12x384", "24x384"]
@@ -54,12 +56,9 @@ class BenchmarkConfig:
     def __post_init__(self) -> None:
         if not self.parts:
             raise SettingsError("no parts given: expected some; leave --parts out to measure all")
-        for name in ("num_frames", "repeats"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} {getattr(self, name)}: expected at least 1")
-        for name in ("batch_size", "loop_clips", "threads"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise SettingsError(f"{name} {getattr(self, name)}: expected at least 1")
+        check_types(self)
+        counts = ("num_frames", "repeats", "batch_size", "loop_clips", "threads")
+        check_limits(self, dict.fromkeys(counts, (1, math.inf)))
         if bad := [height for height in self.clip_heights if height < 64 or height % 2]:
             raise SettingsError(f"clip_heights {bad}: expected even numbers of pixels, 64 or more")
         if bad := [number for number in (*self.clip_frames, *self.clip_gops) if number < 1]:

@@ -31,7 +31,6 @@ _PLACES = {"before_attention": "adapter_pre_attn", "before_mlp": "adapter_pre_ml
 class Released:
     """The parts of the released code that could be imported."""
 
-    folder: Path
     models: Any
     """Its module of models."""
     clips: Any
@@ -58,7 +57,7 @@ def import_released(folder: str | Path) -> Released:
     notes = ["its main.py needs NCCL and CUDA: only what its training loop does in a step is measured"]
     stand_ins: dict[str, ModuleType] = {"configs": configs}
     if importlib.util.find_spec("torchvision") is None:
-        stand_ins |= {name: _absent(name) for name in _STOOD_IN}
+        stand_ins |= {name: _Absent(name) for name in _STOOD_IN}
         for name in _STOOD_IN[1:]:
             parent, _, child = name.rpartition(".")
             setattr(stand_ins[parent], child, stand_ins[name])
@@ -75,7 +74,7 @@ def import_released(folder: str | Path) -> Released:
             clips, transform = package.dataset, package.transform
         except Exception as error:  # likewise
             notes.append(f"video_dataset cannot be imported ({type(error).__name__}: {first_line(error)})")
-    return Released(folder, models, clips, transform, tuple(notes))
+    return Released(models, clips, transform, tuple(notes))
 
 
 def released_adapter(released: Released, adapter: nn.Module, *, width: int, bottleneck: int) -> Any:
@@ -179,10 +178,6 @@ class _Absent(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{self.__name__}.{name}: {self.__name__} is not installed")
-
-
-def _absent(name: str) -> ModuleType:
-    return _Absent(name)
 
 
 @contextmanager

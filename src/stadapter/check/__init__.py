@@ -65,6 +65,14 @@ class DataReport:
     findings: tuple[Finding, ...]
     """Errors first, then warnings, then notes."""
 
+    def __repr__(self) -> str:
+        """A summary, without the clips and findings themselves; rich.print shows them as tables."""
+        counts = f"{counted(len(self.clips), 'clip')}, {counted(len(self.findings), 'finding')}"
+        return f"DataReport({self.data}: {counts}, could_train={self.could_train})"
+
+    def __rich__(self) -> Group:
+        return tables(self)
+
     @property
     def could_train(self) -> bool:
         """Whether `train` can start, and will not stop for unreadable clips."""

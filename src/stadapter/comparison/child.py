@@ -18,7 +18,7 @@ import torch
 from stadapter.allocator import keep_freed_memory
 from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME
 from stadapter.comparison.results import Answer, FailedRun, FinishedRun, Run, run_from_json, write_result
-from stadapter.costs import COUNTED, gmacs_per_view
+from stadapter.costs import gmacs_per_view
 from stadapter.errors import STAdapterError
 from stadapter.evaluation.figures import Report
 from stadapter.memory import peak_memory_bytes
@@ -59,7 +59,6 @@ def run(known: Run, config: TrainConfig) -> FinishedRun:
     result = train(config)
     assert result.report is not None
     receipt = json.loads((result.folder / SPEC_NAME).read_text(encoding="utf-8"))["receipt"]
-    peak, kind = peak_memory_bytes(device)
     return FinishedRun(
         **vars(known),
         config=settings_to_json(config),
@@ -70,8 +69,8 @@ def run(known: Run, config: TrainConfig) -> FinishedRun:
         size=receipt["size"],
         **costs,
         artefact_bytes=(result.folder / WEIGHTS_NAME).stat().st_size,
-        peak_memory_bytes=peak,
-        peak_memory_of=kind,
+        peak_memory_bytes=peak_memory_bytes(device),
+        peak_memory_of="cuda" if device.type == "cuda" else "process",
         steps=result.steps,
         **read_training(result.folder),
         **figures(result.report),
@@ -87,7 +86,6 @@ def count_costs(config: TrainConfig) -> tuple[dict[str, Any], torch.device]:
         "trained_parameters": count.trained,
         "total_parameters": count.total,
         "gmacs_per_view": gmacs_per_view(prepared.model.eval(), num_frames=clip.num_frames, size=clip.size),
-        "gmacs_counted": COUNTED,
     }
     return costs, prepared.accelerator.device
 

@@ -9,6 +9,7 @@ import tyro
 from stadapter.augmentation import Augmentation, Fit
 from stadapter.comparison.experiments import Experiment, read_experiments
 from stadapter.errors import SettingsError
+from stadapter.field_types import check_limits, check_types
 from stadapter.hub import DEFAULT_BACKBONE
 from stadapter.layouts import LabelKind
 from stadapter.training.settings import TrainConfig
@@ -85,9 +86,8 @@ class CompareConfig:
     """Longest time between two checkpoints of a run, in minutes."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "num_frames"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} {getattr(self, name)}: expected at least 1")
+        check_types(self)
+        check_limits(self, dict.fromkeys(("steps", "batch_size", "num_frames"), (1, math.inf)))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise SettingsError(f"seeds {self.seeds}: expected at least one, and none twice")
         if unknown := [name for name in self.strategies if name not in STRATEGIES]:

@@ -32,6 +32,7 @@ NUMBER_SETTINGS = (
 _KEYS = ("about", "tuning", "lr_search", *NUMBER_SETTINGS)
 _RELATIVE = re.compile(r"([DL])(?:/([1-9]\d*))?")
 _SHARES_OF = {"width": "D", "last_blocks": "L", "first_blocks": "L"}
+_LARGE = 1 << 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*(-[A-Za-z0-9._]+)*")
 
 
@@ -162,6 +163,7 @@ def _refuse_impossible(file: Path, experiment: Experiment) -> None:
     try:
         for settings in (experiment.settings, *({"lr": rate} for rate in experiment.lr_search)):
             TrainConfig(data="-", out="-", **settings)  # type: ignore[arg-type]  # of which num_frames is a whole number
+        experiment.make_tuning(width=_LARGE, num_blocks=_LARGE)  # shares leave something there
     except SettingsError as error:
         raise SettingsError(f"{file}: {error}") from error
 

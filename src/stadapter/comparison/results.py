@@ -18,7 +18,7 @@ from stadapter.wording import changed
 Clip = tuple[str, float | None, float | None]
 """Name, start and end of a test clip."""
 FORMAT = 1
-"""Version of the format of a result file."""
+"""The newest format of a result file that this program knows."""
 _CHANGES_NOTHING = (FREE_SETTINGS | {"val_data"}) - {"label_kind", "split_number", "size", "precision"}
 """Settings in which a result may differ from what is asked for: paths, covered by hashes, and settings that do not
 affect what is learned. Some that may differ when a run is resumed are covered by its identity, which a result lacks."""
@@ -99,7 +99,6 @@ class FinishedRun(Run):
     trained_parameters: int
     total_parameters: int
     gmacs_per_view: float
-    gmacs_counted: str
     artefact_bytes: int
     peak_memory_bytes: int | None
     peak_memory_of: str
@@ -150,10 +149,19 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_result(path: Path) -> FinishedRun | FailedRun | None:
-    """What a result file holds; None if there is none, or it is incomplete."""
+    """What a result file holds; None if there is none, or it is incomplete.
+
+    Raises:
+        DataError: it is of a newer format than this program knows.
+    """
     values = _read_object(path)
     if values is None or values.get("strategy") not in STRATEGIES:
         return None
+    if isinstance(version := values.get("format"), int) and version > FORMAT:
+        raise DataError(
+            f"{path} is of format {version}; this program knows up to {FORMAT}: install a newer stadapter, or compare "
+            "in another folder"
+        )
     kind: type[FinishedRun | FailedRun] = FailedRun if "error" in values else FinishedRun
     try:
         return run_from_json(kind, values)
@@ -167,17 +175,24 @@ def run_from_json(kind: type[AnyRun], values: Mapping[str, Any]) -> AnyRun:
     Raises:
         TypeError, ValueError, SettingsError: a field is missing or has another type.
     """
-    known = {each.name for each in dataclasses.fields(kind)}
     parts: dict[str, Any] = {
-        name: from_json(part, values[name]) for name, part in _PARTS.items() if values.get(name) is not None
+        name: from_json(part, _known(part, values[name]))
+        for name, part in _PARTS.items()
+        if values.get(name) is not None
     }
     if "predictions" in values:
-        parts["predictions"] = tuple(from_json(Answer, row) for row in values["predictions"])
-    result = from_json(kind, {name: value for name, value in {**values, **parts}.items() if name in known})
+        parts["predictions"] = tuple(from_json(Answer, _known(Answer, row)) for row in values["predictions"])
+    result = from_json(kind, _known(kind, {**values, **parts}))
     for part in (result, *parts.values()):
         if dataclasses.is_dataclass(part):
             check_types(part)
     return result
+
+
+def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a dataclass has a field for; later versions may write others."""
+    names = {each.name for each in dataclasses.fields(kind)}
+    return {name: value for name, value in dict(values).items() if name in names}
 
 
 def read_results(folder: Path, *, but: Container[str] = ()) -> dict[Path, FinishedRun | FailedRun]:

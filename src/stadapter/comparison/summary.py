@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from stadapter.comparison.results import Clip, FailedRun, FinishedRun, read_resu
 from stadapter.tuning import STRATEGIES
 from stadapter.uncertainty import Difference, Interval, difference_over_seeds, interval_over_seeds
 from stadapter.wording import counted, listed
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 Answers = Mapping[Clip, tuple[bool, ...]]
 """Whether each of the seeds classified a clip correctly."""
@@ -67,6 +71,16 @@ class Comparison:
     """Test clips, the most that any run read."""
     sentences: tuple[str, ...]
     """What can be said and what cannot."""
+
+    def __repr__(self) -> str:
+        """A summary, without the results themselves; rich.print shows them as a table."""
+        counts = f"{counted(len(self.rows), 'experiment')}, {counted(len(self.failures), 'failed run')}"
+        return f"Comparison({self.folder}: {counts}, {counted(self.num_clips, 'test clip')})"
+
+    def __rich__(self) -> "Group":
+        from stadapter.comparison.tables import tables
+
+        return tables(self)
 
 
 def summarise(folder: Path, *, reference: str = "st-adapter/default") -> Comparison:

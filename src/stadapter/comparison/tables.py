@@ -201,8 +201,8 @@ def _notes(comparison: Comparison) -> str:
         f"frames of {runs[0].size} pixels unless the experiment is about frames.",
         f"Test clips: {comparison.num_clips}; data {budget['train_sha256'][:12]}, test {budget['test_sha256'][:12]}, "
         f"trunk {budget['backbone_sha256'][:12]} (sha256).",
-        "Accuracies are means over the seeds; intervals are 95 % bootstrap intervals, with test clips and seeds both "
-        "resampled (Owen 2007); with one seed, only the clips. A difference is taken on the same clips.",
+        "Accuracies are means over the seeds; intervals are 95 % bootstrap intervals that resample both test clips and "
+        "seeds (Owen 2007), or only the clips where there is one seed. Differences are taken on the same clips.",
         f"GMACs: {COUNTED}. Clips/s: median during training. Peak memory: "
         f"{' and '.join(sorted({run.peak_memory_of for run in runs}))}, decoding processes not counted.",
         f"Hardware: {'; '.join(hardware)}. Versions: {'; '.join(versions)}. Commit: {', '.join(commits)}.",
@@ -210,9 +210,9 @@ def _notes(comparison: Comparison) -> str:
     if search is not None:
         notes.append(
             f"The learning rate of each is the best of {len(search.values)}, tried with one seed and "
-            f"{search.steps or 'a third of the'} steps on {search.num_held_out_clips} clips held out of the "
-            "training data: of those that these clips cannot tell from the best, the one with the lowest training "
-            "loss. The test clips were not used for this."
+            f"{search.steps or 'a third of the'} steps on {search.num_held_out_clips} clips held out of the training "
+            "data: among the rates that these clips cannot tell from the best, the one with the lowest training loss. "
+            "The search did not look at the test clips."
         )
     return "\n".join(f"- {note}" for note in notes)
 

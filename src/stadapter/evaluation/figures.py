@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from stadapter.labels import ACTION, LabelSpace
 from stadapter.manifest import Entry
 from stadapter.uncertainty import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap_interval
 from stadapter.video.segment import Segment
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 CALIBRATION_BINS = 15
 _MOST_CONFUSED = 1000
@@ -133,6 +136,11 @@ class Report:
     def __repr__(self) -> str:
         """A summary, without what it says about every clip."""
         return f"Report({self.num_clips} clips, {len(self.labels)} classes, top1={self.top1:.3f}, loss={self.loss:.4g})"
+
+    def __rich__(self) -> "Group":
+        from stadapter.evaluation.tables import tables
+
+        return tables(self)
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON types: dicts, lists, strings, numbers and None; the time check with its sentence.

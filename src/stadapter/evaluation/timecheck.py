@@ -53,6 +53,10 @@ class TimeCheck:
     predicted: dict[Order, tuple[str, ...]]
     """The class predicted for every clip, in the order of the report's predictions."""
 
+    def __repr__(self) -> str:
+        """A summary, without what was predicted for every clip."""
+        return f"TimeCheck({self.num_clips} clips: {self.sentence()})"
+
     def sentence(self) -> str:
         """What the four accuracies say, in words; "cannot tell" if there are too few clips."""
         return f"{self.verdict()} {self._figures()}"

@@ -76,6 +76,10 @@ class Manifest:
     is_numbered: bool = False
     """Whether a released list told the classes by their numbers; `labels` are then such numbers."""
 
+    def __repr__(self) -> str:
+        """Without the clips themselves."""
+        return f"Manifest({counted(len(self.entries), 'clip')}, {self.label_space})"
+
     @property
     def label_space(self) -> LabelSpace:
         """What a classifier trained on it can name."""

@@ -1,8 +1,9 @@
 """The settings of a quickstart."""
 
+import math
 from dataclasses import dataclass
 
-from stadapter.errors import SettingsError
+from stadapter.field_types import check_limits, check_types
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,6 @@ class QuickstartConfig:
     """Passes over the training clips, the same for both."""
 
     def __post_init__(self) -> None:
-        for name, lowest in {"seed": 0, "train_clips": 1, "test_clips": 1, "epochs": 1}.items():
-            if getattr(self, name) < lowest:
-                raise SettingsError(f"{name} {getattr(self, name)}: expected at least {lowest}")
+        check_types(self)
+        at_least_1 = dict.fromkeys(("train_clips", "test_clips", "epochs"), (1, math.inf))
+        check_limits(self, {"seed": (0, math.inf), **at_least_1})

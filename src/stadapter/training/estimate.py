@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from rich.console import Group
@@ -21,11 +22,9 @@ from stadapter.training.trial import (
     Reading,
     Stepper,
     Trial,
-    peak_bytes,
-    predict,
+    extrapolated,
     read_evaluation_clips,
     read_training_clips,
-    step_seconds,
     time_forward,
     time_on_tokens,
     try_steps,
@@ -86,7 +85,7 @@ class Estimate:
     @property
     def peak_bytes(self) -> int:
         """Memory of a step: allocated on the GPU, or held by the training process on a CPU."""
-        return round(predict(list(self.trials), self.frames_per_batch, peak_bytes))
+        return round(extrapolated(list(self.trials), self.frames_per_batch, attrgetter("peak_bytes")))
 
     @property
     def fits(self) -> bool:
@@ -96,7 +95,7 @@ class Estimate:
     @property
     def batch_seconds(self) -> float:
         """Forward and backward pass of a batch."""
-        return predict(list(self.trials), self.frames_per_batch, step_seconds)
+        return extrapolated(list(self.trials), self.frames_per_batch, attrgetter("step_seconds"))
 
     @property
     def batch_reading_seconds(self) -> float:

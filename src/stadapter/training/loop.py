@@ -65,6 +65,10 @@ class TrainResult:
     metrics: dict[str, float]
     """Its headline figures: top1, top5, mean_class_accuracy, loss."""
 
+    def __fspath__(self) -> str:
+        """The run folder, so that the result of a training can be loaded as it is."""
+        return str(self.folder)
+
 
 def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult:
     """Train a video classifier and save it as a run folder.

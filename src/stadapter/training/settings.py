@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from stadapter.augmentation import Augmentation, Fit
+from stadapter.augmentation import Augmentation, Fit, check_spatial_views
 from stadapter.errors import SettingsError
-from stadapter.field_types import check_types, from_json
+from stadapter.field_types import Limits, check_limits, check_types, from_json
 from stadapter.hub import DEFAULT_BACKBONE
 from stadapter.layouts import NUM_SPLITS, LabelKind
 from stadapter.manifest.holdout import VAL_FRACTION
@@ -151,22 +151,19 @@ class TrainConfig:
         for name in ("data", "out", "backbone", "val_data", "video_root", "token_cache_folder"):
             value = getattr(self, name)
             object.__setattr__(self, name, os.fspath(value) if value is not None else None)
-        for name, (lowest, highest) in _LIMITS.items():
-            value = getattr(self, name)
-            if value is not None and not lowest <= value <= highest:
-                below = "below " if name in _BELOW else ""
-                wanted = f"at least {lowest}" if highest == math.inf else f"{lowest} to {below}{highest}"
-                raise SettingsError(f"{name} {value}: expected {wanted}")
-        for name in _BELOW:
-            if getattr(self, name) == 1:
-                raise SettingsError(f"{name} 1: expected a share below 1, which would leave nothing")
+        check_limits(self, _LIMITS, below=("dropout", "val_fraction"))
+        check_spatial_views(self.num_spatial_views)
         if not 0 < self.lr < math.inf:
             raise SettingsError(f"lr {self.lr}: expected a learning rate above 0, such as 2e-3")
         if self.accept_changes and not self.resume:
             raise SettingsError("accept_changes without resume: expected both, to continue an unfinished run")
 
 
-_LIMITS: dict[str, tuple[float, float]] = {
+_LIMITS: Limits = {
+    "num_frames": (1, math.inf),
+    "size": (1, math.inf),
+    "stride_frames": (1, math.inf),
+    "num_temporal_views": (1, math.inf),
     "batch_size": (1, math.inf),
     "views_per_clip": (1, math.inf),
     "accumulation_steps": (1, math.inf),
@@ -187,9 +184,6 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "dropout": (0, 1),
     "val_fraction": (0, 1),
 }
-"""Lowest and highest value of a setting, both inclusive."""
-_BELOW = ("dropout", "val_fraction")
-"""Settings whose highest value is excluded."""
 
 
 def settings_to_json(config: TrainConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import nn
@@ -59,6 +60,11 @@ class Trial:
     def size(self) -> int:
         """Frames of the batch: time and memory grow with these."""
         return self.num_clips * self.num_frames
+
+    @property
+    def step_seconds(self) -> float:
+        """The time of a step: the median of the timed ones."""
+        return statistics.median(self.seconds)
 
 
 def read_training_clips(dataset: TrainingClips, *, num_epochs: int, seconds: float) -> Reading:
@@ -131,7 +137,7 @@ class Stepper:
     def memory(self) -> tuple[int, int | None]:
         """Bytes in use now, as counted by `Trial.peak_bytes`, and bytes still available, if known."""
         forget_peak_memory(self.device)
-        return peak_memory_bytes(self.device)[0], available_memory_bytes(self.device)
+        return peak_memory_bytes(self.device), available_memory_bytes(self.device)
 
     def step(self, batch: Batch) -> None:
         """Complete one step; on tokens if the batch has them."""
@@ -190,8 +196,8 @@ def try_steps(stepper: Stepper, batch: Batch, *, num_clips: int, seconds: float)
         frames = size[0] * size[1]
         if frames > LARGEST_GROWTH * trials[-1].size:
             return False
-        in_time = 3 * predict(trials, frames, step_seconds) <= end - time.monotonic()
-        return in_time and predict(trials, frames, peak_bytes) <= limit
+        in_time = 3 * extrapolated(trials, frames, attrgetter("step_seconds")) <= end - time.monotonic()
+        return in_time and extrapolated(trials, frames, attrgetter("peak_bytes")) <= limit
 
     sizes = _sizes(num_clips, batch["clips"].shape[1])
     trials = [Trial(0, 0, (0.0,), held)]
@@ -217,8 +223,8 @@ def time_forward(stepper: Stepper, batch: Batch, trial: Trial, *, seconds: float
     If there is no time to try it, a third of a training step: that also goes back through the trunk, for up to twice
     the arithmetic.
     """
-    if step_seconds(trial) > seconds:
-        return step_seconds(trial) / 3 / trial.size
+    if trial.step_seconds > seconds:
+        return trial.step_seconds / 3 / trial.size
     part = _part(batch, trial.num_clips, trial.num_frames, stepper.device)
     stepper.model.eval()
     try:
@@ -235,29 +241,21 @@ def time_on_tokens(stepper: Stepper, batch: Batch, trial: Trial, *, seconds: flo
 
     None if no tokens are kept, or there is no time to try it.
     """
-    if not stepper.run.frozen_part.room_bytes or 3 * step_seconds(trial) > seconds:
+    if not stepper.run.frozen_part.room_bytes or 3 * trial.step_seconds > seconds:
         return None
     part = stepper.found(_part(batch, trial.num_clips, trial.num_frames, stepper.device))
     times = [_timed_step(stepper, part)[0] for _ in range(4)]
     return statistics.median(times[1:]) / trial.size
 
 
-def step_seconds(trial: Trial) -> float:
-    """The time of a step: the median of those timed."""
-    return statistics.median(trial.seconds)
-
-
-def peak_bytes(trial: Trial) -> float:
-    """The memory of a step."""
-    return trial.peak_bytes
-
-
-def predict(trials: list[Trial], size: int, figure: Callable[[Trial], float]) -> float:
+def extrapolated(trials: list[Trial], size: int, figure: Callable[[Trial], float]) -> float:
     """A figure at another size in frames: linear in the last two of several trials, and never decreasing.
 
     >>> one, two = Trial(1, 1, (0.2,), 500), Trial(1, 2, (0.3,), 600)
-    >>> round(predict([one, two], 64, step_seconds), 3), predict([one, two], 64, peak_bytes)
-    (6.5, 6800.0)
+    >>> round(extrapolated([one, two], 64, attrgetter("step_seconds")), 3)
+    6.5
+    >>> extrapolated([one, two], 64, attrgetter("peak_bytes"))
+    6800.0
     """
     before, last = trials[-2:]
     slope = (figure(last) - figure(before)) / (last.size - before.size)
@@ -274,7 +272,7 @@ def _try(stepper: Stepper, batch: Batch, *, is_last: bool, end: float) -> Trial:
         times.append(_timed_step(stepper, batch))
     seconds, processor = zip(*(times[1:] or times), strict=True)
     num_clips, num_frames = batch["clips"].shape[:2]
-    peak = peak_memory_bytes(stepper.device)[0]
+    peak = peak_memory_bytes(stepper.device)
     return Trial(num_clips, num_frames, seconds, peak, sum(processor) / max(sum(seconds), 1e-9))
 
 

@@ -1,9 +1,11 @@
 """AIM: adapters in space, over time, and for both (Yang et al., ICLR 2023, arXiv 2302.03024)."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stadapter.errors import SettingsError
+from stadapter.field_types import check_limits, check_types
 
 if TYPE_CHECKING:
     from stadapter.layers import BottleneckMLP
@@ -28,19 +30,17 @@ class AIM:
     adapt_before_time: bool = False
     """Put one more adapter before the attention over time, as the released Something-Something-v2 models have."""
 
-    def apply(self, vit: "ImageViT") -> None:
-        """Insert fresh adapters into a frozen trunk, in place, and let its final norm learn; it starts as it was.
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_limits(self, {"width": (1, math.inf), "num_frames": (1, math.inf)})
+        if self.joint_scale == 0:
+            raise SettingsError("joint_scale 0: the adapter beside the MLP would never learn; the paper has 0.5")
 
-        Raises:
-            SettingsError: a setting that has no meaning, or with which nothing would learn.
-        """
+    def apply(self, vit: "ImageViT") -> None:
+        """Insert fresh adapters into a frozen trunk, in place, and let its final norm learn; it starts as it was."""
         from stadapter.adapters.aim import AdaptedAttention, AdaptedMLP, TemporalPass
         from stadapter.layers import TimeEmbedding
 
-        if self.width is not None and self.width < 1:
-            raise SettingsError(f"AIM width {self.width}: expected at least 1 channel")
-        if self.joint_scale == 0:
-            raise SettingsError("AIM joint_scale 0: the adapter beside the MLP would never learn; the paper has 0.5")
         for index, block in enumerate(vit.block_list()):
             block.before_attention = TemporalPass(
                 norm=block.norm1,

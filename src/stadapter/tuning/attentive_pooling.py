@@ -1,7 +1,10 @@
 """Attentive pooling: a frozen trunk, and a learned query over the tokens of all frames."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from stadapter.field_types import check_limits, check_types
 
 if TYPE_CHECKING:
     from stadapter.heads import AttentivePoolingHead
@@ -26,6 +29,10 @@ class AttentivePooling:
     num_heads: int | None = None
     """Heads of the attention, which divide the trunk's width; default one for every 64 channels."""
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_limits(self, {"num_frames": (1, math.inf), "num_heads": (1, math.inf)})
+
     def apply(self, vit: "ImageViT") -> None:
         """Change nothing: the trunk is frozen already."""
 
@@ -33,7 +40,7 @@ class AttentivePooling:
         """The head that learns, in place of the average over frames.
 
         Raises:
-            SettingsError: no frames, or heads that do not divide the trunk's width.
+            SettingsError: heads that do not divide the trunk's width.
         """
         from stadapter.heads import AttentivePoolingHead
 

@@ -1,10 +1,11 @@
 """A bottleneck adapter without time: ST-Adapter with the convolution left out."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stadapter.adapters import Activation
-from stadapter.errors import SettingsError
+from stadapter.field_types import check_limits, check_types
 
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
@@ -29,6 +30,10 @@ class Bottleneck:
     activation: Activation | None = "gelu"
     """Activation f between the two projections; None has none."""
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_limits(self, {"width": (1, math.inf)})
+
     def apply(self, vit: "ImageViT") -> None:
         """Insert fresh adapters into a frozen trunk, in place.
 
@@ -38,8 +43,6 @@ class Bottleneck:
         from stadapter.adapters.patch import PatchAdapter
         from stadapter.layers import insert_adapters
 
-        if self.width is not None and self.width < 1:
-            raise SettingsError(f"bottleneck width {self.width}: expected at least 1 channel")
         bottleneck = self.width if self.width is not None else vit.width // 2
         insert_adapters(
             vit,

@@ -1,7 +1,10 @@
 """Full fine-tuning with divided space-time attention (TimeSformer: Bertasius et al., ICML 2021, arXiv 2102.05095)."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
+
+from stadapter.field_types import check_limits, check_types
 
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
@@ -22,12 +25,12 @@ class FullTemporal:
     num_frames: int = 8
     """Frames of the learned time embedding; clips of another length interpolate it."""
 
-    def apply(self, vit: "ImageViT") -> None:
-        """Insert the attention over time, and let everything that a forward pass reads learn.
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_limits(self, {"num_frames": (1, math.inf)})
 
-        Raises:
-            SettingsError: no frames.
-        """
+    def apply(self, vit: "ImageViT") -> None:
+        """Insert the attention over time, and let everything that a forward pass reads learn."""
         from stadapter.adapters.temporal_attention import insert_temporal_attention
 
         insert_temporal_attention(vit, num_frames=self.num_frames)

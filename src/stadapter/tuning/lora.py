@@ -1,9 +1,11 @@
 """LoRA: low-rank updates of the attention's query and value projections (Hu et al., ICLR 2022, arXiv 2106.09685)."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stadapter.errors import SettingsError
+from stadapter.field_types import check_limits, check_types
 
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
@@ -25,18 +27,18 @@ class LoRA:
     last_blocks: int | None = None
     """Adapt only the last so many blocks; default all."""
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_limits(self, {"rank": (1, math.inf), "dropout": (0, 1)}, below=("dropout",))
+        if not 0 < self.alpha < math.inf:
+            raise SettingsError(f"alpha {self.alpha}: expected more than 0, or nothing would learn")
+
     def apply(self, vit: "ImageViT") -> None:
         """Wrap the query and value projections of a frozen trunk, in place; they start as they were.
 
         Raises:
             SettingsError: a setting that has no meaning, or with which nothing would learn.
         """
-        if self.rank < 1:
-            raise SettingsError(f"LoRA rank {self.rank}: expected at least 1")
-        if self.alpha <= 0:
-            raise SettingsError(f"LoRA alpha {self.alpha}: expected more than 0, or nothing would learn")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"LoRA dropout {self.dropout}: expected a share of at least 0 and below 1")
         indices = "|".join(str(index) for index in vit.last_blocks(self.last_blocks))
         import peft
 

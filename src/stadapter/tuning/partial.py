@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from stadapter.field_types import check_types
+
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
 
@@ -20,6 +22,9 @@ class Partial:
 
     last_blocks: int = 1
     """How many blocks learn, counted from the last."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def apply(self, vit: "ImageViT") -> None:
         """Let the last blocks and the final norm learn, in fp32 and in storage of their own.

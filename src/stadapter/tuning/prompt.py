@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stadapter.errors import SettingsError
+from stadapter.field_types import check_limits, check_types
 
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
@@ -22,20 +22,16 @@ class Prompt:
     dropout: float = 0.1
     """Dropout on the prompts, 0 to 1; 50 prompts with 0.1 is one point of the paper's search."""
 
-    def apply(self, vit: "ImageViT") -> None:
-        """Give every block fresh prompts, uniform within the Xavier bound of a patch embedding, as published.
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_limits(self, {"num_prompts": (1, math.inf), "dropout": (0, 1)}, below=("dropout",))
 
-        Raises:
-            SettingsError: no prompts, or a dropout that leaves nothing.
-        """
+    def apply(self, vit: "ImageViT") -> None:
+        """Give every block fresh prompts, uniform within the Xavier bound of a patch embedding, as published."""
         import torch
 
         from stadapter.adapters.prompted import PromptedAttention
 
-        if self.num_prompts < 1:
-            raise SettingsError(f"num_prompts {self.num_prompts}: expected at least 1, or nothing would learn")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"prompt dropout {self.dropout}: expected a share of at least 0 and below 1")
         bound = math.sqrt(6 / (3 * vit.info.patch_size**2 + vit.width))
         for block in vit.block_list():
             prompts = torch.empty(self.num_prompts, vit.width).uniform_(-bound, bound)

@@ -1,10 +1,12 @@
 """ST-Adapter: a bottleneck with a depth-wise space-time convolution in every block (arXiv 2206.13559)."""
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from stadapter.adapters import Activation
 from stadapter.errors import SettingsError
+from stadapter.field_types import check_limits, check_types
 
 if TYPE_CHECKING:
     from stadapter.adapters.space_time import SpaceTimeAdapter
@@ -43,6 +45,20 @@ class STAdapter:
     keep_unreachable: bool = False
     """Keep the last block's A2 although a class-token head cannot see it (converted checkpoints have one)."""
 
+    def __post_init__(self) -> None:
+        if self.activation == "relu":  # type: ignore[comparison-overlap]
+            raise SettingsError(
+                "activation 'relu' has slope 0 at 0: an ST-Adapter, whose convolution starts at zero, would never "
+                f"learn; use one of {', '.join(get_args(Activation))} or None"
+            )
+        check_types(self)
+        check_limits(self, {"width": (1, math.inf)})
+        if not all(side >= 1 and side % 2 == 1 for side in self.kernel_size):
+            raise SettingsError(
+                f"kernel_size {self.kernel_size}: expected three odd positive numbers (time, height, width), such as "
+                "(3, 1, 1); others would shift or shrink the clip"
+            )
+
     def apply(self, vit: "ImageViT") -> None:
         """Insert fresh adapters into a frozen trunk, in place.
 
@@ -51,8 +67,6 @@ class STAdapter:
         """
         from stadapter.layers import insert_adapters
 
-        if self.width is not None and self.width < 1:
-            raise SettingsError(f"ST-Adapter width {self.width}: expected at least 1 channel")
         insert_adapters(
             vit,
             lambda: self._adapter(vit.width),

@@ -1,7 +1,10 @@
 """Temporal fine-tuning: a frozen image model, and attention over time that learns."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from stadapter.field_types import check_limits, check_types
 
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
@@ -19,12 +22,12 @@ class Temporal:
     num_frames: int = 8
     """Frames of the learned time embedding; clips of another length interpolate it."""
 
-    def apply(self, vit: "ImageViT") -> None:
-        """Insert the attention over time.
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_limits(self, {"num_frames": (1, math.inf)})
 
-        Raises:
-            SettingsError: no frames.
-        """
+    def apply(self, vit: "ImageViT") -> None:
+        """Insert the attention over time."""
         from stadapter.adapters.temporal_attention import insert_temporal_attention
 
         insert_temporal_attention(vit, num_frames=self.num_frames)
