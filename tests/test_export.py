@@ -283,7 +283,9 @@ def test_packages_that_write_onnx_are_named_where_they_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
-    with pytest.raises(SettingsError, match=r"packages that are not installed: pip install onnxscript$"):
+    with pytest.raises(
+        SettingsError, match=r"packages that write and check ONNX are not installed: pip install onnxscript$"
+    ):
         export_model(tmp_path / "no-run", tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""stadapter compare: strategies on one budget."""
+"""stadapter compare: strategies under one budget."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""Strategies compared on one budget: the paper's question as one command.
+"""Strategies compared under one budget: the paper's question as one command.
 
 experiments/<strategy>/<name>.json  ──►  OUT/<strategy>--<name>--seed<k>.json  ──►  OUT/comparison.md, .csv, two .svg
 
