@@ -607,7 +607,9 @@ def test_clips_on_both_sides_are_refused(stage: Path, tmp_path: Path) -> None:
     for split, source in (("train", "train"), ("val", "test")):
         shutil.copytree(stage / source, tmp_path / "data" / split)
     config = small(stage, tmp_path / "out", data=str(tmp_path / "data"), test=str(tmp_path / "data" / "val"))
-    with pytest.raises(DataError, match="held out in the search for the learning rate and the test clips share 4"):
+    with pytest.raises(
+        DataError, match="held out in the search for the learning rate and the test clips have 4 in common"
+    ):
         compare(replace(config, lr_search=(1e-3, 1e-2)), console=quiet())
     assert not (tmp_path / "out").exists()
 

@@ -59,7 +59,7 @@ def test_its_table_shows_both_and_names_the_unseen_clip(finished: Path) -> None:
     ]
     assert f"Of 8 more clips, one per class, ST-Adapter classifies {8 - len(wrong)} correctly" in shown
     assert wrong  # one step teaches nothing, and that is told
-    assert f"it takes {wrong[0]['label']} for {wrong[0]['predicted']} (" in " ".join(shown.split())
+    assert f"it mistakes {wrong[0]['label']} for {wrong[0]['predicted']} (" in " ".join(shown.split())
 
 
 def test_a_finished_one_is_refused(finished: Path) -> None:

@@ -376,7 +376,7 @@ def test_held_out_figures_of_several_epochs_are_a_curve_that_tells_the_best(tmp_
     assert loss is not None
     assert accuracy is not None
     assert loss.text == "0.5, best 0.25 after 30 steps"
-    assert accuracy.text == "75 %, at best 88 % after 30 steps"
+    assert accuracy.text == "75 %, best 88 % after 30 steps"
     write_metrics(
         tmp_path, step(40, 1.0), *({"kind": "validation", "step": at, "top1": top1} for at, _, top1 in held_out[:2])
     )

@@ -139,7 +139,7 @@ def test_what_evaluation_says_of_an_artefact_is_what_training_said(
     assert report["top1"] == run.metrics["top1"]
     assert report["heads"]["verb"]["top1"] == run.metrics["verb_top1"]
     assert report["heads"]["noun"]["confusion"] == [list(row) for row in run.report.heads["noun"].confusion]  # type: ignore[union-attr]
-    for title in ("action top-5", "noun mean class accuracy", "By class, verb", "Does time matter to the noun?"):
+    for title in ("action top-5", "noun mean class accuracy", "By class, verb", "Does time matter for the noun?"):
         assert title in printed
     page = (tmp_path / "page.html").read_text()
     for title in ("2 verb and 3 noun classes", "For the action", "<h3>Noun</h3>", "noun top-1", "Accuracy, verb"):
