@@ -68,7 +68,7 @@ def test_good_data_has_nothing_amiss_and_the_split_of_training(good: Path) -> No
     assert val is not None
     assert [clip.name for clip in report.clips] == [entry.name for entry in (*train.entries, *val.entries)]
     text = shown(report)
-    for part in ("14: 12 to train on, 2 held out", "32x32 (14)", "h264 (14)", "1.6 s each", "nothing found amiss"):
+    for part in ("14: 12 to train on, 2 held out", "32x32 (14)", "h264 (14)", "1.6 s each", "no problems found"):
         assert part in text
 
 
@@ -179,7 +179,7 @@ def test_the_tables_show_names_as_they_are_at_any_width(width: int, data: Path) 
     unwrapped = re.sub(r"\s+", "", text)
     assert "[boldred]words.mp4" in unwrapped
     assert "shrink/new\\nline.mp4" in unwrapped
-    assert "trainingcouldnotstart" in unwrapped
+    assert "trainingcannotstart" in unwrapped
 
 
 def test_too_many_unreadable_clips_stop_training_as_they_would_there(data: Path) -> None:
@@ -275,7 +275,7 @@ def test_what_training_would_refuse_is_told_and_the_rest_still_looked_at(
     assert [found for found, reason in zip(errors(report), reasons, strict=True) if reason not in found] == []
     assert len(report.clips) == num_clips
     assert all(clip.error is None for clip in report.clips)
-    assert "training could not start" in shown(report)
+    assert "training cannot start" in shown(report)
 
 
 def test_lines_that_are_refused_for_one_reason_are_one_error(data: Path) -> None:
@@ -289,7 +289,7 @@ def test_lines_that_are_refused_for_one_reason_are_one_error(data: Path) -> None
     assert finding.items[0] == "line 2: the segment ends at 1.0 s and starts at 3.0 s"
     text = shown(report)
     assert "and 9 more, all in --json" in text
-    assert "training could not start: 1 error" in text
+    assert "training cannot start: 1 error" in text
     listed.write_text(listed.read_text().replace("3,1", "0,soon", 3).replace("3,1", "0,1.2", 10))
     report = check_data(listed)
     (lines, line) = report.findings[:2]
@@ -395,13 +395,13 @@ def test_the_verb_tells_by_its_exit_code_whether_training_could_start(
     target = tmp_path / "report.json"
     assert main(["check", str(data), "--json", str(target)]) == 0
     captured = capsys.readouterr()
-    assert "training could start: nothing found amiss" in captured.out
+    assert "training can start: no problems found" in captured.out
     assert captured.err == f"next: stadapter train --data {data} --out runs/first\n"
     assert json.loads(target.read_text())["could_train"] is True
     shutil.rmtree(data / "grow")
     assert main(["check", str(data)]) == 1
     captured = capsys.readouterr()
-    assert "training could not start: 1 error" in captured.out
+    assert "training cannot start: 1 error" in captured.out
     assert captured.err == ""
     assert main(["check", str(data), "--num-frames", "0"]) == 2
     assert main(["check", str(data), "--json", str(tmp_path)]) == 2

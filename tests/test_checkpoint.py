@@ -189,7 +189,7 @@ def test_a_safetensors_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> 
         ({"tensors": {"exp_avg_sq/linear.bias": torch.zeros(2)}}, r"holds \(2,\) .* for exp_avg_sq/linear\.bias"),
         ({"tensors": {"step/linear.bias": torch.zeros(3)}}, r"holds \(3,\) .* for step/linear\.bias"),
         ({"tensors": {"parameter/linear.bias": torch.zeros(3).int()}}, r"holds \(3,\) torch.int32 for"),
-        ({"tensors": {"parameter/other": torch.zeros(3)}}, "what the model does not have: parameter/other"),
+        ({"tensors": {"parameter/other": torch.zeros(3)}}, "tensors that the model lacks: parameter/other"),
         ({"tensors": {"parameter/linear.bias": torch.full((3,), torch.nan)}}, r"not finite in parameter/linear\.bias"),
         ({"tensors": {"exp_avg/linear.bias": torch.full((3,), torch.inf)}}, r"not finite in exp_avg/linear\.bias"),
     ],
@@ -286,7 +286,7 @@ def test_a_setting_that_came_after_a_run_was_stopped_is_the_default_in_it(stoppe
     metadata = {"step": str(progress.step), "format": "stadapter-checkpoint-2", "failures": "{}", "changes": "[]"}
     metadata["settings"] = json.dumps({"settings": progress.settings, "identity": progress.identity})
     write_tensors(folder / CHECKPOINT_NAME, tensors, metadata)
-    with pytest.raises(TrainingError, match=r"tuning\.first_blocks was None, is 1\. A run cannot go on"):
+    with pytest.raises(TrainingError, match=r"tuning\.first_blocks was None, is 1\. A run cannot resume"):
         run(stopped, tuning=dataclasses.replace(stopped.tuning, first_blocks=1))  # type: ignore[type-var]  # strategies are dataclasses
     with pytest.raises(TrainingError, match="lr_clips was None, is 64"):
         run(stopped, lr_clips=64)
@@ -360,10 +360,10 @@ def test_groups_stay_on_their_sides_when_a_run_goes_on_with_other_clips(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tuning": STAdapter(width=4)}, r"another tuning \(other weights would learn\): start a new run folder"),
+        ({"tuning": STAdapter(width=4)}, r"another tuning \(other weights would be trained\): start a new run folder"),
         ({"tuning": LinearProbe()}, "another tuning"),
         ({"val_fraction": 0.3}, r"another val_fraction \(clips that were trained on would count as held out\)"),
-        ({"epochs": 1, "batch_size": 4}, "has done 4 steps; with these settings there are 2 in all"),
+        ({"epochs": 1, "batch_size": 4}, "has done 4 steps; these settings give only 2 in all"),
     ],
 )
 def test_what_would_not_fit_is_never_accepted(stopped: TrainConfig, changes: Any, message: str) -> None:

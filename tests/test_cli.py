@@ -299,8 +299,8 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     assert "5 steps: 5 epochs of 1" in shown
     # A block's adapter: 32 x 4 + 4, 4 x 3 + 4, 4 x 32 + 32; the classifier: 32 x 4 + 4.
     assert "trained 1,056 of " in shown
-    table = shown.partition("What this training takes, about")[2]
-    for name in ("parameters", "arithmetic", "steps", "memory", "a step", "training", "validation", "in all"):
+    table = shown.partition("What this training takes, approximately")[2]
+    for name in ("parameters", "arithmetic", "steps", "memory", "per step", "training", "validation", "total"):
         assert re.search(rf"^│ {name} +│ +\d", table, re.MULTILINE)
     assert not (tmp_path / "run").exists()
 
@@ -315,10 +315,10 @@ def test_of_several_processes_one_says_what_a_training_would_take(clips: Path, t
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("What this training takes, about") == 1
+    assert done.stdout.count("What this training takes, approximately") == 1
     assert done.stdout.count("clips to train on") == 1
     assert "4 clips each x 2 processes" in done.stdout
-    assert "Measured in one process alone" in done.stdout
+    assert "Measured in one process only" in done.stdout
     assert not (tmp_path / "run").exists()
 
 
@@ -335,7 +335,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_does(clips: Path, trunk: 
     finally:
         process.kill()
     assert process.returncode == 130
-    assert f"go on with: stadapter train --data {clips}" in message
+    assert f"resume with: stadapter train --data {clips}" in message
     assert f"'{out}'" in message
     assert "--resume\n" in message
     assert "Traceback" not in message
@@ -542,7 +542,7 @@ def test_predict_writes_json_lines(run: Path, mixed: list[str], capsys: pytest.C
         assert len(row["scores"]) == 2
         assert row["scores"][row["label"]] == row["score"]
         assert row["score"] == pytest.approx(classifier.predict(row["video"]).score, abs=1e-6)
-    assert "1 file passed over, no video" in captured.err
+    assert "skipped 1 file other than videos" in captured.err
     assert "3 of 6 could not be read" in captured.err
 
 

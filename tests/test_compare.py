@@ -155,7 +155,7 @@ def test_results_with_other_settings_are_refused(
     shutil.copytree(finished, tmp_path / "out")
     changed = small(stage, tmp_path / "out", seeds=(0, 1), experiments=(str(tmp_path / "e"),))
     with pytest.raises(
-        SettingsError, match=r"lr was 0\.002, is 0\.125; choose another --out, or do it again with --redo"
+        SettingsError, match=r"lr was 0\.002, is 0\.125; choose another --out, or run it again with --redo"
     ):
         compare(changed, console=quiet())
     with pytest.raises(AssertionError, match="a training was started"):
@@ -212,7 +212,7 @@ def test_a_comparison_into_a_run_folder_is_refused(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).touch()
     for out in ("run", ""):
-        with pytest.raises(SettingsError, match="expected a folder for results, no run folder"):
+        with pytest.raises(SettingsError, match="expected a results folder, not a run folder"):
             compare(replace(small(stage, tmp_path), out=out), console=quiet())
 
 
@@ -271,7 +271,7 @@ def test_a_result_damaged_by_hand_is_told_before_any_run_or_made_again(
     path.write_text(damage.get("text", json.dumps(json.loads(path.read_text()) | damage)))
     other = small(stage, out, strategies=("st-adapter",), seeds=(0, 1, 2))  # a third seed has to be run
     if is_told:
-        with pytest.raises(DataError, match=r"linear-probe--default--seed1\.json is no whole result"):
+        with pytest.raises(DataError, match=r"linear-probe--default--seed1\.json is not a complete result"):
             compare(other, console=quiet())
         with pytest.raises(AssertionError, match=r"a training was started.*linear-probe--default--seed1\.job"):
             compare(replace(other, strategies=()), console=quiet())
@@ -306,7 +306,9 @@ def test_a_comparison_is_a_line_and_for_rich_a_table(finished: Path) -> None:
 def test_a_result_under_the_name_of_another_is_told(stage: Path, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, out := tmp_path / "out")
     shutil.copy(out / "linear-probe--default--seed1.json", out / "linear-probe--default--seed7.json")
-    with pytest.raises(DataError, match=r"seed7\.json is no whole result of stadapter compare under the name"):
+    with pytest.raises(
+        DataError, match=r"seed7\.json is not a complete result of stadapter compare under its original name"
+    ):
         compare(small(stage, out, seeds=(0, 1)), console=quiet())
 
 
@@ -369,7 +371,7 @@ def test_the_table_says_where_it_cannot_tell(finished: Path) -> None:
     markdown = (finished / "comparison.md").read_text()
     assert "| linear-probe/default | 2 |" in markdown
     assert "top-5" not in markdown  # there are two classes
-    assert "Cannot tell with 4 clips and these seeds whether better or worse than st-adapter/default: " in markdown
+    assert "Cannot tell from 4 clips and these seeds whether better or worse than st-adapter/default: " in markdown
     rows = list(csv.DictReader(io.StringIO((finished / "runs.csv").read_text())))
     assert [(row["strategy"], row["seed"]) for row in rows] == [
         *(("st-adapter", "0"), ("st-adapter", "1")),
@@ -455,8 +457,8 @@ def test_one_seed_is_said_to_be_one(finished: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         fake_result(tmp_path / "out", source, "st-adapter", seed, [True] * 20 + [False] * 20)
     fake_result(tmp_path / "out", source, "lora", 0, [True] * 40)
-    missing = "what another would give is not in those intervals."
-    assert f"One seed of lora/default: {missing}" in write_summary(tmp_path / "out").sentences
+    missing = "the intervals do not include what another would give."
+    assert f"One seed for lora/default: {missing}" in write_summary(tmp_path / "out").sentences
     (tmp_path / "out" / "st-adapter--default--seed1.json").unlink()
     assert f"One seed each: {missing}" in write_summary(tmp_path / "out").sentences
 
@@ -562,7 +564,7 @@ def test_a_killed_run_is_recorded_and_gone_on_with(
     with monkeypatch.context() as patch:
         patch.setattr(process.subprocess, "Popen", Killed)  # type: ignore[attr-defined]
         comparison = compare(config, console=quiet())
-    assert "ended by a signal (Killed); most likely memory" in comparison.failures[0].error
+    assert "killed by a signal (Killed); most likely it ran out of memory" in comparison.failures[0].error
     assert checkpoint.is_file()
     monkeypatch.setattr(process, "_wait_for", in_this_process)
     comparison = compare(config, console=quiet())
@@ -648,17 +650,19 @@ def test_the_clips_of_the_search_can_be_named(stage: Path, tmp_path: Path, monke
     assert result["lr_search"]["num_held_out_clips"] == 2
     with pytest.raises(SettingsError, match="was made with other settings: lr"):
         compare(replace(config, search_data=None), console=quiet())
-    with pytest.raises(DataError, match="part and those held out share 2"):
+    with pytest.raises(DataError, match="part and those held out have 2 in common"):
         compare(replace(config, search_data=(named[0], named[0])), console=quiet())
 
 
 def test_clips_on_both_sides_are_refused(stage: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"--data .* and the test clips share 8: left/left_00\.mp4"):
+    with pytest.raises(DataError, match=r"--data .* and the test clips have 8 in common: left/left_00\.mp4"):
         compare(small(stage, tmp_path / "out", test=str(stage / "train")), console=quiet())
     for split, source in (("train", "train"), ("val", "test")):
         shutil.copytree(stage / source, tmp_path / "data" / split)
     config = small(stage, tmp_path / "out", data=str(tmp_path / "data"), test=str(tmp_path / "data" / "val"))
-    with pytest.raises(DataError, match="held out in the search for the learning rate and the test clips share 4"):
+    with pytest.raises(
+        DataError, match="held out in the search for the learning rate and the test clips have 4 in common"
+    ):
         compare(replace(config, lr_search=(1e-3, 1e-2)), console=quiet())
     assert not (tmp_path / "out").exists()
 
@@ -670,7 +674,9 @@ def test_a_copy_of_a_test_clip_is_refused_whatever_its_name_and_empty_files_are_
         shutil.copytree(stage / side, tmp_path / side)
         (tmp_path / side / "left" / f"empty_{side}.mp4").touch()
     shutil.copy(tmp_path / "test" / "left" / "left_01.mp4", tmp_path / "train" / "left" / "copy.mp4")
-    with pytest.raises(DataError, match=r"the test clips share 1: left/copy\.mp4 = left/left_01\.mp4; expected none"):
+    with pytest.raises(
+        DataError, match=r"the test clips have 1 in common: left/copy\.mp4 = left/left_01\.mp4; expected no clip"
+    ):
         find_common(small(tmp_path, tmp_path / "out", backbone=str(stage / "trunk")))
 
 
@@ -736,9 +742,9 @@ def test_a_training_stops_when_the_comparison_has_been_killed() -> None:
 @pytest.mark.parametrize(
     ("title", "values", "message"),
     [
-        ("st-adaptor/default", {}, "no strategy 'st-adaptor'; expected a folder called st-adapter or"),
+        ("st-adaptor/default", {}, "unknown strategy 'st-adaptor'; expected a folder named st-adapter or"),
         ("lora/a--b", {}, "expected a name of letters, digits, dots and single dashes"),
-        ("lora/default", {"batch_size": 4}, "batch_size is not an experiment's to choose"),
+        ("lora/default", {"batch_size": 4}, "an experiment may not choose batch_size"),
         ("lora/default", {"tuning": {"width": 4}}, "lora has no setting width; it has alpha, dropout"),
         ("lora/default", {"tuning": 4}, "tuning is 4; expected an object"),
         ("lora/default", {"lr": "fast"}, "lr is 'fast'; expected a number"),
@@ -795,7 +801,7 @@ def test_flags_that_are_refused_are_told_in_a_line(capsys: pytest.CaptureFixture
     for flags, message in (
         ("--steps 0", "steps 0: expected at least 1"),
         ("--search-fraction 1", "search_fraction 1: expected a share above 0 and below 1"),
-        ("--search-data a b", "search_data without lr_search: expected the learning rates to search too"),
+        ("--search-data a b", "search_data without lr_search: expected learning rates to search as well"),
         ("--lr -1", "lr or lr_search -1: expected learning rates above 0"),
     ):
         assert main(["compare", "--data", "x", "--test", "y", "--out", "z", *flags.split()]) == 2

@@ -104,7 +104,7 @@ def test_an_estimate_is_measured_and_leaves_nothing(config: TrainConfig, run: Pr
     text = shown(result)
     assert f"{result.parameters.trained:,}" in row(text, "parameters")
     assert f"{run.plan.total_steps:,}" in row(text, "steps")
-    for name in ("memory", "a step", "training", "validation", "in all"):
+    for name in ("memory", "per step", "training", "validation", "total"):
         assert any(letter.isdigit() for letter in row(text, name))
 
 
@@ -174,10 +174,10 @@ def test_steps_on_tokens_that_are_kept_are_measured_and_nothing_is_kept_yet(
     result = estimate(prepare(replace(few, token_cache_folder=tmp_path / "cache")), seconds=600)
     assert result.on_tokens_seconds is not None
     assert not (tmp_path / "cache").exists()
-    assert "after 2 epochs, on tokens that are kept" in row(shown(result), "a later step")
+    assert "after 2 epochs, on kept tokens" in row(shown(result), "per later step")
     never = prepare(replace(few, views_per_clip=None))
     assert known(never).fresh_epochs == never.plan.epochs
-    assert "a later step" not in shown(known(never))
+    assert "per later step" not in shown(known(never))
 
 
 def test_epochs_of_views_that_come_again_are_shorter(config: TrainConfig) -> None:
@@ -233,7 +233,7 @@ def test_validations_on_the_way_count_but_for_those_that_are_over(run: Prepared)
     assert plan.epochs == 6
     assert result.validations_on_the_way == 2  # after 2 and 4, and at the end
     assert result.on_the_way_seconds == pytest.approx(2 * len(run.val_set.entries) * (0.3 + 3 * 2 * 0.01))
-    assert "2 validations" in row(shown(result), "on the way")
+    assert "2 validations" in row(shown(result), "mid-run validation")
     assert result.seconds == result.training_seconds + result.on_the_way_seconds + result.validation_seconds
     steps_after = 2 * plan.steps_per_epoch  # where it is looked at again
     assert [replace(result, steps_done=steps_after + n).validations_on_the_way for n in (0, 1)] == [2, 1]
@@ -247,9 +247,9 @@ def test_what_is_scaled_is_said_to_be(run: Prepared) -> None:
     assert result.batch_seconds == pytest.approx(0.3 + 6 * 0.1)
     assert result.peak_bytes == 400_000_000 + 6 * 100_000_000
     text = shown(result)
-    assert "scaled: a whole batch was too much to try. Tried were 1 clip of 1 frame, 1 clip of 2 frames" in text
-    assert "a fixed part and one in proportion" in text
-    assert "both were taken to be in proportion" in shown(replace(result, trials=trials[:2]))
+    assert "extrapolated: a whole batch was too much to try. Tried: 1 clip of 1 frame, 1 clip of 2 frames" in text
+    assert "a fixed part and one proportional" in text
+    assert "both were taken to be proportional" in shown(replace(result, trials=trials[:2]))
     assert "scaled" not in shown(known(run))
 
 
@@ -275,15 +275,15 @@ def test_what_does_not_fit_is_said_with_what_to_do(run: Prepared) -> None:
 
 
 def test_it_says_what_limits_and_what_could_not_be_read(run: Prepared) -> None:
-    assert "the model limits" in row(shown(known(run)), "a step")
-    assert "it takes 0.9 s to 1.1 s for 4 clips, decoding 0.2 s in 1 process" in row(shown(known(run)), "a step")
-    two = row(shown(known(run, num_workers=2, reading_seconds=0.3)), "a step")
-    assert "the model limits" in two
-    assert "decoding 0.6 s in 2 processes" in two
-    slow = row(shown(known(run, reading_seconds=0.5)), "a step")
-    assert "decoding limits: it takes 2 s for 4 clips in 1 process, the model 0.9 s to 1.1 s" in slow
+    assert "the model is the bottleneck" in row(shown(known(run)), "per step")
+    assert "0.9 s to 1.1 s for 4 clips; decoding takes 0.2 s in 1 process" in row(shown(known(run)), "per step")
+    two = row(shown(known(run, num_workers=2, reading_seconds=0.3)), "per step")
+    assert "the model is the bottleneck" in two
+    assert "decoding takes 0.6 s in 2 processes" in two
+    slow = row(shown(known(run, reading_seconds=0.5)), "per step")
+    assert "decoding is the bottleneck: 2 s for 4 clips in 1 process; the model takes 0.9 s to 1.1 s" in slow
     broken = known(run, reading_seconds=None, failures=(("b.mp4", "no video"), ("a.mp4", "gone"), ("b.mp4", "gone")))
-    assert "Could not be read, of the few clips tried: a.mp4, b.mp4; the time is without decoding" in shown(broken)
+    assert "Unreadable among the few clips tried: a.mp4, b.mp4; the time excludes decoding" in shown(broken)
 
 
 def test_a_busy_machine_is_told(run: Prepared) -> None:

@@ -354,7 +354,7 @@ def test_what_is_no_network_or_no_manifest_is_refused(manifest: Manifest) -> Non
     model = knowing(manifest, LABELS, ANSWERS)
     with pytest.raises(SettingsError, match=r"'runs/a': expected a network such as classifier\.model"):
         evaluate("runs/a", manifest, CONFIG)  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="'clips': expected what read_manifest gives"):
+    with pytest.raises(SettingsError, match="'clips': expected what read_manifest returns"):
         evaluate(model, "clips", CONFIG)  # type: ignore[arg-type]
 
 

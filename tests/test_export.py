@@ -254,7 +254,7 @@ def test_what_gives_other_scores_is_not_kept(
         return lambda clips: network(clips).flip(1)
 
     monkeypatch.setattr(export, "_WRITERS", {f".{name.rpartition('.')[2]}": broken})
-    with pytest.raises(STAdapterError, match=r"gives other scores than the run, by 0\.\d+ for 2 views of 4 frames"):
+    with pytest.raises(STAdapterError, match=r"gives other scores than the run, off by 0\.\d+ for 2 views of 4 frames"):
         export_model(run, tmp_path / name)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"an earlier one"]
 
@@ -283,7 +283,9 @@ def test_packages_that_write_onnx_are_named_where_they_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
-    with pytest.raises(SettingsError, match=r"packages that are not installed: pip install onnxscript$"):
+    with pytest.raises(
+        SettingsError, match=r"packages that write and check ONNX are not installed: pip install onnxscript$"
+    ):
         export_model(tmp_path / "no-run", tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -311,6 +313,6 @@ def test_the_verb_says_what_it_wrote_and_how_it_was_checked(
     assert code == 0
     assert begun == f"exporting {run} …"
     assert saved.startswith(f"saved in {out}: ")
-    assert shapes == "takes clips, uint8 (views, frames, 3, 16, 16), and gives scores, float32 (views, 3)"
-    assert "run on random clips: no score is further than " in checked
+    assert shapes == "takes clips, uint8 (views, frames, 3, 16, 16), returns scores, float32 (views, 3)"
+    assert "checked on random clips: no score is more than " in checked
     assert main(["export", str(run), "--out", str(tmp_path / "model.zip")]) == 2

@@ -77,7 +77,7 @@ def test_held_out_clips_of_which_none_can_be_read_are_an_error() -> None:
     found = find(*many("wave", 5), make_clip("wave/h.mp4", held_out=True, error="x"))
     assert (found["none readable"].level, found["none readable"].found) == (
         "error",
-        "no held-out clip can be read, of 1",
+        "no held-out clip can be read (1 tried)",
     )
 
 

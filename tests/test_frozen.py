@@ -123,7 +123,7 @@ def test_tokens_that_are_kept_give_the_same_weights_and_each_view_is_computed_on
     cold = run(config, "cold")
     assert cold == plain
     assert cold.num_through_frozen_blocks == len(entries(config)) == NUM_VIEWS * NUM_CLIPS
-    assert "2 views of each clip: the first 1 of 3 blocks see them once" in cold.said
+    assert "2 views per clip: the first 1 of 3 blocks run once per view" in cold.said
     # 8 clips x 2 views x 4 frames x 17 tokens x 32 wide x 4 bytes
     assert "their tokens, 0.00014 GB of at most 8 GB, are kept" in cold.said
     warm = run(config, "warm")
@@ -157,7 +157,7 @@ def test_a_head_alone_trains_on_what_the_whole_trunk_gives(config: TrainConfig, 
     plain = run(config, "plain", tuning=tuning, token_cache_gigabytes=0)
     cold = run(config, "cold", tuning=tuning)
     assert cold == plain
-    assert "the first 3 of 3 blocks see them once" in cold.said
+    assert "the first 3 of 3 blocks run once per view" in cold.said
     tokens = load_file_of_entry(entries(config)[0])
     assert tokens.shape == (4, 1 if isinstance(tuning, LinearProbe) else 17, 32)
 
@@ -314,7 +314,7 @@ def test_everything_that_decides_tokens_is_in_their_scope(config: TrainConfig, t
     [
         ({"tuning": STAdapter(width=8)}, r"token_cache_gigabytes 2 would keep nothing.*--tuning\.last-blocks"),
         ({"views_per_clip": None}, "without --views-per-clip"),
-        ({"tuning": STAdapter(width=8), "views_per_clip": None}, r"last-blocks; views of a clip do not come again"),
+        ({"tuning": STAdapter(width=8), "views_per_clip": None}, r"last-blocks; views of a clip are not reused"),
         ({"views_per_clip": 0}, "views_per_clip 0: expected at least 1"),
         ({"token_cache_gigabytes": -1}, "token_cache_gigabytes -1: expected at least 0"),
     ],
@@ -326,9 +326,9 @@ def test_a_cache_that_would_stay_empty_is_refused(config: TrainConfig, changes: 
 
 def test_views_may_come_again_where_every_block_learns(config: TrainConfig) -> None:
     described = "\n".join(describe(prepare(dataclasses.replace(config, tuning=STAdapter(width=8)))))
-    assert "2 views of each clip, and no tokens to keep: this strategy changes the first block already" in described
+    assert "2 views per clip, and no tokens to keep: this strategy already changes the first block" in described
     fresh = dataclasses.replace(config, views_per_clip=None)
-    unused = f"--token-cache-folder {config.token_cache_folder} is not used here: views do not come again"
+    unused = f"--token-cache-folder {config.token_cache_folder} is not used here: views are not reused"
     assert unused in "\n".join(describe(prepare(fresh)))
     assert "token" not in "\n".join(describe(prepare(dataclasses.replace(fresh, token_cache_folder=None))))
 

@@ -252,7 +252,7 @@ def test_a_killed_worker_ends_the_run_with_a_sentence_and_it_resumes(run: Run, t
     assert "Traceback" not in said, said
     assert "a process that decodes videos was ended by a signal (Killed); most likely the system ran out of mem" in said
     assert "--num-workers" in said
-    assert f"the state after step {run.steps()} is in {run.out}; --resume goes on from there" in said
+    assert f"the state after step {run.steps()} is in {run.out}; --resume continues from there" in said
     process = run.start("--resume", num_workers=0, epochs=10_000)
     step = run.steps()
     wait_for(lambda: run.steps() > step)
@@ -361,7 +361,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_the_last_good_state(
             train(resumed, console=Console(file=said, width=300))
         step = read_checkpoint(out)[0].step
         assert step == (10 if checkpoint_minutes == 0 else 9)
-        assert f"the state after step {step} is in {out}; --resume goes on from there" in said.getvalue()
+        assert f"the state after step {step} is in {out}; --resume continues from there" in said.getvalue()
         monkeypatch.undo()
         (disk / "filler").unlink()
         train_here(resumed)
@@ -412,7 +412,8 @@ def test_curves_that_cannot_be_written_are_missed_in_one_sentence(
     pytest.importorskip("tensorboard")
     Path(config.out).mkdir()
     (Path(config.out) / "tensorboard").write_text("in the way")
-    assert train_here(config).count("no more curves for TensorBoard: File exists; the run goes on") == 1
+    sentence = "no more curves for TensorBoard: File exists; metrics.jsonl has them and the run continues"
+    assert train_here(config).count(sentence) == 1
     load_artefact(config.out)
 
 
@@ -487,7 +488,7 @@ def test_data_that_vanishes_ends_the_run_and_it_goes_on_when_the_data_are_back(
     train_here(config, out=tmp_path / "whole")
     own = shutil.copytree(data, tmp_path / "own")
     at_step(monkeypatch, 9, lambda: own.rename(tmp_path / "gone"))
-    with pytest.raises(TrainingError, match=f"{own} is not there any more; bring the data back, then resume"):
+    with pytest.raises(TrainingError, match=f"{own} no longer exists; restore the data, then resume"):
         train_here(config, data=own)
     monkeypatch.undo()
     (tmp_path / "gone").rename(own)
@@ -504,12 +505,12 @@ def test_ctrl_c_in_validation_leaves_a_good_artefact_and_resume_only_validates(r
     code, said = ended(process)
     assert code == 130
     assert "Traceback" not in said, said
-    assert f"trained, but not validated: {run.out} can be used as it is, and resuming validates it" in said
+    assert f"trained, but not validated: {run.out} can be used as it is; to validate it, resume" in said
     assert load_artefact(run.out).receipt["metrics"] == {}
     before = weights(run.out)
     code, said = run.finish("--resume", **flags)
     assert code == 0, said
-    assert f"going on after step {STEPS_PER_EPOCH}" in said
+    assert f"resuming after step {STEPS_PER_EPOCH}" in said
     assert weights(run.out) == before
     assert "top1" in load_artefact(run.out).receipt["metrics"]
     assert len(run.records("train")) == 1

@@ -57,9 +57,9 @@ def test_its_table_shows_both_and_names_the_unseen_clip(finished: Path) -> None:
         for each in json.loads((finished / RESULT_NAME).read_text())["unseen"]
         if each["predicted"] != each["label"]
     ]
-    assert f"Of 8 more clips, one of each class, ST-Adapter names {8 - len(wrong)} right" in shown
+    assert f"Of 8 more clips, one per class, ST-Adapter classifies {8 - len(wrong)} correctly" in shown
     assert wrong  # one step teaches nothing, and that is told
-    assert f"it takes {wrong[0]['label']} for {wrong[0]['predicted']} (" in " ".join(shown.split())
+    assert f"it mistakes {wrong[0]['label']} for {wrong[0]['predicted']} (" in " ".join(shown.split())
 
 
 def test_a_finished_one_is_refused(finished: Path) -> None:
@@ -77,7 +77,7 @@ def test_an_unfinished_one_with_other_settings_is_refused(tmp_path: Path, finish
 
 def test_a_folder_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(SettingsError, match="is no quickstart's"):
+    with pytest.raises(SettingsError, match="was not made by quickstart"):
         quickstart(small(tmp_path), console=quiet())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -209,7 +209,7 @@ def test_a_recipe_that_is_no_run_of_the_released_code_is_refused(trunk: Path, tm
 def test_the_trunk_is_the_recipes_unless_it_is_given(
     trunk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SettingsError, match="neither a trunk nor a recipe"):
+    with pytest.raises(SettingsError, match="no trunk and no recipe"):
         convert_released(RELEASED / "k400.pth", out=tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "openai").mkdir()

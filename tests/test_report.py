@@ -187,13 +187,13 @@ def test_the_page_tells_the_figures_and_the_receipt(trained: Path, clips: Manife
         f"2 classes, st-adapter on tiny-dinov2: {read_spec(trained)['parameters']['summary']}.",
         "Does time matter?",
         "Cannot tell",
-        "3 of 4 clips, 1 taken for up",
+        "3 of 4 clips, 1 mistaken for up",
         "stadapter train --data 'my clips' --out gestures",
         "ab" * 32,
         "seed 7",
         "optimizer steps 600",
         "clips trained on 11 of 12: the others could not be read",
-        "changed on the way after step 100: lr was 0.002, is 0.001",
+        "changed along the way after step 100: lr was 0.002, is 0.001",
         "7.9 min",
         "stadapter 0.1.0, torch 2.13.0",
         "cpu (2 cores, 1 threads)",
@@ -244,17 +244,17 @@ def test_a_clip_that_has_gone_is_named_and_the_page_is_written(trained: Path, cl
     report = report_on(clips, wrong=[0])
     clips.entries[0].path.unlink()
     page = written(tmp_path / "page.html", report, trained, clips)
-    assert "No pictures: cannot be read any more: " in page.text
+    assert "No pictures: can no longer be read: " in page.text
     assert page.count("div", class_="strip") == 6
 
 
 @pytest.mark.parametrize(
     ("score", "told"),
     [
-        (0.55, "On the whole they claim too little."),
-        (0.65, "On the whole 8 clips show them to claim neither too much nor too little."),
-        (0.75, "On the whole 8 clips show them to claim neither too much nor too little."),
-        (0.95, "On the whole they claim too much."),
+        (0.55, "Overall they are underconfident."),
+        (0.65, "Overall they are neither over- nor underconfident, as far as 8 clips show."),
+        (0.75, "Overall they are neither over- nor underconfident, as far as 8 clips show."),
+        (0.95, "Overall they are overconfident."),
     ],
 )
 def test_scores_claim_too_much_or_too_little_where_the_clips_show_it(
@@ -262,13 +262,13 @@ def test_scores_claim_too_much_or_too_little_where_the_clips_show_it(
 ) -> None:
     report = dataclasses.replace(report_on(clips, wrong=[1, 6]), mean_score=score, top1_interval=Interval(0.62, 0.8))
     page = written(tmp_path / "page.html", report, trained)
-    assert f"right on 75 % of the clips. {told}" in page.text
+    assert f"75 % of the predictions are correct. {told}" in page.text
 
 
 def test_few_clips_cannot_tell_what_scores_claim(trained: Path, clips: Manifest, tmp_path: Path) -> None:
     report = dataclasses.replace(report_on(clips, wrong=[1, 6]), mean_score=0.5, top1_interval=Interval(0.4, 0.9))
     page = written(tmp_path / "page.html", report, trained)
-    assert "Whether they claim too much or too little, 8 clips cannot tell." in page.text
+    assert "8 clips are too few to tell whether they are over- or underconfident." in page.text
 
 
 def test_without_an_evaluation_there_are_curves_and_a_receipt(trained: Path, tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_the_matrix_is_drawn_with_rows_true_and_shares_of_the_row() -> None:
         (cell.y // drawn.cell, cell.x // drawn.cell): (cell.count, cell.share, cell.is_right) for cell in drawn.cells
     }
     assert cells == {(0, 0): (2, 2 / 3, True), (0, 1): (1, 1 / 3, False), (1, 1): (1, 1.0, True)}
-    assert drawn.cells[1].title == "x, named y: 1 of 3 clips"
+    assert drawn.cells[1].title == "x, predicted y: 1 of 3 clips"
     assert drawn.summary.endswith("3 of 4 clips on the diagonal.")
 
 
@@ -331,8 +331,8 @@ def test_classes_come_worst_first_and_empty_ones_last() -> None:
     bars = class_bars(report)
     assert [(bar.name, bar.value) for bar in bars] == [("z", 0.0), ("x", 0.5), ("y", 1.0), ("w", None)]
     assert [bar.note for bar in bars] == [
-        "0 of 1 clip, 1 taken for x",
-        "1 of 2 clips, 1 taken for y",
+        "0 of 1 clip, 1 mistaken for x",
+        "1 of 2 clips, 1 mistaken for y",
         "1 of 1 clip",
         "no clips",
     ]
@@ -375,8 +375,8 @@ def test_held_out_figures_of_several_epochs_are_a_curve_that_tells_the_best(tmp_
     loss, accuracy, _ = (curve.held_out for curve in read_curves(tmp_path))
     assert loss is not None
     assert accuracy is not None
-    assert loss.text == "0.5, at best 0.25 after 30 steps"
-    assert accuracy.text == "75 %, at best 88 % after 30 steps"
+    assert loss.text == "0.5, best 0.25 after 30 steps"
+    assert accuracy.text == "75 %, best 88 % after 30 steps"
     write_metrics(
         tmp_path, step(40, 1.0), *({"kind": "validation", "step": at, "top1": top1} for at, _, top1 in held_out[:2])
     )

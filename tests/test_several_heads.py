@@ -139,10 +139,10 @@ def test_what_evaluation_says_of_an_artefact_is_what_training_said(
     assert report["top1"] == run.metrics["top1"]
     assert report["heads"]["verb"]["top1"] == run.metrics["verb_top1"]
     assert report["heads"]["noun"]["confusion"] == [list(row) for row in run.report.heads["noun"].confusion]  # type: ignore[union-attr]
-    for title in ("action top-5", "noun mean class accuracy", "By class, verb", "Does time matter to the noun?"):
+    for title in ("action top-5", "noun mean class accuracy", "By class, verb", "Does time matter for the noun?"):
         assert title in printed
     page = (tmp_path / "page.html").read_text()
-    for title in ("2 verb and 3 noun classes", "To the action", "<h3>Noun</h3>", "noun top-1", "Accuracy, verb"):
+    for title in ("2 verb and 3 noun classes", "For the action", "<h3>Noun</h3>", "noun top-1", "Accuracy, verb"):
         assert title in page
     with pytest.raises(
         DataError, match=r"clips with a label each; expected a verb and noun each.*--label-kind verb\+noun"
@@ -250,7 +250,7 @@ def test_compare_takes_the_action_as_what_is_right_and_keeps_the_figures_of_each
     write_result(tmp_path / "st-adapter--default--seed0.json", result)
     comparison = summarise(tmp_path)
     assert comparison.rows[0].top1 == run.metrics["top1"]
-    assert comparison.sentences == ("A clip is right where its verb and its noun are; the result files have each.",)
+    assert comparison.sentences == ("A clip is correct if its verb and its noun are; the result files have each.",)
 
 
 @pytest.mark.parametrize(

@@ -30,33 +30,37 @@ def test_figures_are_counted_by_order() -> None:
 @pytest.mark.parametrize(
     ("num_clips", "right", "verdict"),
     [
-        (40, (38, 20, 2, 18), "Time matters: with the frames shuffled accuracy falls by 45 points (95 % interval "),
-        (40, (38, 37, 2, 37), "Time matters: played backwards accuracy falls by 90 points"),
-        (40, (38, 37, 37, 20), "Several frames matter: with one frame repeated accuracy falls by 45 points"),
-        (12, (11, 9, 10, 9), "Cannot tell with 12 clips whether time matters: with the frames shuffled accuracy falls"),
+        (40, (38, 20, 2, 18), "Time matters: with the frames shuffled, accuracy falls by 45 points (95 % interval "),
+        (40, (38, 37, 2, 37), "Time matters: played backwards, accuracy falls by 90 points"),
+        (40, (38, 37, 37, 20), "Several frames matter: with one frame repeated, accuracy falls by 45 points"),
+        (
+            12,
+            (11, 9, 10, 9),
+            "Cannot tell from 12 clips whether time matters: with the frames shuffled, accuracy falls",
+        ),
         (
             12,
             (10, 11, 10, 10),
-            "Cannot tell with 12 clips whether time matters: with the frames shuffled accuracy rises by 8 points "
+            "Cannot tell from 12 clips whether time matters: with the frames shuffled, accuracy rises by 8 points "
             "(95 % interval 0 to 25).",
         ),
         (
             1000,
             (800, 900, 900, 900),
-            "Cannot tell with 1000 clips whether time matters: with the frames shuffled accuracy rises by 10 points "
+            "Cannot tell from 1000 clips whether time matters: with the frames shuffled, accuracy rises by 10 points "
             "(95 % interval 8 to 12).",
         ),
-        (12, (12, 12, 12, 12), "Cannot tell with 12 clips whether time matters: "),
+        (12, (12, 12, 12, 12), "Cannot tell from 12 clips whether time matters: "),
         (40, (22, 20, 20, 20), "Cannot tell whether time matters: on 40 clips the classifier is not clearly better "),
         (
             1000,
             (900, 899, 899, 898),
-            "Time matters little: no change of the frames moves accuracy by more than 1 point.",
+            "Time matters little: no change to the frames moves accuracy by more than 1 point.",
         ),
         (
             1000,
             (900, 900, 900, 900),
-            "Time matters little: no change of the frames moves accuracy by more than 1 point.",
+            "Time matters little: no change to the frames moves accuracy by more than 1 point.",
         ),
     ],
 )

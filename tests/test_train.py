@@ -183,7 +183,7 @@ def test_a_run_that_diverged_is_not_called_usable(config: TrainConfig, monkeypat
     shown = io.StringIO()
     with pytest.raises(DivergedError, match="the scores are not finite numbers"):
         train(dataclasses.replace(config, val_fraction=0.3), console=Console(file=shown))
-    assert "what was learned names nothing: start anew with a lower learning rate" in shown.getvalue()
+    assert "trained, but the scores are not finite: start again with a lower learning rate" in shown.getvalue()
     assert "can be used" not in shown.getvalue()
 
 
@@ -303,14 +303,14 @@ def test_preparing_writes_nothing_and_tells_what_would_be_trained(config: TrainC
 
 def test_held_out_clips_that_are_trained_on_are_told(config: TrainConfig) -> None:
     lines = describe(prepare(dataclasses.replace(config, val_data=config.data, val_fraction=0)))
-    assert any("12 of 12 clips held out are also trained on" in line for line in lines)
+    assert any("12 of 12 held-out clips are also trained on" in line for line in lines)
     assert not any("also trained on" in line for line in describe(prepare(config)))
 
 
 @pytest.mark.parametrize(
     ("tuning", "told"),
     [
-        (AIM(), ["the time embedding has 8 frames, which are interpolated to the 4 of a clip; --tuning.num-frames 4"]),
+        (AIM(), ["the time embedding has 8 frames, interpolated to the clip's 4; --tuning.num-frames 4"]),
         (AttentivePooling(num_frames=4), []),
         (AttentivePooling(num_frames=None), []),
         (STAdapter(width=8), []),
@@ -327,7 +327,7 @@ def test_a_time_embedding_for_another_number_of_frames_is_told(
 def test_a_run_folder_among_the_classes_is_refused(config: TrainConfig, part: str) -> None:
     for changes in ({}, {"val_data": config.data, "data": write_other_clips(config)}):
         inside = dataclasses.replace(config, out=str(Path(config.data) / part), **changes)
-        with pytest.raises(SettingsError, match=r"lies in .*, whose folders are classes: it would be taken for one"):
+        with pytest.raises(SettingsError, match=r"is inside .*, whose folders are classes: it would be taken for one"):
             prepare(inside)
     assert not (Path(config.data) / part).exists()
 
@@ -337,7 +337,7 @@ def test_a_learning_rate_that_is_high_for_a_trunk_is_told(
     config: TrainConfig, tuning: Full, lr: float, is_told: bool
 ) -> None:
     lines = describe(prepare(dataclasses.replace(config, tuning=tuning, lr=lr)))
-    assert any("high for full, which wants about 1e-05 to 0.0001 (--lr 5e-05)" in line for line in lines) == is_told
+    assert any("high for full, which needs about 1e-05 to 0.0001 (--lr 5e-05)" in line for line in lines) == is_told
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_a_learning_rate_that_is_high_for_a_trunk_is_told(
     ],
 )
 def test_clips_that_cannot_be_held_are_refused_before_any_is_read(config: TrainConfig, changes: dict[str, Any]) -> None:
-    with pytest.raises(TrainingError, match=r"takes [\d,]+ GiB of memory at least, [\d,]+ GiB are free"):
+    with pytest.raises(TrainingError, match=r"takes at least [\d,]+ GiB of memory, but only [\d,]+ GiB are free"):
         prepare(dataclasses.replace(config, **changes))
 
 
@@ -359,7 +359,7 @@ def test_a_batch_is_no_larger_than_the_data(config: TrainConfig) -> None:
 
 def test_a_finished_run_is_neither_overwritten_nor_resumed(config: TrainConfig) -> None:
     run(config, epochs=1)
-    with pytest.raises(TrainingError, match="exists already"):
+    with pytest.raises(TrainingError, match="already exists"):
         run(config, epochs=1)
     with pytest.raises(TrainingError, match="finished run"):
         run(config, epochs=1, resume=True)

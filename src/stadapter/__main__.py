@@ -1,6 +1,6 @@
-"""The command `stadapter`: finds the verb, and turns every error into one line and an exit code.
+"""The command `stadapter`: finds the verb and turns every error into one line and an exit code.
 
-Nothing heavy is imported before a verb is known. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+Nothing heavy is imported before the verb is known. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
 import difflib
@@ -13,27 +13,27 @@ from stadapter import __version__
 from stadapter.errors import SettingsError, STAdapterError
 
 VERBS = {
-    "quickstart": "make clips, train on them and look at the result: minutes, nothing downloaded",
+    "quickstart": "make clips, train on them and look at the result: takes minutes, downloads nothing",
     "train": "train a video classifier on a folder of labelled clips",
     "evaluate": "measure a trained classifier on labelled clips",
-    "predict": "name what videos show",
+    "predict": "classify videos",
     "export": "write a trained classifier as one file that runs without this program",
-    "compare": "train and test several strategies with one budget, and say which is better",
-    "check": "say what is wrong with a data set, before training on it",
+    "compare": "train and test several strategies on the same budget and say which is better",
+    "check": "find problems in a data set before training on it",
     "convert": "turn a checkpoint of the released ST-Adapter code into a run folder",
-    "benchmark": "measure speed beside the released code and beside the least the machine could take",
+    "benchmark": "measure speed against the released code and against the hardware's limit",
 }
-"""The verbs, and what they are for in one line."""
+"""The verbs, with the purpose of each in one line."""
 INTERRUPTED, BROKEN_PIPE = 130, 141  # what a shell reports for these signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, by default the one of this process, and return its exit code."""
+    """Run one command, by default this process's own, and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if sys.stdout is None:  # closed by who started this: nobody listens
+    if sys.stdout is None:  # closed by the parent process: nobody listens
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for as long as the process lasts
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are not text
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has gone; what is still buffered must not complain at exit.
+        # Whoever read the output has gone; what is still buffered must not raise at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
@@ -56,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def usage() -> str:
     """What `stadapter --help` prints."""
     verbs = "\n".join(f"  {verb:<12}{purpose}" for verb, purpose in VERBS.items())
-    return f"""usage: stadapter VERB [flags]
+    return f"""usage: stadapter COMMAND [flags]
 
 Turn a pre-trained image model into a video classifier by training a few million parameters.
 
 {verbs}
 
-stadapter VERB --help lists the flags of a verb; stadapter --version tells the version.
+stadapter COMMAND --help lists a command's flags; stadapter --version prints the version.
 First steps:
   stadapter quickstart                                 makes its own clips
   stadapter train --data videos/ --out runs/first      one sub-folder of videos per class
@@ -82,7 +82,7 @@ def _dispatch(arguments: list[str]) -> int:
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
         advice = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(VERBS)}"
-        raise SettingsError(f"no verb {verb!r}; {advice}")
+        raise SettingsError(f"unknown command {verb!r}; {advice}")
     from stadapter.cli import run
 
     return run(verb, flags)

@@ -43,7 +43,7 @@ _PIECES = {
 _OURS = re.compile(r"trunk\.blocks\.(\d+)\.(before_attention|before_mlp)\.(down|conv|up)\.(weight|bias)")
 _RELEASED = re.compile(r"transformer\.resblocks\.(\d+)\.(adapter_pre_attn|adapter_pre_mlp)\.(fc1|conv|fc2)\.weight")
 _DIMENSIONS = {"fc1": 2, "conv": 5, "fc2": 2, "fc": 2}
-"""Of the weights of each piece: (A, D), (A, 1, t, h, w), (D, A) and (C, D)."""
+"""Number of dimensions of each piece's weights: (A, D), (A, 1, t, h, w), (D, A) and (C, D)."""
 _WRAPPED = "module."
 """What distributed training puts before every name."""
 
@@ -63,27 +63,26 @@ def convert_released(
 ) -> Path:
     """Write a run folder from a released `*.pth` checkpoint, and return it.
 
-    The adapters' width, kernel and places are read off the checkpoint. What a checkpoint does not hold, the clips it
-    was tested with, comes from a recipe, or is given here.
+    The adapters' width, kernel and places are read from the checkpoint. The clips it was tested with are not in a
+    checkpoint: they come from a recipe, or are given here.
 
     Args:
         checkpoint: the file; it is read without running any code in it.
-        out: run folder to make; an existing one is refused.
-        backbone: the CLIP trunk it was trained on: a Hub id, a folder, or a loaded trunk; default the recipe's.
-        labels: class names in the order of the classifier; default "0", "1" …
+        out: run folder to create; an existing one is refused.
+        backbone: the CLIP trunk it was trained on: a Hub id, a folder, or a loaded trunk; default: the recipe's.
+        labels: class names in the order of the classifier; default: "0", "1" …
         recipe: the published run it comes from, such as "k400-b16": its trunk and test views are the defaults below.
-        num_frames: frames of a clip; default the recipe's, else 8.
-        size: side of a clip, pixels; default the trunk's own, the only one the released code knows.
-        stride_frames: distance between frames; default the recipe's, else spread over the whole video.
-        num_temporal_views: clips along time that are averaged; default the recipe's, else 1.
-        num_spatial_views: crops that are averaged, 1 or 3; default the recipe's, else 1.
+        num_frames: frames per clip; default: the recipe's, else 8.
+        size: side of a clip in pixels; default: the trunk's own, the only one the released code knows.
+        stride_frames: distance between frames; default: the recipe's, else spread over the whole video.
+        num_temporal_views: clips along time to average; default: the recipe's, else 1.
+        num_spatial_views: crops to average, 1 or 3; default: the recipe's, else 1.
 
     Raises:
         ArtefactError: not a released checkpoint, unknown or missing keys, sizes that do not fit the trunk, adapters
             in other places than the recipe's, or an existing `out`.
         BackboneError: the trunk cannot be loaded.
-        SettingsError: no such recipe, neither recipe nor trunk, a wrong number of labels, or clip settings without
-            meaning.
+        SettingsError: an unknown recipe, neither recipe nor trunk, a wrong number of labels, or invalid clip settings.
     """
     checkpoint, out = expanded(checkpoint), expanded(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -112,7 +111,7 @@ def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a released checkpoint by their released names, on the CPU.
 
     Raises:
-        ArtefactError: not there, not a checkpoint, or one that would run code when read.
+        ArtefactError: missing, not a checkpoint, or one that would run code when read.
     """
     path = expanded(path)
     if not path.is_file():
@@ -122,25 +121,25 @@ def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # it warns of what it then refuses
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Each way in which a file can be damaged has its own type here. What torch says of what it does not trust ends
-        # in the advice to trust it, which would run what is in there.
+        # Each kind of damage to a file has its own exception type here. What torch says about untrusted content ends in
+        # the advice to trust it, which would run what is in there.
         reason = "" if isinstance(error, UnpicklingError) else f" ({first_line(error).partition('. ')[0]})"
         raise ArtefactError(
-            f"{path} is damaged, or something else{reason}; "
-            "expected a checkpoint of the released code, tensors alone (*.pth)"
+            f"{path} is damaged or something else{reason}; "
+            "expected a checkpoint of the released code, with nothing but tensors (*.pth)"
         ) from error
     tensors = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
     ):
-        raise ArtefactError(f'{path} holds no dict of tensors; expected one, by itself or under "model"')
+        raise ArtefactError(f'{path} holds no dict of tensors; expected one, directly or under "model"')
     if tensors and all(name.startswith(_WRAPPED) for name in tensors):
         return {name.removeprefix(_WRAPPED): tensor for name, tensor in tensors.items()}
     return dict(tensors)
 
 
 def infer_tuning(tensors: Mapping[str, Tensor], *, num_blocks: int) -> STAdapter:
-    """The strategy that adapters by their released names were made with, on a trunk of `num_blocks` blocks."""
+    """The strategy that made adapters with these released names, on a trunk of `num_blocks` blocks."""
     pieces = _pieces(tensors)
     convolution = next(tensors[name] for name, piece in pieces.items() if piece == "conv")  # (A, 1, t, h, w)
     time, height, width = (int(side) for side in convolution.shape[2:])
@@ -172,7 +171,7 @@ def read_labels(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _published(recipe: str | None) -> TrainConfig | None:
-    """The run of that name; None for None."""
+    """The published run of that name; None for None."""
     runs = {name: make("", "") for name, make in RECIPES.items()}
     # The released code has one classifier.
     known = {name: run for name, run in runs.items() if run.resize == "released" and run.label_kind != "verb+noun"}
@@ -200,7 +199,7 @@ def _check_readable(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
 def _check_places(
     checkpoint: Path, tensors: Mapping[str, Tensor], recipe: str | None, published: TrainConfig | None
 ) -> None:
-    """Refuse a checkpoint whose adapters stand elsewhere than those of its recipe: it is another run's."""
+    """Refuse a checkpoint whose adapters are in other places than its recipe's: it comes from another run."""
     if published is None or not isinstance(published.tuning, STAdapter):
         return
     found = _points(tensors)
@@ -214,7 +213,7 @@ def _check_places(
 
 
 def _check_fits(checkpoint: Path, tensors: Mapping[str, Tensor], trunk: ImageViT) -> None:
-    """Refuse a trunk other than the kind and the sizes that the tensors were trained on."""
+    """Refuse a trunk other than the kind and sizes the tensors were trained on."""
     if trunk.info.family != "clip_vision_model":
         raise ArtefactError(
             f"{checkpoint}: released checkpoints were trained on CLIP trunks; "
@@ -236,7 +235,7 @@ def _pieces(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _points(tensors: Mapping[str, Tensor]) -> set[str]:
-    """Where adapters stand: adapter_pre_attn, adapter_pre_mlp or both."""
+    """Where adapters are: adapter_pre_attn, adapter_pre_mlp or both."""
     return {name.split(".")[3] for name in _pieces(tensors)}
 
 
@@ -245,7 +244,7 @@ def _trunk(backbone: ImageViT | str | os.PathLike[str] | None, published: TrainC
         backbone = published.backbone
     if backbone is None:
         raise SettingsError(
-            "neither a trunk nor a recipe that names one; expected --backbone, such as openai/clip-vit-base-patch16"
+            "no trunk and no recipe that names one: expected --backbone, such as openai/clip-vit-base-patch16"
         )
     return backbone if isinstance(backbone, ImageViT) else load_backbone(backbone)
 
@@ -253,7 +252,7 @@ def _trunk(backbone: ImageViT | str | os.PathLike[str] | None, published: TrainC
 def _released_clips(
     trunk: ImageViT, size: int | None, published: TrainConfig | None, given: Mapping[str, int | None]
 ) -> ClipConfig:
-    """Clips as the released code tests with them, for this trunk: as given, else as published."""
+    """Clips as the released code tests with them, on this trunk: as given, else as published."""
     info = trunk.info
     size = size if size is not None else info.image_size
     info.check_size(size)
@@ -268,13 +267,13 @@ def _checked_labels(checkpoint: Path, tensors: Mapping[str, Tensor], labels: Seq
         return [str(index) for index in range(num_classes)]
     if isinstance(labels, str) or len(labels) != num_classes:
         raise SettingsError(
-            f"{checkpoint} tells {num_classes} classes apart; found {len(labels)} labels: expected one name a class"
+            f"{checkpoint} has {num_classes} classes; found {len(labels)} labels: expected one name per class"
         )
     return list(labels)
 
 
 def _renamed(checkpoint: Path, tensors: Mapping[str, Tensor], model: VideoClassifier) -> dict[str, Tensor]:
-    """The tensors by our names, after a check that they are all that the model trains, and no more."""
+    """The tensors by our names, after checking that they are exactly what the model trains."""
     ours = model.trained_tensors()
     released = {_released_name(name): name for name in ours}
     problems = [f"missing {name}" for name in sorted(released.keys() - tensors.keys())]
@@ -287,7 +286,7 @@ def _renamed(checkpoint: Path, tensors: Mapping[str, Tensor], model: VideoClassi
     if problems:
         raise ArtefactError(
             f"{checkpoint} is not what the released code saves for {model.trunk.info.name}, {len(problems)} keys: "
-            f"{listed(problems)}; expected adapters and classifier (fc), whole, and nothing of the trunk"
+            f"{listed(problems)}; expected adapters and classifier (fc), complete, and nothing of the trunk"
         )
     return {released[name]: tensor for name, tensor in tensors.items()}
 

@@ -2,11 +2,11 @@
 
 
 class STAdapterError(Exception):
-    """Base of all errors raised by this package on purpose."""
+    """Base of all errors this package raises on purpose."""
 
 
 class VideoError(STAdapterError):
-    """A video that cannot be opened, or that did not give the frames asked for."""
+    """A video that cannot be opened, or that does not give the requested frames."""
 
 
 class DataError(STAdapterError):
@@ -14,20 +14,20 @@ class DataError(STAdapterError):
 
 
 class BackboneError(STAdapterError):
-    """A trunk that cannot be found, loaded or viewed as an image ViT."""
+    """A trunk that cannot be found, loaded, or used as an image ViT."""
 
 
 class ArtefactError(STAdapterError):
-    """A run folder or checkpoint that is not ours, is damaged, or belongs to another trunk."""
+    """A run folder or checkpoint that this package did not write, that is damaged, or belongs to another trunk."""
 
 
 class TrainingError(STAdapterError):
-    """A training run that cannot start or must not go on."""
+    """A training run that cannot start or must not continue."""
 
 
 class DivergedError(TrainingError):
-    """Weights or scores that are no finite numbers."""
+    """Weights or scores that are not finite numbers."""
 
 
 class SettingsError(STAdapterError, ValueError):
-    """A setting, or a combination of settings, that has no meaning."""
+    """An invalid setting or combination of settings."""

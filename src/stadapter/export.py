@@ -1,4 +1,4 @@
-"""A trained classifier as one file that runs without this program: ONNX, or a program of torch.export."""
+"""A trained classifier as one file that runs without this program: ONNX, or a torch.export program."""
 
 # V views, T frames, S side of a clip in pixels, C classes
 
@@ -28,10 +28,10 @@ from stadapter.vit import ImageViT
 
 INPUT, OUTPUT = "clips", "scores"
 METADATA = "stadapter"
-"""Under this name an ONNX model's metadata hold the description, and under this with .json a torch program's."""
+"""The description is stored in an ONNX model's metadata under this name, in a torch program under this plus .json."""
 _LARGEST_DIFFERENCE = 1e-4
 _ONNX_PACKAGES = ("onnxscript", "onnxruntime")
-"""With the one torch writes ONNX, the other runs what was written."""
+"""The first is what torch writes ONNX with; the second runs what was written."""
 Run = Callable[[Tensor], Tensor]
 Writer = Callable[[ExportedProgram, Path, str], Run]
 """Writes a program and its description to a path; what it returns runs what was written."""
@@ -42,19 +42,19 @@ class Exported:
     """A classifier that has been written, and how it was checked."""
 
     path: Path
-    """The file; of more than 2 GB an ONNX model has its weights beside it, in a file with .data behind its name."""
+    """The file; beyond 2 GB an ONNX model has its weights next to it, in a file with .data added to its name."""
     num_bytes: int
-    """Of both."""
+    """Of both files together."""
     any_frames: bool
-    """Whether it takes clips of any number of frames, or of the run's alone."""
+    """Whether it takes clips of any number of frames, or only of the run's."""
     largest_difference: float
-    """Of any score, from the run's own on the same random clips."""
+    """The largest difference of a score from the run's own on the same random clips."""
     description: dict[str, Any]
-    """What the file says of itself."""
+    """What the file says about itself."""
 
 
 class _Scores(nn.Module):
-    """What is exported: views as they are read in, probabilities out."""
+    """What is exported: views as they are read, in; probabilities, out."""
 
     def __init__(self, model: VideoClassifier) -> None:
         super().__init__()
@@ -71,27 +71,27 @@ def export_model(
     backbone: ImageViT | str | os.PathLike[str] | None = None,
     tuning: Tuning | None = None,
 ) -> Exported:
-    """Write a trained classifier, trunk and all, as one file that neither this program nor its own code is needed for.
+    """Write a trained classifier, trunk and all, as one file that needs neither this program nor the model's code.
 
         clips (V, T, 3, S, S) ─► normalise ─► trunk, adapters, head ─► softmax ─► scores (V, C)
 
-    `clips` are the test views of one video, or of several, as `load_clip` gives them: bytes, RGB, or normalised float
-    where the run resizes as released. V is free, and so is T but for a few strategies under torch before 2.13. The
-    scores of the views of a video are to be averaged; of several heads they stand side by side, and add up to 1 each.
-    What was written is run on random clips and compared with the run before it gets its name.
+    `clips` are the test views of one video, or of several, as `load_clip` gives them: bytes, RGB, or normalised floats
+    if the run resizes as released. V is free, and so is T except for a few strategies under torch before 2.13. The
+    scores of a video's views must be averaged; those of several heads stand side by side, and add up to 1 each. The
+    file is run on random clips and compared with the run before it gets its name.
 
     Args:
         run: a run folder, or the Hub id of one.
-        out: the file; a name ending in .onnx is for ONNX Runtime and all that reads ONNX, in .pt2 for
-            `torch.export.load`. One that is there is replaced.
+        out: the file; a name ending in .onnx is for ONNX Runtime and whatever else reads ONNX, .pt2 for
+            `torch.export.load`. An existing one is replaced.
         backbone: where the trunk is now, if not where it was in training; or a loaded trunk.
-        tuning: the strategy, with the settings that it had, where it is none of this package's.
+        tuning: the strategy, with the settings that it had, if it is not one of this package's.
 
     Raises:
-        SettingsError: another ending, or a package that writes ONNX is not installed.
-        ArtefactError: the run cannot be loaded, or the file not be written.
+        SettingsError: the name ends otherwise, or a package that writes ONNX is not installed.
+        ArtefactError: the run cannot be loaded, or the file cannot be written.
         BackboneError: the trunk cannot be found or loaded.
-        STAdapterError: torch cannot make a graph of the network, or what was written gives other scores.
+        STAdapterError: torch cannot make a graph of the network, or the file gives other scores.
     """
     path = expanded(out)
     write = _writer(path)
@@ -105,7 +105,7 @@ def export_model(
                 description = _describe(artefact, any_frames=any_frames)
                 exported = write(program, Path(folder) / path.name, json.dumps(description))
             difference = _largest_difference(network, exported, clip, any_frames=any_frames)
-            files = sorted(Path(folder).iterdir(), reverse=True)  # the weights beside a model come before it
+            files = sorted(Path(folder).iterdir(), reverse=True)  # the weights next to a model come before it
             num_bytes = sum(file.stat().st_size for file in files)
             for file in files:
                 os.replace(file, path.parent / file.name)
@@ -115,7 +115,7 @@ def export_model(
 
 
 def _writer(path: Path) -> Writer:
-    """What writes a file of this name; what keeps it from being written is found before there is anything to lose."""
+    """What writes a file of this name; obstacles to writing it are found before there is anything to lose."""
     write = _WRITERS.get(path.suffix.lower())
     if write is None:
         raise SettingsError(f"out {path.name}: expected a name that ends in {' or '.join(_WRITERS)}")
@@ -124,24 +124,23 @@ def _writer(path: Path) -> Writer:
     missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None] if write is _write_onnx else []
     if missing:
         raise SettingsError(
-            f"{path.name}: ONNX is written and checked by packages that are not installed: pip install "
-            + " ".join(missing)
+            f"{path.name}: the packages that write and check ONNX are not installed: pip install " + " ".join(missing)
         )
     return write
 
 
 def _traced(network: _Scores, clip: ClipConfig) -> tuple[ExportedProgram, bool]:
-    """The network as a graph, and whether it is one for any number of frames."""
+    """The network as a graph, and whether that holds for any number of frames."""
     views, frames = Dim("views", min=1), Dim("frames", min=1)
     try:
-        # A length of 1 would be taken for one that is always 1.
+        # A length of 1 would be taken for a constant.
         example = _random_clips(clip, num_views=2, num_frames=max(2, clip.num_frames))
         return torch.export.export(network, (example,), dynamic_shapes=({0: views, 1: frames},)), True
-    except Exception:  # of many kinds: torch could not prove that the same graph is right for all lengths
+    except Exception:  # of many types: torch could not prove that one graph is right for all lengths
         example = _random_clips(clip, num_views=2, num_frames=clip.num_frames)
     try:
         return torch.export.export(network, (example,), dynamic_shapes=({0: views},)), False
-    except Exception as error:  # of as many kinds, such as a strategy's own code that looks at values
+    except Exception as error:  # of as many types, for example from a strategy's own code that looks at values
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise STAdapterError(f"torch.export cannot take this network as a graph: {reason}") from error
 
@@ -156,7 +155,7 @@ def _random_clips(clip: ClipConfig, *, num_views: int, num_frames: int) -> Tenso
 
 
 def _describe(artefact: Artefact, *, any_frames: bool) -> dict[str, Any]:
-    """What the file says of itself: all that is needed to make its clips and to read its scores."""
+    """What the file says about itself: everything needed to make its clips and read its scores."""
     from stadapter import __version__
 
     clip, info = artefact.clip_config, artefact.model.trunk.info
@@ -178,7 +177,7 @@ def _describe(artefact: Artefact, *, any_frames: bool) -> dict[str, Any]:
 
 
 def _write_onnx(program: ExportedProgram, path: Path, description: str) -> Run:
-    """Write an ONNX model; what runs it."""
+    """Write an ONNX model; returns what runs it."""
     import onnxruntime
 
     written = torch.onnx.export(program, (), input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False)
@@ -194,7 +193,7 @@ def _write_onnx(program: ExportedProgram, path: Path, description: str) -> Run:
 
 
 def _write_program(program: ExportedProgram, path: Path, description: str) -> Run:
-    """Write a program of torch.export; what runs it."""
+    """Write a torch.export program; returns what runs it."""
     torch.export.save(program, path, extra_files={f"{METADATA}.json": description})
     network: Run = torch.export.load(path).module()
     return network
@@ -204,7 +203,7 @@ _WRITERS: Mapping[str, Writer] = {".onnx": _write_onnx, ".pt2": _write_program}
 
 
 def _largest_difference(network: _Scores, exported: Run, clip: ClipConfig, *, any_frames: bool) -> float:
-    """Of the scores that both give random clips, of several sizes."""
+    """The largest difference between the scores of both for random clips, of several sizes."""
     largest = 0.0
     for num_views, more in ((2, 0), (1, 0), (1, 1)) if any_frames else ((2, 0), (1, 0)):
         clips = _random_clips(clip, num_views=num_views, num_frames=clip.num_frames + more)
@@ -212,7 +211,7 @@ def _largest_difference(network: _Scores, exported: Run, clip: ClipConfig, *, an
             difference = float((exported(clips) - network(clips)).abs().max())
         if not difference <= _LARGEST_DIFFERENCE:
             raise STAdapterError(
-                f"what was exported gives other scores than the run, by {difference:.2g} for {num_views} views of "
+                f"the exported file gives other scores than the run, off by {difference:.2g} for {num_views} views of "
                 f"{clip.num_frames + more} frames; nothing was kept"
             )
         largest = max(largest, difference)
@@ -221,7 +220,7 @@ def _largest_difference(network: _Scores, exported: Run, clip: ClipConfig, *, an
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what torch and transformers say to those who write such exporters."""
+    """Without the messages of torch and transformers to authors of such exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -19,7 +19,7 @@ def model_card(spec: Mapping[str, Any]) -> str:
     table = "\n".join(["", title, "", "| measure | value |", "|---|---|", *rows, ""]) if rows else ""
     labels = ", ".join(_code(printable(label)) for label in space.labels)
     is_on_hub = backbone["revision"] is not None
-    trunk = backbone["name"] if is_on_hub else Path(backbone["name"]).name  # a card tells nothing of this machine
+    trunk = backbone["name"] if is_on_hub else Path(backbone["name"]).name  # a card reveals nothing of this machine
     base_model = f"base_model: {trunk}\n" if is_on_hub else ""
     return f"""---
 library_name: stadapter
@@ -29,7 +29,7 @@ pipeline_tag: video-classification
 # Video classifier on {trunk}
 
 Strategy `{spec["tuning"]["name"]}`, {spec["parameters"]["summary"]}; the trunk `{trunk}` (`{backbone["family"]}`,
-sha256 `{backbone["sha256"][:16]}…`) is not in this folder and must be there to use it.
+sha256 `{backbone["sha256"][:16]}…`) is not in this folder and is needed to use it.
 
 Input: {clip["num_frames"]} frames of {clip["size"]} x {clip["size"]} pixels. Classes: {labels}.
 {table}
@@ -45,7 +45,7 @@ print(classifier.predict("clip.mp4"))
 
 
 def _metric_rows(metrics: Mapping[str, Any], space: LabelSpace) -> list[str]:
-    """The lines of the card's table: shares as percentages, all else as numbers."""
+    """The lines of the card's table: shares as percentages, everything else as numbers."""
     rows = []
     for name, value in metrics.items():
         head = next((head for head in space.heads if name.startswith(f"{head}_")), "")
@@ -65,7 +65,7 @@ def _metric_rows(metrics: Mapping[str, Any], space: LabelSpace) -> list[str]:
 
 
 def _code(text: str) -> str:
-    """A text as code in Markdown: nothing in it is a tag or a mark."""
+    """A text as code in Markdown: nothing in it acts as a tag or as markup."""
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     padding = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{padding}{text}{padding}{fence}"

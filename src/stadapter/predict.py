@@ -1,4 +1,4 @@
-"""A trained classifier at work: from a video to a named class."""
+"""A trained classifier at work: from a video to a class name."""
 
 # B batch, V views, T frames, H W pixels, C classes
 
@@ -30,10 +30,10 @@ from stadapter.vit import ImageViT
 from stadapter.wording import percent
 
 Video: TypeAlias = "str | os.PathLike[str] | VideoPart | npt.NDArray[np.uint8] | Tensor"
-"""A video file or a folder of numbered images, a part of one, or frames: uint8 (T, H, W, 3), RGB."""
+"""A video file or folder of numbered images, a part of one, or frames: uint8 (T, H, W, 3), RGB."""
 
 MAX_ACTIONS = 100
-"""How many combinations of several heads' classes are told: as many as EPIC-Kitchens-100's evaluation looks at."""
+"""How many combinations of several heads' classes are reported: as many as EPIC-Kitchens-100 evaluates."""
 _VIEWS_AT_ONCE = 8
 _SHOWN_SCORES = 5
 _SLACK = 1e-6
@@ -47,11 +47,11 @@ class VideoPart:
     video: str | os.PathLike[str]
     """A file, or a folder of numbered images."""
     start_seconds: float | None = None
-    """Default the start of the video."""
+    """Default: the start of the video."""
     end_seconds: float | None = None
-    """Default its end."""
+    """Default: its end."""
     frames_per_second: float | None = None
-    """The rate of a folder of images, without which it has no parts."""
+    """The rate of a folder of images, which has no parts without it."""
 
 
 def video_windows(
@@ -63,13 +63,13 @@ def video_windows(
 ) -> list[VideoPart]:
     """A long video as windows of one length, for `Classifier.predict_many`.
 
-    They start every `stride_seconds`, by default one behind the other; the last one ends with the video, and may
-    overlap the one before. A video that is no longer than a window is one window. A folder of images needs
+    They start every `stride_seconds`, by default one right after the other; the last one ends with the video and may
+    overlap the one before. A video no longer than a window is one window. A folder of images needs
     `frames_per_second`.
 
     Raises:
         SettingsError: a length or a stride that is not above 0.
-        VideoError: the video cannot be read, or does not tell how long it is.
+        VideoError: the video cannot be read, or its duration is unknown.
     """
     stride = stride_seconds if stride_seconds is not None else window_seconds
     for name, value in (("window_seconds", window_seconds), ("stride_seconds", stride)):
@@ -80,8 +80,8 @@ def video_windows(
     duration = _shown_seconds(probe(video), frames_per_second)
     if duration is None:
         raise VideoError(
-            f"{os.path.basename(video)}: does not tell how long it is, so it cannot be cut into windows; of a folder "
-            "of images frames_per_second tells it, from Python"
+            f"{os.path.basename(video)}: duration unknown, so it cannot be cut into windows; for a folder of images, "
+            "give frames_per_second from Python"
         )
     starts = [number * stride for number in range(max(0, int((duration - window_seconds) / stride + _SLACK)) + 1)]
     if starts[-1] + window_seconds < duration - _SLACK:
@@ -90,7 +90,7 @@ def video_windows(
 
 
 def _shown_seconds(info: VideoInfo, frames_per_second: float | None) -> float | None:
-    """How long the pictures of a video last: sound may go on behind them. A file has its own rate."""
+    """How long the pictures of a video last: its sound may continue after them. A file has its own rate."""
     rate = info.frames_per_second or frames_per_second
     by_count = info.num_frames / rate if rate and not info.has_variable_rate else None
     return min((seconds for seconds in (info.duration_seconds, by_count) if seconds is not None), default=None)
@@ -98,20 +98,20 @@ def _shown_seconds(info: VideoInfo, frames_per_second: float | None) -> float | 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one video. Of several heads it is their action: one class of each head together."""
+    """What a classifier says about one video. With several heads: about the action, one class of each head."""
 
     video: str
     """The path as it was given; "array" for frames."""
     label: str
     """The class with the highest score."""
     score: float
-    """Its probability, 0 to 1, averaged over the views; of an action the product over the heads."""
+    """Its probability, 0 to 1, averaged over the views; for an action, the product over the heads."""
     scores: dict[str, float]
-    """The probability of every class, highest first; of actions the 100 highest."""
+    """The probability of every class, highest first; for actions, the 100 highest."""
     heads: "dict[str, Prediction]" = field(default_factory=dict)
-    """What each head says, by its name, where there are several."""
+    """What each head says, by its name, if there are several."""
     start_seconds: float | None = None
-    """Of the part that was asked for, if one was."""
+    """Start and end of the part that was asked for, if one was."""
     end_seconds: float | None = None
 
     @property
@@ -141,7 +141,7 @@ class PredictionFailure:
     error: str
     """Why."""
     start_seconds: float | None = None
-    """Of the part that was asked for, if one was."""
+    """Start and end of the part that was asked for, if one was."""
     end_seconds: float | None = None
 
     @property
@@ -184,22 +184,22 @@ class Classifier:
         backbone: ImageViT | str | os.PathLike[str] | None = None,
         tuning: Tuning | None = None,
     ) -> Self:
-        """Take a trained classifier out of its run folder.
+        """Load a trained classifier from its run folder.
 
         Args:
             run: a run folder, or the Hub id of one.
-            device: where to compute, such as "cuda"; "auto" takes a GPU where there is one. Default: where a loaded
+            device: where to compute, such as "cuda"; "auto" takes a GPU if there is one. Default: where a loaded
                 `backbone` is, else the CPU.
             dtype: what to compute in: torch.float32 (default), torch.bfloat16 or torch.float16.
             backbone: where the trunk is now, if not where it was in training; or a trunk from `load_backbone`, which
-                any number of classifiers can share. They hold its weights once as long as they compute in fp32 where
-                it is: with another `device` or `dtype` each has a copy of its own.
-            tuning: the strategy, with the settings that it had, where it is none of this package's.
+                any number of classifiers can share. They hold its weights only once as long as they compute in fp32
+                where it is: with another `device` or `dtype` each has its own copy.
+            tuning: the strategy, with the settings that it had, if it is not one of this package's.
 
         Raises:
-            ArtefactError: not a run folder, a newer format, damaged, incomplete, or made for another trunk.
+            ArtefactError: not a run folder, of a newer format, damaged, incomplete, or made for another trunk.
             BackboneError: the trunk cannot be found or loaded.
-            SettingsError: a device that is not there, or another dtype.
+            SettingsError: the device does not exist, or the dtype is not supported.
         """
         dtype = dtype if dtype is not None else torch.float32
         if dtype not in _DTYPES:
@@ -218,12 +218,12 @@ class Classifier:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names, in the order of the network's logits; of several heads each after the name of its head."""
+        """Class names, in the order of the network's logits; with several heads, each after the name of its head."""
         return self.model.labels
 
     @property
     def num_scores(self) -> int:
-        """How many scores a prediction has: one for every class; of several heads those of at most 100 actions."""
+        """How many scores a prediction has: one per class, or with several heads those of at most 100 actions."""
         space = self.model.label_space
         return min(space.num_actions, MAX_ACTIONS) if space.heads else space.num_actions
 
@@ -239,9 +239,9 @@ class Classifier:
 
         Args:
             video: a file, a folder of numbered images, a part of one, or frames: uint8 (T, H, W, 3), RGB.
-            start_seconds: start of the part; default the start of the file.
-            end_seconds: end of the part; default the end of the file.
-            frames_per_second: the rate of a folder of images, without which it has no parts.
+            start_seconds: start of the part; default: the start of the file.
+            end_seconds: end of the part; default: the end of the file.
+            frames_per_second: the rate of a folder of images, which has no parts without it.
 
         Raises:
             VideoError: it cannot be read, or is not uint8 frames.
@@ -256,7 +256,7 @@ class Classifier:
         return self._named(video, self._scores([_load(video, self.clip_config)], _VIEWS_AT_ONCE)[0])
 
     def predict_many(self, videos: Iterable[Video], *, batch_size: int = 8) -> Iterator[Prediction | PredictionFailure]:
-        """Classify videos one after the other, in their order; one that cannot be read does not end the batch.
+        """Classify videos in order; one that cannot be read does not end the batch.
 
         While the network looks at one batch, the next is read.
 
@@ -279,14 +279,14 @@ class Classifier:
         time_check: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Report:
-        """Classify labelled clips with all test views, and say how often that was right.
+        """Classify labelled clips with all test views, and say how often that was correct.
 
         Args:
-            data: what `read_manifest` reads, or what it gave; all its clips are classified.
+            data: what `read_manifest` reads, or its result; all its clips are classified.
             batch_size, num_workers, time_check, progress: as for `evaluate`, which this calls.
 
         Raises:
-            DataError: it is not there, or cannot be understood; or as `evaluate` raises.
+            DataError: it does not exist or cannot be understood; or as raised by `evaluate`.
         """
         manifest = data if isinstance(data, Manifest) else read_manifest(data)
         return evaluate(
@@ -309,7 +309,7 @@ class Classifier:
                 videos_read = batch
                 try:
                     batch = next(batches)
-                except BaseException:  # of whoever gives the videos: those that were given before are named
+                except BaseException:  # raised by the source of the videos: those it gave before are classified
                     yield from self._predict_batch(videos_read, clips, size)
                     raise
                 reading = reader.submit(self._read_batch, batch)
@@ -372,7 +372,7 @@ def _load(video: Video, config: ClipConfig) -> Tensor:
 
 
 def _batches(videos: Iterator[Video], size: int) -> Iterator[list[Video]]:
-    """The videos, `size` at a time, at the end an empty list; where taking one fails, those before it come first."""
+    """The videos, `size` at a time, then an empty list; if taking one fails, those before it come first."""
     batch: list[Video] = []
     while True:
         try:

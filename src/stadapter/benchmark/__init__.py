@@ -1,1 +1,1 @@
-"""What this program takes, beside the released code in the same process and beside the least the machine could take."""
+"""What this program takes, against the released code in the same process and against the hardware's limit."""

@@ -1,4 +1,4 @@
-"""The adapter alone, and its convolution alone with the changes of layout it needs."""
+"""The adapter by itself, and its convolution by itself with the changes of layout it needs."""
 
 # B batch, T frames, P patches, N tokens, D width, A bottleneck
 
@@ -24,9 +24,9 @@ Side = Callable[[Tensor], Tensor]
 
 
 def cases(config: BenchmarkConfig, released: Released | None, device: torch.device) -> Iterator[Case]:
-    """The convolution and the adapter, forward alone and with the backward pass, in every precision; and the adapter
+    """The convolution and the adapter, forward only and with the backward pass, in every precision; and the adapter
     with a kernel over time and space."""
-    sizes = sizes_of(config, "12x384", device)  # its adapter is that of every preset
+    sizes = sizes_of(config, "12x384", device)  # its adapter is the same in every preset
     adapter, in_space = _adapter(sizes, device), _adapter(sizes, device, kernel_size=(3, 3, 3))
     side = sizes.image_size // sizes.patch_size
     layout = TokenLayout(config.num_frames, 1, side, side)
@@ -54,7 +54,7 @@ def plain_convolution(conv: nn.Module, x: Tensor, layout: TokenLayout) -> Tensor
 
 
 def shifted_convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The convolution over time of (B, T, N, A) as sums of shifted frames, by nothing but torch's own arithmetic."""
+    """The convolution over time of (B, T, N, A) as sums of shifted frames, using nothing but torch's own arithmetic."""
     taps = as_autocast(weight).flatten(1)  # (A, t)
     padding = taps.shape[1] // 2
     padded = F.pad(x, (0, 0, 0, 0, padding, padding))
@@ -86,7 +86,7 @@ def _convolution_case(
         "ours": lambda x: convolve_time(x, adapter.conv.weight, adapter.conv.bias),
         "as released": lambda x: plain_convolution(adapter.conv, x, layout),
     }
-    if device.type == "cuda":  # whether cuDNN has a fast kernel for so odd a shape is to be found out
+    if device.type == "cuda":  # to find out whether cuDNN has a fast kernel for such an odd shape
         sides[_SHIFTED] = lambda x: shifted_convolution(x, adapter.conv.weight, adapter.conv.bias)
     weights = list(adapter.conv.parameters())
     runs = {name: _run(side, hidden, weights, precision, backward=backward) for name, side in sides.items()}
@@ -166,7 +166,7 @@ def _in_our_order(theirs: nn.Module) -> list[nn.Parameter]:
 def _run(
     side: Side, x: Tensor, weights: list[nn.Parameter], precision: Precision, *, backward: bool
 ) -> Callable[[], list[Tensor]]:
-    """A call that gives the result, and with the backward pass the gradients of the input and of the weights."""
+    """A call that returns the result, and with the backward pass the gradients of the input and of the weights."""
     if not backward:
 
         def forward() -> list[Tensor]:
@@ -175,7 +175,7 @@ def _run(
 
         return forward
     leaf = x.detach().clone().requires_grad_(True)
-    # No constant, with which shifts would not show; of one sign, so that no sum of it is mere rounding.
+    # Not constant, or shifts would not show; of one sign, so that no sum of it is pure rounding.
     gradient = torch.linspace(0.1, 1, x.numel(), device=x.device).view_as(x)
 
     def both() -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Loading a clip: for evaluation and for training, from videos made on the spot."""
+"""Loading a clip, for evaluation and for training, from videos made on the spot."""
 
 # T frames, H W pixels
 
@@ -26,20 +26,20 @@ from stadapter.video import read_frames
 from stadapter.view_store import ViewStore
 
 AUGMENTATION = Augmentation(scale=(0.08, 1.0))
-"""As the released Something-Something-v2 run crops."""
+"""The crops of the released Something-Something-v2 run."""
 _SEED = 5
 _PIXEL_LIMIT = 1e-4
-"""How far apart two float pipelines of the same arithmetic may be, in units of a normalised pixel."""
+"""How far apart two float pipelines with the same arithmetic may be, in units of a normalised pixel."""
 _FAST_LIMIT = 0.5
-"""How far the fast road may be from the released one in the mean, in the same units: it is antialiased, in bytes."""
+"""How far the fast path may be from the released one on average, in the same units: it is antialiased, in bytes."""
 _VIEWS_AT_ONCE = 8
-"""Views that training draws from one decoding where its store has the room: those of this epoch and the next seven."""
+"""Views that training draws from one decoding if its store has room: those of this epoch and the next seven."""
 _FRAMES_HELD_AS_FLOATS = 3
 """Copies of a whole video that the released evaluation holds at once."""
 
 
 def cases(config: BenchmarkConfig, released: Released | None, device: torch.device, *, folder: Path) -> Iterator[Case]:
-    """Every height, length and distance of keyframes, for evaluation and for training; `folder` takes the videos."""
+    """Every height, length and keyframe distance, for evaluation and for training; `folder` takes the videos."""
     for height in config.clip_heights:
         for num_frames in config.clip_frames:
             for gop in config.clip_gops:
@@ -52,7 +52,7 @@ def cases(config: BenchmarkConfig, released: Released | None, device: torch.devi
 
 
 def write_textured_video(path: Path, *, height: int, num_frames: int, gop: int) -> None:
-    """H.264 with B-frames: a textured picture that wanders, 16:9, keyframes every `gop` frames at 30 a second."""
+    """H.264 with B-frames: a moving textured picture, 16:9, keyframes every `gop` frames, at 30 frames per second."""
     width = 2 * round(height * 8 / 9)
     picture = _texture(height + 2 * num_frames, width + 3 * num_frames)
     options = {"preset": "veryfast", "crf": "23", "g": str(gop), "sc_threshold": "0", "threads": "1"}
@@ -67,7 +67,7 @@ def write_textured_video(path: Path, *, height: int, num_frames: int, gop: int) 
 
 
 def _texture(height: int, width: int) -> NDArray[np.uint8]:
-    """Random patches of three sizes laid over each other, (H, W, 3)."""
+    """Random patches of three sizes laid over one another, (H, W, 3)."""
     generator = np.random.default_rng(_SEED)
     picture = np.zeros((height, width, 3))
     for cell, strength in ((64, 120), (16, 80), (4, 40)):
@@ -92,10 +92,10 @@ def _evaluation_case(path: Path, config: BenchmarkConfig, released: Released | N
         found = load_clip(path, exact)[0]  # (T, 3, H, W)
         result = [
             _frames_check(path, wanted),
-            _pixels_check("fast road, mean", _floats(load_clip(path, fast)[0], fast), found, _FAST_LIMIT),
+            _pixels_check("fast path, mean", _floats(load_clip(path, fast)[0], fast), found, _FAST_LIMIT),
         ]
         if theirs is not None:
-            result.append(_largest("released road, against released", found, theirs()))
+            result.append(_largest("released path, against released", found, theirs()))
         return result
 
     return Case(
@@ -127,10 +127,10 @@ def _training_case(path: Path, config: BenchmarkConfig, released: Released | Non
         found = load(exact)
         result = [
             _frames_check(path, _drawn_indices(path, config)),
-            _pixels_check("fast road, mean", _floats(load(fast), fast), found, _FAST_LIMIT),
+            _pixels_check("fast path, mean", _floats(load(fast), fast), found, _FAST_LIMIT),
         ]
         if theirs is not None:
-            result.append(_largest("released road, with the same draws, against released", found, theirs()))
+            result.append(_largest("released path, with the same draws, against released", found, theirs()))
         return result
 
     return Case(
@@ -146,7 +146,7 @@ def _training_case(path: Path, config: BenchmarkConfig, released: Released | Non
 
 
 def _stored_case(path: Path, config: BenchmarkConfig, released: Released | None) -> Case:
-    """A training view as training pays for it: drawn with those of later epochs from one decoding, kept in a file."""
+    """A training view at its cost in training: drawn with those of later epochs from one decoding, kept in a file."""
     fast = _clip_config(config)
     shape = (config.num_frames, 3, fast.size, fast.size)
     store = ViewStore(num_clips=1, view_shape=shape, max_bytes=2**30)
@@ -181,7 +181,7 @@ def _stored_case(path: Path, config: BenchmarkConfig, released: Released | None)
 def _their_loading(
     path: Path, config: BenchmarkConfig, released: Released | None, *, training: bool
 ) -> tuple[Callable[[], Tensor] | None, tuple[str, ...]]:
-    """The released data set loading this video, as (T, 3, H, W); or why it does not."""
+    """The released data set loading this video, as (T, 3, H, W), or why it does not."""
     if released is None:
         return None, ()
     if released.clips is None:
@@ -190,7 +190,7 @@ def _their_loading(
     frames = config.num_frames if training else _count(path)
     gib = frames * height * width * 3 * 4 * _FRAMES_HELD_AS_FLOATS / 2**30
     if gib > config.max_reference_gib:
-        return None, (f"released: not run, it would take about {gib:.0f} GiB",)
+        return None, (f"released: not run, as it would take about {gib:.0f} GiB",)
     listing = path.with_suffix(".txt")
     listing.write_text(f"{path.name} 0\n", encoding="utf-8")
     settings: dict[str, Any] = {"num_frames": config.num_frames, "spatial_size": 224, "random_sample": training}
@@ -211,7 +211,7 @@ def _their_loading(
 
 @contextmanager
 def _drawing(transform: Any, window: tuple[int, int, int, int]) -> Iterator[None]:
-    """Let the released code crop where this program does, so that both do the same work."""
+    """Make the released code crop where this program does, so that both do the same work."""
     original = transform._get_param_spatial_crop
     transform._get_param_spatial_crop = lambda *_, **__: window
     try:
@@ -221,7 +221,7 @@ def _drawing(transform: Any, window: tuple[int, int, int, int]) -> Iterator[None
 
 
 def _drawn_seeds() -> tuple[int, int]:
-    """The seeds of time and space that `load_clip` takes from its generator; the check fails where that changes."""
+    """The seeds of time and space that `load_clip` takes from its generator; the check fails if that changes."""
     time_seed, space_seed = np.random.default_rng(_SEED).integers(2**63, size=2)
     return int(time_seed), int(space_seed)
 
@@ -246,7 +246,7 @@ def _count(path: Path) -> int:
 
 
 def _floors(path: Path, wanted: Sequence[int]) -> dict[str, Call]:
-    """Decoding by a decoder that has done it before; and by a new one, which each file needs."""
+    """Decoding with a decoder that has done it before, and with a new one, which each file needs."""
     return {
         "decoding what must be": _decoding(path, wanted),
         "with a new decoder": _decoding(path, wanted, is_new=True),
@@ -254,10 +254,10 @@ def _floors(path: Path, wanted: Sequence[int]) -> dict[str, Call]:
 
 
 def _decoding(path: Path, indices: Sequence[int], *, is_new: bool = False) -> Callable[[], int]:
-    """A call that decodes, from packets in memory, each wanted frame and what it refers to, and nothing else is done.
+    """A call that decodes, from packets in memory, each wanted frame and what it refers to, and does nothing else.
 
-    Where a group of pictures holds wanted frames, it is decoded from its keyframe to the last of them; frames that no
-    other refers to are left out unless wanted.
+    If a group of pictures holds wanted frames, it is decoded from its keyframe to the last of them; frames that no
+    other refers to are skipped unless wanted.
     """
     container = av.open(str(path))
     stream = container.streams.video[0]
@@ -290,7 +290,7 @@ def _decoding(path: Path, indices: Sequence[int], *, is_new: bool = False) -> Ca
 
 
 def _frames_check(path: Path, indices: Sequence[int]) -> Check:
-    """The frames that are read, beside every frame decoded in order."""
+    """The frames that are read, compared with every frame decoded in order."""
     with av.open(str(path)) as container:
         shown = {
             index: torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
@@ -321,7 +321,7 @@ def _largest(what: str, found: Tensor, expected: Tensor) -> Check:
 
 
 def write_loop_videos(folder: Path, count: int) -> list[Path]:
-    """Videos of two classes for the training loop: the same picture, so that only decoding and training count."""
+    """Videos of two classes for the training loop: all the same picture, so that only decoding and training count."""
     paths = [folder / ("left" if index % 2 else "right") / f"{index:03d}.mp4" for index in range(count)]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)

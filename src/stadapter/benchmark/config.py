@@ -15,24 +15,24 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Measure what this program takes, beside the released ST-Adapter code and beside the least that the machine could:
-    equality is verified first, then all sides take turns. The exit code is 1 where something is not equal."""
+    """Measure this program against the released ST-Adapter code and against the hardware's limit: equality is verified
+    first, then all sides take turns. The exit code is 1 if anything is not equal."""
 
     parts: tuple[Part, ...] = ("adapter", "model", "clips", "loop", "cold-start")
-    """What to measure: the adapter alone, the whole model, loading clips, the training loop, starting the command;
-    scale is the step with gradient checkpointing and torch.compile too, and copies to a GPU."""
+    """What to measure: the adapter by itself, the whole model, loading clips, the training loop, starting the command;
+    scale is the step also with gradient checkpointing and torch.compile, and copies to a GPU."""
     reference: str | None = None
-    """Checkout of the released code (github.com/linziyi96/st-adapter) to measure beside; default none."""
+    """Checkout of the released code (github.com/linziyi96/st-adapter) to measure against; default: none."""
     presets: tuple[Preset, ...] = ("12x384", "24x384")
-    """Adapters before every MLP (the released Kinetics model), or before attention too (Something-Something-v2)."""
+    """Adapters before every MLP (the released Kinetics model), or also before attention (Something-Something-v2)."""
     trunk: TrunkName = "b16"
-    """Size of the trunk, with random weights: b16 is CLIP's ViT-B/16 at 224 pixels, tiny is for trying this out."""
+    """Size of the trunk, with random weights: b16 is CLIP's ViT-B/16 at 224 pixels, tiny is for a quick trial."""
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     """Precisions of this program to measure."""
     batch_size: int | None = None
-    """Clips of a step; default 1 on a CPU, 32 on a GPU."""
+    """Clips per step; default: 1 on a CPU, 32 on a GPU."""
     num_frames: int = 8
-    """Frames of a clip."""
+    """Frames per clip."""
     clip_heights: tuple[int, ...] = (240, 480, 1080)
     """Heights in pixels of the videos to load, made on the spot, 16:9."""
     clip_frames: tuple[int, ...] = (64, 300)
@@ -40,22 +40,22 @@ class BenchmarkConfig:
     clip_gops: tuple[int, ...] = (12, 250)
     """Frames from one keyframe to the next in the videos to load."""
     loop_clips: int | None = None
-    """Videos that the training loop is measured with, of 64 frames and 240 pixels in height; default 4 on a CPU, 1024
+    """Videos that the training loop is measured with, of 64 frames and 240 pixels in height; default: 4 on a CPU, 1024
     on a GPU."""
     repeats: int = 5
-    """Rounds in which all sides take turns; the medians over rounds are told."""
+    """Rounds in which all sides take turns; medians over the rounds are reported."""
     threads: int | None = None
-    """Threads that torch computes with; default torch's own choice."""
+    """Threads that torch computes with; default: torch's own choice."""
     device: str = "auto"
     """Where the adapter, the model and the loop are measured: auto, cpu, cuda."""
     max_reference_gib: float = 4.0
     """Memory in GiB that the released code may take to load a clip; it keeps whole videos as floats."""
     json: str | None = None
-    """File to write everything to, as JSON; - for standard output."""
+    """Write everything to this file, as JSON; - for standard output."""
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise SettingsError("no parts given; expected some, or leave --parts out to measure all")
+            raise SettingsError("no parts given: expected some; leave --parts out to measure all")
         check_types(self)
         counts = ("num_frames", "repeats", "batch_size", "loop_clips", "threads")
         check_limits(self, dict.fromkeys(counts, (1, math.inf)))

@@ -1,4 +1,4 @@
-"""The least that has to be done: the matrix products of a step alone, and the copy of a tensor."""
+"""The least that has to be done: only the matrix products of a step, and the copy of a tensor."""
 
 # B batch, T frames, N tokens, P patches, D width, A bottleneck, H heads of the attention
 
@@ -27,7 +27,7 @@ class Product:
     columns: int
     batch: int = 1
     is_transposed: bool = False
-    """Whether the right side lies in memory as (columns, inner), as the weight of a linear layer in a forward pass."""
+    """Whether the right side is stored as (columns, inner), like the weight of a linear layer in a forward pass."""
 
     @property
     def flops(self) -> int:
@@ -37,7 +37,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Sizes:
-    """A trunk with adapters, and the clips it looks at."""
+    """A trunk with adapters, and the clips it sees."""
 
     width: int
     mlp_width: int
@@ -53,12 +53,12 @@ class Sizes:
 
     @property
     def num_patches(self) -> int:
-        """Of an image."""
+        """Patches of an image."""
         return (self.image_size // self.patch_size) ** 2
 
     @property
     def num_tokens(self) -> int:
-        """Of an image, with the class token."""
+        """Tokens of an image, with the class token."""
         return self.num_patches + 1
 
     def adapters(self, block: int) -> int:
@@ -69,7 +69,8 @@ class Sizes:
 def forward_products(sizes: Sizes) -> list[Product]:
     """The matrix products that a forward pass cannot do without.
 
-    In the last block all but keys and values is for the class token alone, as nothing else is read after it.
+    In the last block everything but keys and values is computed only for the class token, as nothing else is read after
+    it.
     """
     patches = sizes.num_images * sizes.num_patches
     products = [_linear(patches, 3 * sizes.patch_size**2, sizes.width)]
@@ -80,7 +81,7 @@ def forward_products(sizes: Sizes) -> list[Product]:
 
 
 def backward_products(sizes: Sizes) -> list[Product]:
-    """Those of the backward pass: gradients of activations down to the first adapter, and of the adapters' weights."""
+    """The backward pass's products: gradients of activations down to the first adapter, and of adapters' weights."""
     products: list[Product] = []
     for block in range(sizes.num_blocks):
         is_last = block == sizes.num_blocks - 1
@@ -102,17 +103,17 @@ def bare(sizes: Sizes) -> Sizes:
 
 
 def flops(products: Sequence[Product]) -> int:
-    """Of all of them."""
+    """Floating-point operations of all of them."""
     return sum(product.flops for product in products)
 
 
 def adapter_products(sizes: Sizes, *, backward: bool) -> list[Product]:
-    """Those of one adapter inside the trunk: the input has a gradient too."""
+    """The products of one adapter inside the trunk, where the input has a gradient too."""
     return _adapter_forward(sizes) + (_adapter_backward(sizes) if backward else [])
 
 
 def replay(products: Sequence[Product], dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
-    """A call that does the products alone, by the faster kernel, on operands that lie ready."""
+    """A call that does only the products, with the faster kernel, on prepared operands."""
     operands: dict[Product, tuple[Tensor, Tensor, Tensor]] = {}
     for product in products:
         if product not in operands:
@@ -130,7 +131,7 @@ def replay(products: Sequence[Product], dtype: torch.dtype, device: torch.device
 
 
 def product_rate(dtype: torch.dtype, device: torch.device, synchronise: Callable[[], None], *, repeats: int) -> float:
-    """Floating-point operations a second of one large square product: what the device can do."""
+    """Floating-point operations per second of one large square product: what the device can do."""
     side = _RATE_SIDE.get(device.type, _GPU_RATE_SIDE)
     square = Product(side, side, side)
     call = replay([square], dtype, device)
@@ -139,7 +140,7 @@ def product_rate(dtype: torch.dtype, device: torch.device, synchronise: Callable
 
 
 def copy_rate(device: torch.device, synchronise: Callable[[], None], *, repeats: int) -> float:
-    """Bytes a second, read and written, of a large copy."""
+    """Bytes per second, read and written, of a large copy."""
     num_bytes = _COPY_BYTES.get(device.type, _GPU_COPY_BYTES)
     source = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -177,7 +178,7 @@ def _adapter_backward(sizes: Sizes) -> list[Product]:
 
 
 def _activation_gradients(product: Product) -> list[Product]:
-    """Of a frozen layer that of its input; of one of attention's two products those of both sides."""
+    """For a frozen layer, the product for its input; for one of attention's two products, those for both sides."""
     if product.batch == 1:
         return [_of_input(product)]
     return [_of_input(product), Product(product.inner, product.rows, product.columns, batch=product.batch)]

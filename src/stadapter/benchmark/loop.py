@@ -1,4 +1,4 @@
-"""The whole training loop: decoding, batches, steps, from videos on the disk."""
+"""The whole training loop: decoding, batches, steps, from videos on disk."""
 
 import io
 import itertools
@@ -36,9 +36,9 @@ EPOCHS = 2
 
 
 def cases(config: BenchmarkConfig, released: Released | None, device: torch.device, *, folder: Path) -> Iterator[Case]:
-    """Two epochs from files, in every precision, the workers' start included; beside the same steps from memory.
+    """Two epochs from files, in every precision, including the workers' start; against the same steps from memory.
 
-    On either side the network and the list of videos stand before time begins.
+    On both sides the network and the list of videos are ready before timing begins.
     """
     sizes = sizes_of(config, config.presets[0], device)
     backbone = save_vision(sizes, folder / "trunk")
@@ -111,14 +111,14 @@ def _our_loop(
 
 
 def _beside(device: torch.device) -> int:
-    """Decoding processes for the released loop, which takes no turns: half of the cores where it computes on them."""
+    """Decoding processes for the released loop, which does not take turns: half of the cores if it computes on them."""
     return max(1, count_cores() // 2) if device.type == "cpu" else default_workers(device_type=device.type)
 
 
 def _their_loop(
     config: BenchmarkConfig, networks: Networks, released: Released, videos: list[Path], *, half: bool
 ) -> Callable[[], None]:
-    """What the released main.py does with a batch, without processes of NCCL: its data set, its model, its step."""
+    """What the released main.py does with a batch, without NCCL processes: its data set, its model, its step."""
     listing = videos[0].parents[1] / "list.txt"
     listing.write_text("".join(f"{video.parent.name}/{video.name} 0\n" for video in videos), encoding="utf-8")
     side, batch_size = networks.sizes.image_size, networks.sizes.num_images // config.num_frames

@@ -26,14 +26,14 @@ from stadapter.costs import saved_bytes
 from stadapter.model import VideoClassifier, fastest_attention
 
 _EXACT, _ROUNDED = 1e-5, 5e-2
-"""How far apart two fp32 computations of the same may be, and one in bf16 from one in fp32 (relative, of a tensor)."""
+"""How far apart two fp32 computations of the same thing may be, and bf16 from fp32 (relative, per tensor)."""
 _ROUNDED_GRADIENT = 0.1
-"""The same for a single gradient in bf16: 0.015 was found at the size of ViT-B/16, a bug gives 1 and more."""
+"""The same for a single gradient in bf16: 0.015 was measured at the size of ViT-B/16, a bug gives 1 or more."""
 _KERNELS = {"sdpa": "with fused attention", "eager": "with attention by plain products"}
 
 
 def cases(config: BenchmarkConfig, released: Released | None, device: torch.device) -> Iterator[Case]:
-    """Inference and a training step of every preset, in every precision."""
+    """Inference and a training step for every preset and precision."""
     for preset in config.presets:
         networks = make_networks(sizes_of(config, preset, device), device)
         for precision in config.precisions:
@@ -112,7 +112,7 @@ def _training_case(
 def _with_the_other_attention(
     model: VideoClassifier, step: Call, device: torch.device, precision: Precision
 ) -> dict[str, Call]:
-    """The step with the attention kernel that is not chosen for this device and precision."""
+    """The step with the attention kernel that is not the default for this device and precision."""
     chosen = fastest_attention(device, DTYPES[precision] if precision != "fp32" else None)
     other: Literal["sdpa", "eager"] = "eager" if chosen == "sdpa" else "sdpa"
 
@@ -125,7 +125,7 @@ def _with_the_other_attention(
 
 
 def _runs_in_half(networks: Networks, precision: Precision) -> bool:
-    """The released code trains in fp16 on a GPU; on a CPU it is measured in fp32 beside all of ours."""
+    """The released code trains in fp16 on a GPU; on a CPU it is measured in fp32 against all of ours."""
     return networks.device.type == "cuda" and precision != "fp32"
 
 
@@ -162,7 +162,7 @@ def _compare_logits(
     exact = networks.ours().eval()
     logits = _inference(exact, clips, None)()
     trunk = networks.ours(adapted=False).trunk
-    vision = networks.vision.to(networks.device)  # what is made in inference mode cannot be trained on
+    vision = networks.vision.to(networks.device)  # tensors made in inference mode cannot be trained on
     with torch.inference_mode():
         images = clips.flatten(0, 1)  # (B*T, 3, H, W)
         theirs = vision(images).last_hidden_state
@@ -224,7 +224,7 @@ def _errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[tuple
 
 
 def _worst(checks: Sequence[Check]) -> list[Check]:
-    """Of each kind of check the one that is furthest out, and how many there were."""
+    """The worst of each kind of check, and how many of them there were."""
     kinds: dict[str, list[Check]] = {}
     for check in checks:
         kinds.setdefault(check.what.split(", ", 1)[1], []).append(check)
@@ -236,4 +236,4 @@ def _worst(checks: Sequence[Check]) -> list[Check]:
 
 
 def _order(error: float) -> float:
-    return error if error == error else float("inf")  # no number is the worst
+    return error if error == error else float("inf")  # NaN is the worst

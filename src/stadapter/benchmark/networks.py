@@ -45,7 +45,7 @@ def sizes_of(config: BenchmarkConfig, preset: Preset, device: torch.device) -> S
 
 @dataclass(frozen=True)
 class Networks:
-    """A CLIP vision model with random weights, and the classifiers that are made of it."""
+    """A CLIP vision model with random weights, and the classifiers made from it."""
 
     vision: Any
     """The transformers model."""
@@ -53,7 +53,7 @@ class Networks:
     device: torch.device
 
     def ours(self, *, adapted: bool = True) -> VideoClassifier:
-        """Our classifier, in fp32, as in the middle of training; or a linear probe of the bare trunk."""
+        """Our classifier, in fp32, as it is during training; or a linear probe of the bare trunk."""
         sizes = self.sizes
         tuning = STAdapter(
             width=sizes.bottleneck,
@@ -67,7 +67,7 @@ class Networks:
         return model.to(self.device)
 
     def released(self, released: Released, *, half: bool) -> nn.Module:
-        """The released one with the same weights, frozen ones in fp16 where it computes in that, as it does."""
+        """The released classifier with the same weights; frozen ones in fp16 if it computes in fp16, as upstream."""
         trained = self.ours().trained_tensors()
         model: nn.Module = released_model(
             released, self.vision.state_dict(), trained, sizes=self.sizes, num_classes=NUM_CLASSES
@@ -84,12 +84,12 @@ class Networks:
         return torch.randn(batch, num_frames, 3, side, side, generator=generator).to(self.device)
 
     def targets(self, num_frames: int) -> Tensor:
-        """A class for each of them (B, 1)."""
+        """A class for each clip (B, 1)."""
         return torch.arange(self.sizes.num_images // num_frames, device=self.device)[:, None] % NUM_CLASSES
 
 
 def make_networks(sizes: Sizes, device: torch.device) -> Networks:
-    """Networks of these sizes, whose weights are a function of the sizes."""
+    """Networks of these sizes, with weights that are a function of the sizes."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return Networks(make_vision(sizes), sizes, device)
@@ -112,14 +112,14 @@ def make_vision(sizes: Sizes) -> Any:
 
 
 def save_vision(sizes: Sizes, folder: Path) -> Path:
-    """The same as a folder that `load_backbone` takes."""
+    """Save such a model as a folder that `load_backbone` takes."""
     with quiet_loading():
         make_networks(sizes, torch.device("cpu")).vision.save_pretrained(folder)
     return folder
 
 
 def disturb(module: nn.Module) -> None:
-    """Give adapters that start as nothing something to do, as after some training."""
+    """Give adapters that start as the identity an effect, as after some training."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -128,13 +128,13 @@ def disturb(module: nn.Module) -> None:
 
 
 def ready(model: VideoClassifier, precision: Precision, *, training: bool) -> VideoClassifier:
-    """The model as the training loop, or the classifier at work, sets it up for a precision."""
+    """The model as the training loop, or the classifier in use, sets it up for a precision."""
     prepare_trunk(model, next(model.parameters()).device, DTYPES[precision] if precision != "fp32" else None)
     return model.train(training)
 
 
 def training_step(model: VideoClassifier, clips: Tensor, targets: Tensor) -> Callable[[], Tensor]:
-    """One step as the training loop does it, without clipping gradients, as the released code; returns the loss."""
+    """One step as in the training loop, but without gradient clipping, like the released code; returns the loss."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = make_optimizer(trained, lr=0.0, weight_decay=0.0)
 
@@ -149,7 +149,7 @@ def training_step(model: VideoClassifier, clips: Tensor, targets: Tensor) -> Cal
 
 
 def released_step(model: nn.Module, *, half: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """What the released main.py does with a batch (B, 3, T, H, W), its metrics left out; returns the loss.
+    """What the released main.py does with a batch (B, 3, T, H, W), without its metrics; returns the loss.
 
     In fp16 autocast with the loss scaled, or in fp32.
     """
@@ -177,7 +177,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def peak_bytes(step: Callable[[], object], model: nn.Module) -> int:
-    """GPU memory at the height of a step: what the model and its optimizer hold, and what the step takes beside."""
+    """Peak GPU memory of a step: what the model and its optimizer hold, plus what the step takes."""
     step()
     forget_peak_memory(torch.device("cuda"))
     before = torch.cuda.memory_allocated()

@@ -1,7 +1,7 @@
-"""The released implementation, imported from a checkout of it, to stand beside this program in the same process.
+"""The released implementation, imported from a checkout of it, to run next to this program in the same process.
 
-Nothing of it is in this package. Its settings file is stood in for, and so is torchvision where that is not installed:
-the measured paths import it and call nothing of it.
+Nothing of it is in this package. Its settings file is replaced by a stand-in, and so is torchvision if that is not
+installed: the measured paths import it but call nothing in it.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ from stadapter.paths import expanded
 from stadapter.wording import first_line
 
 _SETTINGS = {"CLIP_VIT_B16_PATH": "", "CLIP_VIT_L14_PATH": "", "DWCONV3D_DISABLE_CUDNN": True}
-"""As in its configs.py.example."""
+"""The values of its configs.py.example."""
 _STOOD_IN = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
 _PIECES = {"down": "fc1", "conv": "conv", "up": "fc2"}
 _PLACES = {"before_attention": "adapter_pre_attn", "before_mlp": "adapter_pre_mlp"}
@@ -29,39 +29,39 @@ _PLACES = {"before_attention": "adapter_pre_attn", "before_mlp": "adapter_pre_ml
 
 @dataclass(frozen=True)
 class Released:
-    """What of the released code could be imported."""
+    """The parts of the released code that could be imported."""
 
     models: Any
     """Its module of models."""
     clips: Any
-    """Its module of the data set; None where it cannot be imported."""
+    """Its module of the data set; None if it cannot be imported."""
     transform: Any
     """Its module of transforms."""
     notes: tuple[str, ...]
-    """What could not be imported or had to be stood in for, and why."""
+    """What could not be imported or needed a stand-in, and why."""
 
 
 def import_released(folder: str | Path) -> Released:
-    """Import a checkout of the released code; the modules of this process stay as they were.
+    """Import a checkout of the released code; the modules of this process are unchanged afterwards.
 
     Raises:
-        SettingsError: the folder is no such checkout, or its models cannot be imported.
+        SettingsError: the folder is not such a checkout, or its models cannot be imported.
     """
     folder = expanded(folder).absolute()
     if not (folder / "models_adapter.py").is_file():
         raise SettingsError(
-            f"{folder} holds no models_adapter.py; expected a checkout of github.com/linziyi96/st-adapter"
+            f"{folder} has no models_adapter.py; expected a checkout of github.com/linziyi96/st-adapter"
         )
     configs = ModuleType("configs")
     vars(configs).update(_SETTINGS)
-    notes = ["its main.py needs NCCL and CUDA: of its training loop what it does in a step is measured"]
+    notes = ["its main.py needs NCCL and CUDA: only what its training loop does in a step is measured"]
     stand_ins: dict[str, ModuleType] = {"configs": configs}
     if importlib.util.find_spec("torchvision") is None:
         stand_ins |= {name: _Absent(name) for name in _STOOD_IN}
         for name in _STOOD_IN[1:]:
             parent, _, child = name.rpartition(".")
             setattr(stand_ins[parent], child, stand_ins[name])
-        notes.append("torchvision is not installed: its data set is imported without it, and RandAugment cannot be run")
+        notes.append("torchvision is not installed: its data set is imported without it, its RandAugment cannot run")
     with _in_place(stand_ins):
         try:
             models = _load("models_adapter", folder / "models_adapter.py")
@@ -72,7 +72,7 @@ def import_released(folder: str | Path) -> Released:
         try:
             package = _load("video_dataset", folder / "video_dataset" / "__init__.py")
             clips, transform = package.dataset, package.transform
-        except Exception as error:  # the same
+        except Exception as error:  # likewise
             notes.append(f"video_dataset cannot be imported ({type(error).__name__}: {first_line(error)})")
     return Released(models, clips, transform, tuple(notes))
 
@@ -95,7 +95,7 @@ def released_model(
 ) -> Any:
     """Their model with the weights of a transformers CLIP vision model and the trained tensors of ours, in fp32.
 
-    An adapter that ours leaves out, as it cannot reach the class token, starts as the identity.
+    An adapter that ours leaves out, because it cannot reach the class token, starts as the identity.
     """
     model = released.models.VisionTransformer(
         input_resolution=sizes.image_size,
@@ -133,7 +133,7 @@ def _renamed_piece(name: str) -> str:
 
 
 def _openai_names(weights: Mapping[str, Tensor], num_blocks: int) -> dict[str, Tensor]:
-    """The vision tower of a CLIP model by OpenAI's names, which the released code has."""
+    """The vision tower of a CLIP model by OpenAI's names, as in the released code."""
     renamed = {
         "class_embedding": weights["embeddings.class_embedding"],
         "conv1.weight": weights["embeddings.patch_embedding.weight"],
@@ -182,7 +182,7 @@ class _Absent(ModuleType):
 
 @contextmanager
 def _in_place(modules: Mapping[str, ModuleType]) -> Iterator[None]:
-    """Let modules be found while others are imported; afterwards all is as it was."""
+    """Make modules importable while others are imported; afterwards everything is as it was."""
     before = dict(sys.modules)
     sys.modules.update(modules)
     try:

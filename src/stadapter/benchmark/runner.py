@@ -1,4 +1,4 @@
-"""The parts of a benchmark, one after the other: verify, measure, keep what there is."""
+"""The parts of a benchmark, one after the other: verify, measure, keep what has been measured."""
 
 import os
 import platform
@@ -37,16 +37,16 @@ def benchmark(
     """Verify and measure.
 
     Args:
-        config: what, and at which sizes.
-        progress: told the name of every case before it is measured.
-        keep: given what there is at the start and after every case: so it is not lost if the rest is not waited for.
+        config: what to measure, at which sizes.
+        progress: called with the name of every case before it is measured.
+        keep: called at the start and after every case with the results so far, so stopping early loses none.
 
     Returns:
         JSON values: hardware, versions, date, for every case its checks, seconds and ratios, and what failed: a case
-        or a part that cannot be computed is told, and the rest measured.
+        or part that cannot be computed is reported, and the rest is measured.
 
     Raises:
-        SettingsError: a device that is not there, or a reference that is no checkout of the released code.
+        SettingsError: there is no such device, or the reference is not a checkout of the released code.
     """
     device = choose_device(config.device)
     released = import_released(config.reference) if config.reference is not None else None
@@ -55,7 +55,7 @@ def benchmark(
 
 
 def all_equal(result: dict[str, Any]) -> bool:
-    """Whether all could be computed, and every check of a benchmark holds."""
+    """Whether everything could be computed and every check of a benchmark holds."""
     return not result["failures"] and all(case["equal"] for case in result["cases"])
 
 
@@ -71,7 +71,7 @@ def _measure_all(
     keep(result)
     with ExitStack() as folders:
         for part in config.parts:
-            # As decoding processes have it, and as those do that train.
+            # As in decoding processes, and as in those that train.
             (keep_no_freed_memory if part == "clips" else keep_freed_memory)()
             with _told(result, part, "between its cases"):
                 for case in _cases(part, config, released, device, folders):
@@ -86,7 +86,7 @@ def _measure_all(
 
 @contextmanager
 def _told(result: dict[str, Any], part: Part, where: str) -> Iterator[None]:
-    """Note what fails within, and let the rest be measured: it takes minutes, and may be had only once."""
+    """Record what fails in the block and measure the rest: it takes minutes, and there may be only one chance."""
     try:
         yield
     except Exception as error:
@@ -97,7 +97,7 @@ def _told(result: dict[str, Any], part: Part, where: str) -> Iterator[None]:
 
 
 def _free(device: torch.device) -> None:
-    """Hand back what a case leaves: gigabytes of large videos, or what did not fit into a GPU."""
+    """Free what a case leaves: gigabytes of large videos, or what did not fit into a GPU."""
     hand_back_freed_memory()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -109,7 +109,7 @@ def _num_threads(case: Case) -> int:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads; one is what a process that loads clips has."""
+    """Let torch compute with this many threads; a process that loads clips has one."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""One device at work: a training step and inference as they are, and with what can be switched on; copies to a GPU."""
+"""One device at work: a training step and inference as they are, and with each option switched on; copies to a GPU."""
 
 # B batch, T frames, H W pixels
 
@@ -29,8 +29,8 @@ COMPILER = "inductor"
 """The backend of torch.compile."""
 _CHECKPOINTED, _COMPILED = "gradient checkpointing", "compiled"
 _AGAIN, _EXACT, _ROUNDED = 1e-3, 1e-4, 0.1
-"""How far apart (relative, of a tensor) the same computed again may be, which is no further than two steps on a GPU
-are; the same compiled in fp32; and in bf16."""
+"""How far apart (relative, per tensor) a recomputed result may be, which is no further apart than two steps on a GPU;
+a compiled one in fp32; and one in bf16."""
 
 
 def cases(config: BenchmarkConfig, released: Released | None, device: torch.device) -> Iterator[Case]:
@@ -98,8 +98,8 @@ def _inference_case(config: BenchmarkConfig, networks: Networks, precision: Prec
 def _variants(
     config: BenchmarkConfig, networks: Networks, precision: Precision, *, training: bool
 ) -> tuple[dict[str, VideoClassifier], tuple[str, ...]]:
-    """The same classifier as it is, computing blocks again, compiled, and both; and what could not be had."""
-    torch.compiler.reset()  # beyond 8 kinds of one block, of all cases together, it would quietly compile no more
+    """The same classifier as it is, recomputing blocks, compiled, and both; and what was not possible."""
+    torch.compiler.reset()  # beyond 8 variants of one block over all cases, it would silently stop compiling
     ours = ready(networks.ours(), precision, training=training)
     models = {"ours": ours}
     if training:
@@ -141,7 +141,7 @@ def _compare(models: dict[str, VideoClassifier], clips: Tensor, targets: Tensor,
     for name, gradients in found.items():
         assert gradients.keys() == expected.keys()
         errors = [relative_error(gradients[key], expected[key]) for key in expected]
-        worst = max(errors, key=lambda error: error if error == error else float("inf"))  # no number is the worst
+        worst = max(errors, key=lambda error: error if error == error else float("inf"))  # NaN is the worst
         limit = _AGAIN if name == _CHECKPOINTED else _EXACT if precision == "fp32" else _ROUNDED
         checks.append(Check(f"gradients, {name} (the worst of {len(expected)})", worst, limit, side=name))
     return checks
@@ -153,7 +153,7 @@ def _gradients(model: VideoClassifier, clips: Tensor, targets: Tensor, precision
 
 
 def _copy_case(clips: Tensor) -> Case:
-    """From pinned memory, as the training loop copies, beside memory that is not."""
+    """Copying from pinned memory, as the training loop does, against memory that is not pinned."""
     plain = torch.zeros(clips.shape, dtype=torch.uint8)
     pinned = plain.pin_memory()
     return Case(

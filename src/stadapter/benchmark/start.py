@@ -21,7 +21,7 @@ _NEEDS_TORCH = {"import all that training needs"}
 
 
 def cases(config: BenchmarkConfig, released: Released | None, device: torch.device) -> Iterator[Case]:
-    """Each command in a process of its own, beside a Python that does nothing, or imports torch alone."""
+    """Each command in its own process, against a Python that does nothing, or only imports torch."""
     for name, arguments in _COMMANDS.items():
         floors = {"python": _call("-c", "pass")}
         if name in _NEEDS_TORCH:

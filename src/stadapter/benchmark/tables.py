@@ -9,11 +9,11 @@ from rich.text import Text
 
 from stadapter.wording import percent
 
-_MEMORY = {"saved_bytes": "kept for the backward pass, beside the weights", "peak_bytes": "GPU memory at its height"}
+_MEMORY = {"saved_bytes": "kept for the backward pass, besides the weights", "peak_bytes": "peak GPU memory"}
 
 
 def tables(result: Mapping[str, Any]) -> Group:
-    """A table for each part, the machine, and what was not equal or not measured, to be printed with rich."""
+    """A table per part, the machine, and what was not equal or not measured, to be printed with rich."""
     parts = list(dict.fromkeys(case["part"] for case in result["cases"]))
     shown = [_table(part, [case for case in result["cases"] if case["part"] == part], result) for part in parts]
     return Group(*shown, *map(Text, [*_machine(result), *notes(result)]))
@@ -53,7 +53,7 @@ def _table(part: str, cases: Sequence[Mapping[str, Any]], result: Mapping[str, A
 
 
 def share_of_rate(case: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    """The products that have to be done, a second, over what one large product reaches in the same precision."""
+    """The necessary products per second, over what one large product reaches in the same precision."""
     rate = result["machine"]["product_flops_per_second"].get(str(case["name"]).rsplit(", ", 1)[-1])
     if rate is None or "flops" not in case:
         return ""
@@ -72,7 +72,7 @@ def _machine(result: Mapping[str, Any]) -> list[str]:
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """What to know beside the figures: what was not equal, what was not measured and why, memory."""
+    """What to know besides the figures: what was not equal, what was not measured and why, memory."""
     told = [f"released code: {note}" for note in result["reference"]["notes"]] if result["reference"] else []
     told += [f"{each['part']}: FAILED {each['where']}: {each['error']}" for each in result.get("failures", [])]
     for case in result["cases"]:

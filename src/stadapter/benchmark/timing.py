@@ -1,4 +1,4 @@
-"""Verify, then measure in turns: A B C, C A B …, so that whatever else the machine does meets all sides alike."""
+"""Verify, then measure in turns: A B C, C A B …, so that whatever else the machine does affects all sides alike."""
 
 import math
 import random
@@ -22,7 +22,7 @@ _ORDER_SEED = 0
 
 @dataclass(frozen=True)
 class Check:
-    """Whether two sides gave the same."""
+    """Whether two sides gave the same result."""
 
     what: str
     """What was compared."""
@@ -31,11 +31,11 @@ class Check:
     limit: float
     """How far apart they may be."""
     side: str | None = None
-    """The one of a case's others that it is about; None: about ours."""
+    """The one of the case's others that it is about; None if it is about ours."""
 
     @property
     def holds(self) -> bool:
-        """Whether they are equal, but for rounding; an error that is no number does not hold."""
+        """Whether they are equal except for rounding; an error of NaN does not hold."""
         return self.error <= self.limit
 
 
@@ -50,19 +50,19 @@ class Case:
     ours: Call
     """This program."""
     others: Mapping[str, Call] = field(default_factory=dict)
-    """Other ways to the same, by name: how many times as fast ours is, is told."""
+    """Other ways to do the same, by name; how many times as fast ours is gets reported."""
     floors: Mapping[str, Call] = field(default_factory=dict)
-    """The least that has to be done, by name: how many times that ours takes, is told."""
+    """The least that has to be done, by name; how many times as long ours takes gets reported."""
     checks: Callable[[], list[Check]] = list
     """Compares the sides; called before anything is timed."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What else is known of it, as JSON values."""
+    """What else is known about it, as JSON values."""
     flops: float | None = None
     """Floating-point operations of the matrix products that have to be done."""
     clock: Clock = "wall"
-    """wall: time that passes. processor: what the process computes, all its threads added up; for work of one core."""
+    """wall: elapsed time. processor: computing time of the process, summed over its threads; for work on one core."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """How often a call does the work, by side, where that is not once: times are told for one."""
+    """How often a call does the work, by side, if not once; times are reported for one."""
     notes: tuple[str, ...] = ()
     """What was not measured, and why."""
 
@@ -70,10 +70,10 @@ class Case:
 def measure(case: Case, *, repeats: int, synchronise: Callable[[], None]) -> dict[str, Any]:
     """Check a case, then time its sides in turns.
 
-    The speed of a wrong answer is worth nothing: a side that is not equal is not timed, and none is where ours is not.
+    The speed of a wrong answer is worthless: a side that is not equal is not timed, and if ours is not, none is.
 
     Returns:
-        JSON values: the checks, for each side the median, quartiles and all samples in seconds, the ratios.
+        JSON values: the checks, for every side the median, quartiles and all samples in seconds, the ratios.
     """
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # convolutions would differ in the third digit
         checks = case.checks()
@@ -103,11 +103,11 @@ def measure(case: Case, *, repeats: int, synchronise: Callable[[], None]) -> dic
 def take_turns(
     calls: Mapping[str, Call], *, repeats: int, synchronise: Callable[[], None], clock: Clock = "wall"
 ) -> dict[str, list[float]]:
-    """Seconds a call, `repeats` samples of each side, the sides taking turns.
+    """Seconds per call, `repeats` samples of each side, the sides taking turns.
 
-    Their order is drawn anew for every round, from the same seed each time: what one leaves behind in the caches helps
-    or hinders whoever comes next (docs/log.md). A first call of each, which is not counted, warms up and tells how many
-    calls a sample needs.
+    Their order is shuffled for every round, from the same seed each time: what one leaves in the caches helps or
+    hinders whichever comes next (docs/log.md). An uncounted first call of each warms up and shows how many calls a
+    sample needs.
     """
     counts = {}
     now = _CLOCKS[clock]
@@ -139,23 +139,23 @@ def _summary(values: list[float]) -> dict[str, Any]:
 
 
 def _ratio(above: list[float], below: list[float]) -> float:
-    """The median over rounds of the ratio within a round: what slows a whole round down does not count."""
+    """The median over rounds of the ratio within a round: whatever slows down a whole round cancels out."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def synchroniser(device: torch.device) -> Callable[[], None]:
-    """What waits until a device has done all that it was asked for."""
+    """A function that waits until a device has finished all its work."""
     if device.type == "cpu":
         return _nothing_to_wait_for
     return torch.accelerator.synchronize
 
 
 def _nothing_to_wait_for() -> None:
-    """A CPU has done its work when a call returns."""
+    """Do nothing: a CPU has finished its work when a call returns."""
 
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """‖ours - theirs‖ / ‖theirs‖, or ‖ours‖ where theirs is zero."""
+    """‖ours - theirs‖ / ‖theirs‖, or ‖ours‖ if theirs is zero."""
     ours, theirs = ours.detach().double(), theirs.detach().double()
     norm, distance = float(theirs.norm()), float((ours - theirs).norm())
     return distance / norm if norm else distance

@@ -1,4 +1,4 @@
-"""The data doctor: whether training could start on a data set, and what would make its result worse."""
+"""The data doctor: whether training can start on a data set, and what would make its result worse."""
 
 import os
 import re
@@ -33,7 +33,7 @@ from stadapter.video import VIDEO_SUFFIXES
 from stadapter.wording import counted, printable
 
 SHOWN_ITEMS, SHOWN_PER_KIND, SHOWN_CLASSES, SHOWN_VALUES = 5, 5, 30, 4
-"""How many clips of a finding, findings of a kind, classes, and sizes or codecs the tables show; JSON has all."""
+"""How many clips of a finding, findings of a kind, classes, and sizes or codecs the tables show; the JSON has all."""
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _OF_A_LINE = re.compile(r"(?P<source>.+), line (?P<line>\d+): (?P<found>.+?)(?:; (?P<advice>[^;]+))?", re.DOTALL)
 
@@ -50,12 +50,12 @@ class ClassCount:
     unreadable: int
     """How many of both cannot be read."""
     median_seconds: float | None
-    """Of the readable ones; None where no length can be told."""
+    """Median over the readable ones; None if no length is known."""
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was seen of a data set."""
+    """What was found in a data set."""
 
     data: str
     deep: bool
@@ -66,7 +66,7 @@ class DataReport:
     """Errors first, then warnings, then notes."""
 
     def __repr__(self) -> str:
-        """Without the clips and findings themselves; rich.print shows them as tables."""
+        """A summary, without the clips and findings themselves; rich.print shows them as tables."""
         counts = f"{counted(len(self.clips), 'clip')}, {counted(len(self.findings), 'finding')}"
         return f"DataReport({self.data}: {counts}, could_train={self.could_train})"
 
@@ -75,7 +75,7 @@ class DataReport:
 
     @property
     def could_train(self) -> bool:
-        """Whether `train` could start, and would not stop for unreadable clips."""
+        """Whether `train` can start, and will not stop for unreadable clips."""
         return not any(finding.level == "error" for finding in self.findings)
 
     def per_class(self) -> tuple[ClassCount, ...]:
@@ -87,7 +87,7 @@ class DataReport:
         return tuple(_count(label, of[label]) for label in sort_labels(list(of)))
 
     def to_json(self) -> dict[str, Any]:
-        """The same as JSON types: dicts, lists, strings, numbers and None; every clip and every finding is in it."""
+        """The same as JSON types: dicts, lists, strings, numbers and None; with every clip and every finding."""
         return {
             "data": self.data,
             "deep": self.deep,
@@ -114,23 +114,23 @@ def check_data(
     num_workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> DataReport:
-    """Look at every clip of a data set as training would, and report everything that is wrong with it.
+    """Inspect every clip of a data set as training would, and report everything that is wrong with it.
 
     Args:
-        data: whatever `read_splits` takes; clips are held out as there.
+        data: whatever `read_splits` takes; clips are held out in the same way.
         val_data: clips to validate on.
-        val_fraction: share of each class that is held out where there are no validation clips.
+        val_fraction: share of each class that is held out if there are no validation clips.
         video_root: folder that the paths of a list start from, or that holds the videos of a public data set.
-        label_kind: what EPIC-Kitchens clips are labelled with.
+        label_kind: which labels of EPIC-Kitchens clips to use.
         split_number: which of the splits of UCF101 or HMDB51.
-        num_frames: frames of a training clip; videos with fewer are pointed out.
+        num_frames: frames per training clip; videos with fewer are reported.
         max_bad_fraction: with a larger share of unreadable clips a training run stops.
-        deep: decode every frame, which finds damage inside files; else only the first frame of each is decoded.
+        deep: decode every frame, which finds damage inside files; otherwise only the first frame of each is decoded.
         num_workers: threads that read videos; 0 and 1 read in this one.
-        progress: called with the number of videos done and to do.
+        progress: called with the number of videos done and the total.
 
     Raises:
-        SettingsError: a number out of its range. What is wrong with the data is never raised.
+        SettingsError: a number is out of range. Problems with the data are never raised.
     """
     if num_frames < 1:
         raise SettingsError(f"num_frames {num_frames}: expected at least 1")
@@ -168,7 +168,7 @@ def check_data(
 
 
 def _problems(problems: Iterable[str]) -> Iterator[Finding]:
-    """What was wrong with the data as a whole; lines of a list that are refused for one reason are told together."""
+    """What was wrong with the data as a whole; lines of a list refused for the same reason are reported together."""
     together: dict[tuple[str, str], list[re.Match[str]]] = {}
     alone: list[str] = []
     for problem in dict.fromkeys(problems):
@@ -219,12 +219,12 @@ def summary_table(report: DataReport) -> Table:
         if any(clip.label is not None for clip in clips)
         else f"{len(clips)}, none with a class",
         "videos": f"{len(videos)}, {decimal(sum(max(0, video.size_bytes) for video in videos))}",
-        "length": f"{_spread(seconds, 's')}; {sum(seconds) / 60:.1f} min in all" if seconds else "",
+        "length": f"{_spread(seconds, 's')}; {sum(seconds) / 60:.1f} min in total" if seconds else "",
         "frames": _spread(frames, "") if frames else "",
         "size": _kinds(f"{info.width}x{info.height}" for info in infos),
         "codec": _kinds(info.codec for info in infos),
-        "frames a second": _kinds(f"{info.frames_per_second:.4g}" for info in infos if info.frames_per_second),
-        "turned by a quarter or half": str(sum(info.rotation_degrees != 0 for info in infos) or ""),
+        "frames per second": _kinds(f"{info.frames_per_second:.4g}" for info in infos if info.frames_per_second),
+        "rotated by a quarter or half turn": str(sum(info.rotation_degrees != 0 for info in infos) or ""),
         "variable frame rate": str(sum(info.has_variable_rate for info in infos) or ""),
     }
     for name, value in rows.items():
@@ -234,7 +234,7 @@ def summary_table(report: DataReport) -> Table:
 
 
 def class_table(report: DataReport) -> Table:
-    """Clips of every class; with many classes those with the fewest to train on."""
+    """Clips of every class; with many classes only those with the fewest to train on."""
     counts = report.per_class()
     shown = counts if len(counts) <= SHOWN_CLASSES else sorted(counts, key=lambda count: count.train)[:SHOWN_CLASSES]
     table = Table(title="By class", title_justify="left")
@@ -287,12 +287,12 @@ def _hanging(mark: Text | str, text: Text, indent: int) -> Table:
 
 
 def verdict(report: DataReport) -> Text:
-    """Whether training could start, in a line."""
+    """Whether training can start, in a line."""
     levels = Counter(finding.level for finding in report.findings)
-    found = ", ".join(counted(levels[level], level) for level in LEVELS if levels[level]) or "nothing found amiss"
+    found = ", ".join(counted(levels[level], level) for level in LEVELS if levels[level]) or "no problems found"
     if report.could_train:
-        return Text.assemble(("training could start", "bold green"), f": {found}")
-    return Text.assemble(("training could not start", "bold red"), f": {found}")
+        return Text.assemble(("training can start", "bold green"), f": {found}")
+    return Text.assemble(("training cannot start", "bold red"), f": {found}")
 
 
 def _unlabelled(data: str | os.PathLike[str]) -> list[Entry]:
@@ -309,7 +309,7 @@ def _unlabelled(data: str | os.PathLike[str]) -> list[Entry]:
 
 
 def _named_from(val_data: str | os.PathLike[str] | None, entry: Entry) -> Entry:
-    """A validation entry, named so that it cannot be taken for one to train on."""
+    """A validation entry, named so that it cannot be mistaken for one to train on."""
     if val_data is None:
         return entry
     folder = Path(val_data) if os.path.isdir(expanded(val_data)) else Path(val_data).parent
@@ -317,12 +317,12 @@ def _named_from(val_data: str | os.PathLike[str] | None, entry: Entry) -> Entry:
 
 
 def _left_out(root: Path, manifest: Manifest) -> Iterator[Finding]:
-    """How annotations were understood; files that are listed and not there, or there and not used."""
+    """How annotations were understood; files that are listed but missing, or present but not used."""
     for remark in manifest.remarks:
         yield Finding("layout", "note", remark, "")
     if manifest.missing:
         total = len(manifest.entries) + manifest.num_held_out + len(manifest.missing)
-        found = f"{len(manifest.missing)} of {counted(total, 'listed clip')} not there"
+        found = f"{len(manifest.missing)} of {counted(total, 'listed clip')} missing"
         yield Finding("not found", "warning", found, "training leaves them out: correct the list", manifest.missing)
     loose = tuple(name for name in manifest.ignored if looks_like_video(root / name))
     named = {name for name in manifest.ignored if Path(name).suffix.lower() in VIDEO_SUFFIXES}
@@ -336,7 +336,7 @@ def _left_out(root: Path, manifest: Manifest) -> Iterator[Finding]:
         yield Finding("no file", "warning", found, "training leaves them out: restore or remove them", broken)
     if others:
         found = f"{counted(len(others), 'other file')}: {_kinds(Path(name).suffix or 'no suffix' for name in others)}"
-        yield Finding("other files", "note", found, "nothing: training leaves them out", others)
+        yield Finding("other files", "note", found, "nothing to do: training leaves them out", others)
 
 
 def _count(label: str, clips: Sequence[Clip]) -> ClassCount:
@@ -366,7 +366,7 @@ def _clip_to_json(clip: Clip) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float], unit: str) -> str:
-    """Lowest to highest, and the middle."""
+    """Lowest to highest, and the median."""
     form = ".1f" if unit else "g"
     ends = [f"{value:{form}}" for value in (min(values), max(values), median(values))]
     unit = f" {unit}" if unit else ""
@@ -374,7 +374,7 @@ def _spread(values: Sequence[float], unit: str) -> str:
 
 
 def _kinds(values: Iterable[str]) -> str:
-    """How often each comes, the most frequent first."""
+    """How often each occurs, most frequent first."""
     counts = Counter(values).most_common()
     shown = ", ".join(f"{value} ({count})" for value, count in counts[:SHOWN_VALUES])
     more = sum(count for _, count in counts[SHOWN_VALUES:])

@@ -1,4 +1,4 @@
-"""The videos of a data set, opened as training would open them: what each one is, or why it cannot be read."""
+"""The videos of a data set, opened as training opens them: what each one is, or why it cannot be read."""
 
 import hashlib
 import os
@@ -29,21 +29,21 @@ class Video:
 
     path: Path
     size_bytes: int
-    """Of the file, or of all files in the folder; -1 where it is gone."""
+    """Size of the file, or of all files in the folder; -1 if it is gone."""
     info: VideoInfo | None
-    """None where it cannot be read."""
+    """None if it cannot be read."""
     fault: Fault | None
-    """Why not: gone, no permission, without a byte, cut off before its index, or anything else."""
+    """Why not: gone, no permission, empty, cut off before its index, or anything else."""
     error: str | None
-    """The same as a sentence."""
+    """The reason as a sentence."""
     segments: dict[Segment, int | str]
-    """Frames of every segment asked for, or why it cannot be read."""
+    """Frames in every requested segment, or why it cannot be read."""
     num_decoded: int | None = None
-    """Frames that came when all were decoded; None where that was not asked for, or it cannot be read."""
+    """Frames obtained by decoding them all; None if that was not asked for, or it cannot be read."""
     num_damaged: int = 0
-    """How many of these the decoder calls damaged."""
+    """How many of these the decoder reports as damaged."""
     content: str | None = None
-    """sha256 hex of what it holds, where that was asked for."""
+    """sha256 hex of what it holds, if that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Clip:
     """Which part of the video it is."""
     video: Video
     by_head: tuple[str, ...] = ()
-    """Its class of each head, where there are several; `label` is then these together."""
+    """Its class for each head, if there are several; `label` then combines them."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -67,19 +67,19 @@ class Clip:
 
     @property
     def num_frames(self) -> int:
-        """Frames that can be read; 0 where none can."""
+        """Frames that can be read; 0 if none can."""
         found = self.video.segments[self.segment]
         return found if isinstance(found, int) else 0
 
     @property
     def error(self) -> str | None:
-        """Why it cannot be read, None where it can."""
+        """Why it cannot be read, None if it can."""
         found = self.video.segments[self.segment]
         return found if isinstance(found, str) else None
 
     @property
     def seconds(self) -> float | None:
-        """How long it is; None where that cannot be told, as for images."""
+        """How long it is; None if that is unknown, as for images."""
         info = self.video.info
         if info is None or self.error is not None:
             return None
@@ -87,7 +87,7 @@ class Clip:
 
     @property
     def title(self) -> str:
-        """Its name, and its segment where it is one."""
+        """Its name, and its segment if it is one."""
         return self.segment.titled(self.name)
 
 
@@ -98,9 +98,9 @@ def examine_all(
     num_workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Clip, ...]:
-    """Open the videos of these (entry, is held out), each once.
+    """Open the videos of these pairs (entry, is held out), each once.
 
-    Contents are hashed only where another video is of the same size. With `deep` every frame is decoded.
+    Contents are hashed only if another video has the same size. With `deep` every frame is decoded.
     """
     segments: dict[Path, set[Segment]] = {}
     for entry, _ in entries:
@@ -142,7 +142,7 @@ def examine(
 ) -> Video:
     """Open one video and each of the segments; never raises for what is wrong with it.
 
-    `frames_per_second` is the rate of a folder of images, which cannot be cut without.
+    `frames_per_second` is the rate of a folder of images, which cannot be cut without it.
     """
     size = size_bytes(path)
     num_decoded, num_damaged = None, 0
@@ -162,7 +162,7 @@ def examine(
 
 
 def content_hash(path: Path) -> str | None:
-    """sha256 hex of a file, or of the hashes of the files in a folder by name; None where it cannot be read."""
+    """sha256 hex of a file, or of the hashes of the files in a folder by name; None if it cannot be read."""
     try:
         if path.is_dir():
             files = sorted(item for item in path.iterdir() if not item.name.startswith("."))
@@ -219,7 +219,7 @@ def _fault(path: Path, size: int) -> Fault:
 
 
 def _is_cut(path: Path) -> bool:
-    """Whether an MP4 or MOV ends before its index, the box moov, does: boxes are a size, a name and a content."""
+    """Whether an MP4 or MOV ends before the end of its index, the box moov: boxes are a size, a name and content."""
     names = set()
     try:
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""What may be wrong with a data set, told from its examined clips: every rule gives what it found and what to do."""
+"""What may be wrong with a data set, judged from its examined clips: every rule says what it found and what to do."""
 
 import math
 import re
@@ -15,9 +15,9 @@ LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 Item = TypeVar("Item")
 
 FEW_CLIPS = 5
-"""A class with fewer readable training clips is pointed out."""
+"""A class with fewer readable training clips is reported."""
 IMBALANCE = 10
-"""How many times as many training clips as the smallest class the largest may have unmentioned."""
+"""How many times as many training clips as the smallest class the largest may have before it is reported."""
 _SEGMENT_SLACK_SECONDS = 0.5
 _SIDES = {
     "left": ("side", 0),
@@ -29,19 +29,19 @@ _SIDES = {
     "ccw": ("turn", 1),
     "acw": ("turn", 1),
 }
-"""Words that a mirror turns into another: what they tell, and which of the two."""
+"""Words that a mirror turns into another: what kind they are, and which of the two."""
 _SIDE = re.compile("|".join([*sorted(_SIDES, key=len, reverse=True), "^[lr]$"]))
 _SIDE_WORD = re.compile(r"(left|right)(?:wards?|ward|hand|handed|most)?")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was noticed."""
+    """One thing that was found."""
 
     kind: str
-    """A word or two that stay the same, for programs."""
+    """A word or two that never change, for programs."""
     level: Level
-    """error: training could not start, or would stop; warning: its result would suffer; note: good to know."""
+    """error: training cannot start, or would stop; warning: its result would suffer; note: good to know."""
     found: str
     """What was found, in a sentence."""
     advice: str
@@ -51,7 +51,7 @@ class Finding:
 
 
 def find_all(clips: Sequence[Clip], *, num_frames: int, max_bad_fraction: float) -> Iterator[Finding]:
-    """Everything the rules have to say, what harms most first."""
+    """Everything the rules find, most harmful first."""
     rules: list[Callable[[Sequence[Clip]], Iterator[Finding]]] = [
         lambda clips: find_too_many_unreadable(clips, max_bad_fraction),
         find_copies,
@@ -68,14 +68,14 @@ def find_all(clips: Sequence[Clip], *, num_frames: int, max_bad_fraction: float)
 
 
 def find_too_many_unreadable(clips: Sequence[Clip], max_bad_fraction: float) -> Iterator[Finding]:
-    """What a training run stops for: the same count as there."""
+    """What stops a training run, counted in the same way."""
     for held_out, title in ((False, "training"), (True, "held-out")):
         part = [clip for clip in clips if clip.held_out == held_out]
         bad = [clip for clip in part if clip.error is not None]
-        different = {clip.title for clip in bad}  # one that is listed twice counts once
+        different = {clip.title for clip in bad}  # one listed twice counts once
         if part and len(bad) == len(part):
-            found = f"no {title} clip can be read, of {len(part)}"
-            yield Finding("none readable", "error", found, "give videos that FFmpeg decodes")
+            found = f"no {title} clip can be read ({len(part)} tried)"
+            yield Finding("none readable", "error", found, "provide videos that FFmpeg can decode")
         elif not held_out and len(different) > 1 and len(different) > max_bad_fraction * len(part):
             yield Finding(
                 "too many unreadable",
@@ -88,10 +88,10 @@ def find_too_many_unreadable(clips: Sequence[Clip], max_bad_fraction: float) -> 
 
 _FAULTS: dict[Fault, tuple[str, str]] = {
     "missing": ("gone since the data was listed", "is the disk still mounted?"),
-    "forbidden": ("that may not be read", "give yourself permission, such as with chmod u+r"),
+    "forbidden": ("without read permission", "grant it, for example with chmod u+r"),
     "empty": ("without content (0 bytes)", "copy each again, or remove it"),
-    "cut": ("cut off before the index", "recording or copying broke off: copy each again, or remove it"),
-    "unreadable": ("unreadable", "training passes over it: convert, replace or remove each"),
+    "cut": ("cut off before the index", "recording or copying was interrupted: copy each again, or remove it"),
+    "unreadable": ("unreadable", "training skips these: convert, replace or remove each"),
 }
 
 
@@ -111,7 +111,7 @@ def find_unreadable(clips: Sequence[Clip]) -> Iterator[Finding]:
 
 
 def find_incomplete(clips: Sequence[Clip]) -> Iterator[Finding]:
-    """Videos that hold less than they announce or decode to less, and segments that reach past the end."""
+    """Videos that hold fewer frames than they announce or decode to fewer, and segments that reach past the end."""
     cut, damaged, beyond = [], [], []
     for clip in _first_of_each_video(clips):
         info, video = clip.video.info, clip.video
@@ -133,13 +133,15 @@ def find_incomplete(clips: Sequence[Clip]) -> Iterator[Finding]:
             beyond.append(f"{clip.title}: the video ends at {info.duration_seconds:.1f} s")
     if cut:
         found = f"{counted(len(cut), 'video')} cut off: the file holds less than it announces"
-        yield Finding("truncated", "warning", found, "training uses what is there; better copy each again", tuple(cut))
+        yield Finding(
+            "truncated", "warning", found, "training uses what is there; it is better to copy each again", tuple(cut)
+        )
     if damaged:
-        found = f"{counted(len(damaged), 'video')} damaged inside: decoding everything shows it"
+        found = f"{counted(len(damaged), 'video')} damaged inside, found by decoding everything"
         yield Finding("damaged", "warning", found, "copy each again, or remove it", tuple(damaged))
     if beyond:
         found = f"{counted(len(beyond), 'segment')} reaching past the end of the video"
-        advice = "the clip ends with the video: check the seconds, and that it is the right video"
+        advice = "the clip ends where the video does: check the seconds, and that it is the right video"
         yield Finding("past the end", "warning", found, advice, tuple(beyond))
 
 
@@ -149,10 +151,10 @@ def find_short(clips: Sequence[Clip], num_frames: int) -> Iterator[Finding]:
     short = [f"{clip.title}: {clip.num_frames} frames" for clip in clips if 1 < clip.num_frames < num_frames]
     if single:
         found = f"{counted(len(single), 'clip')} of a single frame: there is no motion to learn from"
-        yield Finding("single frame", "warning", found, "remove each, or give a longer clip", tuple(single))
+        yield Finding("single frame", "warning", found, "remove each, or replace it with a longer clip", tuple(single))
     if short:
         found = f"{counted(len(short), 'clip')} shorter than the {num_frames} frames of a training clip"
-        advice = "nothing: frames are repeated; or train with a smaller --num-frames"
+        advice = "nothing to do: frames are repeated; or train with a smaller --num-frames"
         yield Finding("short", "note", found, advice, tuple(short))
 
 
@@ -174,20 +176,20 @@ def find_copies(clips: Sequence[Clip]) -> Iterator[Finding]:
     if leaks:
         found = (
             f"leak: {counted(len(leaks), 'held-out clip')} also in the training data: the accuracy measured there "
-            "comes out too high"
+            "will be too high"
         )
         advice = "keep one copy of each, or keep all copies on one side: train/ and val/ folders, or --val-data"
         yield Finding("leak", "warning", found, advice, tuple(leaks))
     if contradictions:
-        found = f"the same content under two labels ({counted(len(contradictions), 'time')}): one must be wrong"
-        yield Finding("contradiction", "warning", found, "keep the right one of each", tuple(contradictions))
+        found = f"the same content under two labels ({counted(len(contradictions), 'time')}): one of them must be wrong"
+        yield Finding("contradiction", "warning", found, "keep the correct one of each", tuple(contradictions))
     if copies:
         found = f"{counted(num_surplus, 'repeated clip')}: the same content again in the same class"
         yield Finding("copies", "note", found, "keep one of each", tuple(copies))
 
 
 def find_shared_recordings(clips: Sequence[Clip]) -> Iterator[Finding]:
-    """Videos of which some segments are trained on and others held out."""
+    """Videos with some segments trained on and others held out."""
     shared = [
         alike[0].name
         for alike in _by_content(clips)
@@ -200,7 +202,7 @@ def find_shared_recordings(clips: Sequence[Clip]) -> Iterator[Finding]:
 
 
 def find_thin_classes(clips: Sequence[Clip]) -> Iterator[Finding]:
-    """Classes that are not trained, not measured, or have far fewer clips than others."""
+    """Classes that are never trained on, never measured, or have far fewer clips than others."""
     labels = sorted({label for clip in clips for label in clip.classes})
     train = dict.fromkeys(labels, 0)
     held_out = dict.fromkeys(labels, 0)
@@ -218,12 +220,12 @@ def find_thin_classes(clips: Sequence[Clip]) -> Iterator[Finding]:
         yield Finding("not held out", "warning", found, "move some clips of each to the held-out side", unmeasured)
     if few:
         found = f"{counted(len(few), 'class')} with fewer than {FEW_CLIPS} training clips"
-        yield Finding("few clips", "note", found, "add clips: so few seldom suffice", few)
+        yield Finding("few clips", "note", found, "add clips: so few are seldom enough", few)
     counts = [count for count in train.values() if count]
     if counts and max(counts) >= IMBALANCE * min(counts):
         largest, smallest = max(train, key=train.__getitem__), min(labels, key=lambda label: train[label] or math.inf)
         found = f"classes of very unequal size: {largest} has {max(counts)} training clips, {smallest} {min(counts)}"
-        advice = "add clips of the rare ones, and judge by the mean class accuracy"
+        advice = "add clips of the rare classes, and judge by the mean class accuracy"
         yield Finding("imbalance", "note", found, advice)
 
 
@@ -241,7 +243,7 @@ def find_sides(clips: Sequence[Clip]) -> Iterator[Finding]:
     pairs, alone = sided_labels({label for clip in clips for label in clip.classes})
     names = tuple(f"{left} / {right}" for left, right in pairs) + tuple(alone)
     if names:
-        found = "flipping looks unsafe: class names tell a side, and a mirror image would be another class"
+        found = "flipping looks unsafe: class names mention a side, and a mirror image would be another class"
         yield Finding("flip", "note", found, "leave --augmentation.flip off, as it is by default", names)
 
 
@@ -301,7 +303,7 @@ def _first_of_each_video(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def _groups(items: Iterable[Item], key: Callable[[Item], object]) -> list[list[Item]]:
-    """Those with the same key together, where they are several."""
+    """Groups of items with the same key, if there are several."""
     found: dict[object, list[Item]] = {}
     for item in items:
         found.setdefault(key(item), []).append(item)
@@ -309,7 +311,7 @@ def _groups(items: Iterable[Item], key: Callable[[Item], object]) -> list[list[I
 
 
 def _by_content(clips: Sequence[Clip]) -> list[list[Clip]]:
-    """Readable clips of the same content, where there are several."""
+    """Readable clips of the same content, if there are several."""
     readable = [clip for clip in clips if clip.error is None]
     return _groups(readable, lambda clip: clip.video.content or clip.video.path)
 

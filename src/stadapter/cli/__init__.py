@@ -1,6 +1,6 @@
 """The verbs of the command line: flags in, results on standard output, messages on standard error.
 
-One module a verb; each is imported when it is asked for.
+One module per verb, each imported only when asked for.
 """
 
 import importlib
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from stadapter.allocator import keep_freed_memory
 
 _COMPUTING = ("quickstart", "train", "evaluate", "predict")
-"""Verbs that run a model over and over in their own process; the others have no use for memory they have freed."""
+"""Verbs that run a model over and over in their own process and so reuse the memory they free; the others do not."""
 
 
 def run(verb: str, arguments: Sequence[str]) -> int:

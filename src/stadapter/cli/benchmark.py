@@ -1,4 +1,4 @@
-"""stadapter benchmark: equality first, then times beside the released code and beside the floor."""
+"""stadapter benchmark: first equality, then times against the released code and against the floor."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from stadapter.cli.output import check_writable, output_console, say, write_json
 
 
 def run(arguments: Sequence[str]) -> int:
-    """stadapter benchmark; 1 where two sides that should be equal are not."""
+    """stadapter benchmark; returns 1 if two sides that should be equal are not."""
     from stadapter.benchmark.config import BenchmarkConfig
 
     flags = parse(BenchmarkConfig, "stadapter benchmark", arguments)
@@ -21,7 +21,7 @@ def run(arguments: Sequence[str]) -> int:
     so_far: dict[str, Any] = {}
     try:
         benchmark(flags, progress=say, keep=so_far.update)
-    finally:  # on Ctrl-C too: a benchmark takes minutes, and what it has measured holds without the rest
+    finally:  # on Ctrl-C too: a benchmark takes minutes, and what it has measured is valid without the rest
         if flags.json is not None and so_far:
             write_json(flags.json, so_far)
         if flags.json != "-" and so_far:

@@ -1,4 +1,4 @@
-"""stadapter check: what is wrong with a data set, before anything is trained on it."""
+"""stadapter check: what is wrong with a data set, before training on it."""
 
 import dataclasses
 import shlex
@@ -15,34 +15,33 @@ from stadapter.cli.output import check_writable, output_console, progress_bar, s
 
 @dataclass(frozen=True)
 class CheckFlags:
-    """Look at every clip of a data set as training would, and say what is wrong with it. The exit code is 0 when
-    training could start, 1 when it could not."""
+    """Inspect every clip of a data set as training would, and report what is wrong with it. The exit code is 0 if
+    training can start, otherwise 1."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """Labelled clips: a folder with one sub-folder of videos per class, a list (CSV or "<path> <class
     number>"), or the annotations of a public data set."""
     val_data: str | None = None
-    """Clips to validate on, in any of the same layouts; default the folder val/ or test/ beside train/, else a share
+    """Clips to validate on, in any of the same layouts; default: the folder val/ or test/ next to train/, else a share
     of each class."""
     val_fraction: float = 0.2
-    """Share of each class that is held out where there are no validation clips; 0 trains on everything."""
+    """Share of each class that is held out if there are no validation clips; 0 trains on everything."""
     video_root: str | None = None
-    """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
+    """Folder of the videos a list names; default: the list's own folder, and for a public data set also its parent."""
     label_kind: Literal["action", "verb", "noun", "verb+noun"] = "action"
-    """What EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class, verb+noun are two
-    heads."""
+    """Labels of EPIC-Kitchens clips: action is a verb and a noun as one class, verb+noun uses two heads."""
     split_number: int = 1
-    """Which of the three splits of UCF101 or HMDB51, where their folder is given."""
+    """Which of the three splits of UCF101 or HMDB51 to use, if their folder is given."""
     deep: bool = False
-    """Decode every frame: finds damage inside files, and takes much longer."""
+    """Decode every frame: finds damage inside files, but takes much longer."""
     json: str | None = None
-    """File to write the whole report to, as JSON; - for standard output."""
+    """Write the whole report to this file, as JSON; - for standard output."""
     num_frames: int = 8
-    """Frames of a training clip; videos with fewer are pointed out."""
+    """Frames per training clip; videos with fewer are reported."""
     max_bad_fraction: float = 0.1
     """Share of unreadable clips above which a training run stops, 0 to 1."""
     num_workers: int | None = None
-    """Threads that read videos; default chosen from the machine, at most 8."""
+    """Threads that read videos; default: chosen for the machine, at most 8."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -76,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def training_command(flags: CheckFlags) -> str:
-    """What to type to train on what was checked, held out in the same way; without what means nothing for the data."""
+    """The command that trains on what was checked, with the same split, without settings that do not apply."""
     from stadapter.manifest import used_settings
 
     data = (flags.data,) if flags.val_data is None else (flags.data, flags.val_data)

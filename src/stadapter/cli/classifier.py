@@ -1,4 +1,4 @@
-"""The classifier that the flags of a verb ask for."""
+"""The classifier that a verb's flags ask for."""
 
 from typing import TYPE_CHECKING, Literal
 

@@ -10,7 +10,7 @@ from stadapter.paths import expanded
 
 
 def run(arguments: Sequence[str]) -> int:
-    """stadapter compare; 1 where a run failed."""
+    """stadapter compare; returns 1 if a run failed."""
     from stadapter.comparison.config import CompareConfig
 
     flags = parse(CompareConfig, "stadapter compare", arguments)
@@ -20,8 +20,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         comparison = compare(flags)
     except KeyboardInterrupt:
-        say(f"\nstopped; the same command goes on: {shlex.join(['stadapter', 'compare', *arguments])}")
+        say(f"\nstopped; continue with the same command: {shlex.join(['stadapter', 'compare', *arguments])}")
         raise
     output_console(sys.stdout).print(tables(comparison), highlight=False)
-    say(f"saved in {expanded(flags.out)}: comparison.md, runs.csv, two figures and one JSON file a run")
+    say(f"saved in {expanded(flags.out)}: comparison.md, runs.csv, two figures and one JSON file per run")
     return 1 if comparison.failures else 0

@@ -1,4 +1,4 @@
-"""stadapter convert: a checkpoint of the released code as a run folder."""
+"""stadapter convert: turns a checkpoint of the released code into a run folder."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,30 +16,30 @@ from stadapter.wording import counted
 class ConvertFlags:
     """Turn a checkpoint of the released ST-Adapter code (*.pth) into a run folder.
 
-    Which clips it was tested with is not in the checkpoint: name the published run it comes from with --recipe, or say
-    frames and views.
+    The checkpoint does not say which clips it was tested with: name the published run it comes from with --recipe, or
+    give frames and views.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """The checkpoint; no code in it is run."""
     out: str
-    """Run folder to make; an existing one is refused."""
+    """Run folder to create; an existing one is refused."""
     recipe: str | None = None
     """The published run it comes from, such as k400-b16 or ssv2-b16; its trunk and views are the defaults below."""
     backbone: str | None = None
-    """CLIP trunk it was trained on: a Hub id or a folder; default the recipe's."""
+    """CLIP trunk it was trained on: a Hub id or a folder; default: the recipe's."""
     labels: str | None = None
-    """Text file with the class names, one per line, in the order of the classes; default 0, 1 and so on."""
+    """Text file with the class names, one per line, in the order of the classes; default: 0, 1 and so on."""
     num_frames: int | None = None
-    """Frames of a clip; default the recipe's, else 8."""
+    """Frames per clip; default: the recipe's, else 8."""
     size: int | None = None
-    """Side of a clip, pixels; default the trunk's own."""
+    """Side of a clip in pixels; default: the trunk's own."""
     stride_frames: int | None = None
-    """Distance between frames, in frames; default the recipe's, else spread over the whole video."""
+    """Distance between frames, in frames; default: the recipe's, else spread over the whole video."""
     num_temporal_views: int | None = None
-    """Clips along time that are averaged; default the recipe's, else 1."""
+    """Clips along time to average; default: the recipe's, else 1."""
     num_spatial_views: int | None = None
-    """Crops that are averaged, 1 or 3; default the recipe's, else 1."""
+    """Crops to average, 1 or 3; default: the recipe's, else 1."""
 
 
 def run(arguments: Sequence[str]) -> int:

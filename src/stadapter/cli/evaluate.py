@@ -25,41 +25,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluateFlags:
-    """Measure a trained classifier on labelled clips: accuracies and how sure they are, whether time matters to it, a
-    table by class, the confusion matrix."""
+    """Measure a trained classifier on labelled clips: accuracies with their uncertainty, whether time matters to it, a
+    table by class, and the confusion matrix."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder that train or convert made, or the Hub id of one."""
+    """Run folder made by train or convert, or the Hub id of one."""
     data: str
     """Labelled clips: a folder with one sub-folder of videos per class, a list (CSV or "<path> <class
     number>"), or the annotations of a public data set."""
     video_root: str | None = None
-    """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
+    """Folder of the videos a list names; default: the list's own folder, and for a public data set also its parent."""
     label_kind: Literal["action", "verb", "noun", "verb+noun"] | None = None
-    """What EPIC-Kitchens clips are labelled with; default as trained."""
+    """Labels of EPIC-Kitchens clips; default: as trained."""
     split_number: int = 1
-    """Which of the three splits of UCF101 or HMDB51, where their folder is given."""
+    """Which of the three splits of UCF101 or HMDB51 to use, if their folder is given."""
     json: str | None = None
-    """File to write the whole report to, as JSON; - for standard output."""
+    """Write the whole report to this file, as JSON; - for standard output."""
     report: str | None = None
-    """File to write the report to as a page to look at, such as report.html; it holds frames of some of the clips."""
+    """Write the report to this file as an HTML page, such as report.html; it holds frames of some of the clips."""
     time_check: bool = True
-    """Classify every clip also with its frames shuffled, reversed, and one repeated: does time matter? Takes four times
-    the arithmetic but for frozen first blocks; clips are still read once."""
+    """Also classify every clip with its frames shuffled, reversed, and one repeated, to see whether time matters. Takes
+    four times the arithmetic, except in frozen first blocks; clips are read only once."""
     backbone: str | None = None
-    """Where the trunk is now, a Hub id or a folder; default where it was in training."""
+    """Where the trunk is now, a Hub id or a folder; default: where it was in training."""
     num_temporal_views: int | None = None
-    """Clips along time that are averaged; default as trained."""
+    """Clips along time to average; default: as trained."""
     num_spatial_views: int | None = None
-    """Crops that are averaged, 1 or 3; default as trained."""
+    """Crops to average, 1 or 3; default: as trained."""
     batch_size: int = 8
-    """Clips read at once, and views put through the network at once."""
+    """Clips read at once, and views run through the network at once."""
     num_workers: int | None = None
-    """Processes that decode videos; default chosen from the machine; 0 decodes in this process."""
+    """Processes that decode videos; default: chosen for the machine; 0 decodes in this process."""
     precision: Precision = "fp32"
     """Precision of the arithmetic."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    """auto, cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -123,13 +123,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _with_views(clip_config: "ClipConfig", flags: EvaluateFlags) -> "ClipConfig":
-    """The clips of training, with as many views as the flags say, where they do."""
+    """The clips of training, with the numbers of views that the flags set."""
     views = {name: getattr(flags, name) for name in ("num_temporal_views", "num_spatial_views")}
     return dataclasses.replace(clip_config, **{name: count for name, count in views.items() if count is not None})
 
 
 def trained_label_kind(spec: Mapping[str, Any]) -> "LabelKind":
-    """What the clips were labelled with that a run was trained on, as its stadapter.json says."""
+    """What the clips a run was trained on were labelled with, according to its stadapter.json."""
     from stadapter.layouts import LABEL_KINDS
 
     settings = spec.get("receipt", {}).get("settings", {})
@@ -137,21 +137,21 @@ def trained_label_kind(spec: Mapping[str, Any]) -> "LabelKind":
 
 
 def _trained_on(spec: Mapping[str, Any], data: str, manifest: "Manifest") -> list[str]:
-    """A note where a run was trained on some of the clips of the very data that it is evaluated on."""
+    """A note if a run was trained on some clips of the very data it is evaluated on."""
     from stadapter.manifest import absolute, read_splits
 
     receipt = spec.get("receipt", {})
     settings, up_to = receipt.get("settings", {}), receipt.get("held_out_up_to")
     layout = ("val_fraction", "val_data", "video_root", "label_kind", "split_number")
-    with suppress(STAdapterError, OSError, TypeError, KeyError):  # it has gone, or is another now
+    with suppress(STAdapterError, OSError, TypeError, KeyError):  # it is gone, or has changed
         if absolute(settings["data"]) == absolute(data):
             known = {name: settings[name] for name in layout if name in settings}
             train_set, _ = read_splits(data, **known, held_out_up_to=up_to)
             if shared := train_set.shared_with(manifest):
-                # Of clips that have come since then nobody has seen any.
+                # Nobody has seen clips that were added since then.
                 at_most = "" if train_set.hash() == receipt.get("data_sha256") else "up to "
                 return [
-                    f"{at_most}{len(shared)} of {counted(len(manifest.entries), 'clip')} were trained on, so that the "
-                    f"accuracy will come out too high: {listed(shared)}"
+                    f"{at_most}{len(shared)} of {counted(len(manifest.entries), 'clip')} were trained on, so the "
+                    f"accuracy will be too high: {listed(shared)}"
                 ]
     return []

@@ -16,12 +16,12 @@ class ExportFlags:
     """Write a trained classifier, trunk included, as one file that runs without this program: an ONNX model or a
     PyTorch program.
 
-    It takes the test views of a video and returns the scores of each. The file also describes its input and output,
-    the classes, and how clips are made. Before it is kept, its scores are compared with the run's own.
+    The file takes the test views of a video and returns the scores of each. It also describes its input and output, the
+    classes, and how clips are made. Before it is kept, its scores are compared with the run's own.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder that training left, or the Hub id of one."""
+    """Run folder left by training, or the Hub id of one."""
     out: str
     """File to write, ending in .onnx (ONNX Runtime and others) or .pt2 (torch.export.load); an existing one is
     replaced."""
@@ -39,10 +39,10 @@ def run(arguments: Sequence[str]) -> int:
     takes, gives = exported.description["input"], exported.description["output"]
     say(
         [
-            f"saved in {exported.path}: {bytes_text(exported.num_bytes)}, trunk included",
-            f"takes {takes['name']}, {takes['dtype']} {_shape(takes['shape'])}, and gives {gives['name']}, "
+            f"saved in {exported.path}: {bytes_text(exported.num_bytes)}, including the trunk",
+            f"takes {takes['name']}, {takes['dtype']} {_shape(takes['shape'])}, returns {gives['name']}, "
             f"{gives['dtype']} {_shape(gives['shape'])}",
-            f"run on random clips: no score is further than {exported.largest_difference:.1e} from the run's own",
+            f"checked on random clips: no score is more than {exported.largest_difference:.1e} from the run's own",
         ]
     )
     return 0

@@ -1,4 +1,4 @@
-"""Flags that are a settings class."""
+"""Command-line flags made from a settings class."""
 
 import dataclasses
 import inspect
@@ -15,10 +15,10 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def parse(kind: type[Settings], prog: str, arguments: Sequence[str]) -> Settings:
-    """Settings from flags; what the class itself refuses is raised as it is, and so told as every other error.
+    """Settings from flags; what the class itself refuses is raised unchanged, and so reported like every other error.
 
     Raises:
-        SettingsError: settings that the class refuses.
+        SettingsError: the class refuses the settings.
     """
     flags: Any = tyro.cli(flags_class(kind), prog=prog, args=arguments)
     return kind(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(kind)})
@@ -30,10 +30,10 @@ def flags_class(
     """A subclass whose values are not checked, for tyro to fill.
 
     Args:
-        kind: the settings; the docstring of each is the help of its flag, in a paragraph: tyro would end its lines
-            where they end in the source.
-        purpose: what the verb does; default the class' own docstring.
-        more: names and types of flags beside those of the settings, or in place of some.
+        kind: the settings; the docstring of each is the help of its flag, as one paragraph: tyro would break its lines
+            where they break in the source.
+        purpose: what the verb does; default the class's own docstring.
+        more: names and types of flags in addition to those of the settings, or replacing some.
     """
     told = {name: " ".join(text.split()) for name, (text, *_) in AttributeDocstrings().get_attr_docs(kind).items()}
     told = {name: text for name, text in told.items() if name not in dict(more)}

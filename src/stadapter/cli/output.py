@@ -18,7 +18,7 @@ from stadapter.paths import expanded
 from stadapter.wording import printable_lines
 
 _PIPE_COLUMNS = 10_000
-"""How wide a table may be that is not shown on a terminal: nothing of it is cut off."""
+"""Width of tables that are not shown on a terminal: wide enough that nothing is cut off."""
 
 
 def say(lines: str | Iterable[str]) -> None:
@@ -28,17 +28,17 @@ def say(lines: str | Iterable[str]) -> None:
 
 
 def output_console(stream: IO[str]) -> Console:
-    """Where tables go: as wide as the terminal, or as wide as they are where there is none."""
+    """The console for tables: as wide as the terminal, or as wide as the table where there is none."""
     return Console(file=stream, width=None if stream.isatty() else _PIPE_COLUMNS)
 
 
 @contextmanager
 def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A function to be called with (done, total), which moves a bar on standard error if that is a terminal."""
+    """Yields a function of (done, total) that moves a bar on standard error if that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
     hidden = not (shown and console.is_terminal) or console.is_dumb_terminal
-    # What is printed meanwhile is for standard output, and would be redirected to the console of the bar.
+    # What is printed meanwhile is meant for standard output, but would be redirected to the bar's console.
     with Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=False) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -48,7 +48,7 @@ def check_writable(target: str, flag: str) -> None:
     """Refuse a file that could not be written, given with `flag`, before there is anything to lose.
 
     Raises:
-        SettingsError: its folder is not there or cannot be written to, or it is a folder itself.
+        SettingsError: it is itself a folder, or its folder does not exist or is not writable.
     """
     path = expanded(target)
     if os.access(path, os.W_OK) and not path.is_dir():
@@ -63,7 +63,7 @@ def write_json(target: str, content: dict[str, Any]) -> None:
     if target == "-":
         print(text)
         return
-    # Of bytes of a file name that are no text: \udce9 is JSON too.
+    # For bytes of a file name that are not text: \udce9 is valid JSON too.
     write_where_told(expanded(target), f"{text}\n".encode(errors="backslashreplace"))
 
 

@@ -1,4 +1,4 @@
-"""stadapter predict: named videos as a table, JSON lines or CSV."""
+"""stadapter predict: classified videos as a table, JSON lines or CSV."""
 
 import csv
 import json
@@ -29,31 +29,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictFlags:
-    """Name what videos show. A video that cannot be read is a row with its error; the exit code is 0 unless none
+    """Classify videos. A video that cannot be read becomes a row with its error; the exit code is 0 unless none
     could be read."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run folder that train or convert made, or the Hub id of one."""
+    """Run folder made by train or convert, or the Hub id of one."""
     videos: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO ...", help_behavior_hint="(required)")
     ]
     """Video files, folders of numbered images, or folders to search for both."""
     format: Literal["table", "json", "csv"] = "table"
-    """table for people, json for one JSON object a line, csv."""
+    """table for people, json for one JSON object per line, or csv."""
     top_k: int = 5
     """How many of the highest scores to show."""
     window_seconds: float | None = None
-    """Cut every video file into windows of this length, and name what each shows; default each video is one."""
+    """Cut every video file into windows of this many seconds and classify each; default: every video as a whole."""
     stride_seconds: float | None = None
-    """From the start of a window to that of the next, seconds; default the windows follow each other."""
+    """Seconds from the start of one window to the start of the next; default: the window's length."""
     backbone: str | None = None
-    """Where the trunk is now, a Hub id or a folder; default where it was in training."""
+    """Where the trunk is now, a Hub id or a folder; default: where it was in training."""
     batch_size: int = 8
-    """Videos read at once, and views put through the network at once."""
+    """Videos read at once, and views run through the network at once."""
     precision: Precision = "fp32"
     """Precision of the arithmetic."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    """auto, cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     if not flags.videos:
         raise SettingsError("no videos given; expected files or folders: stadapter predict RUN clip.mp4")
     if "" in flags.videos:
-        raise SettingsError("one of the videos is an empty name; expected files or folders: is a variable not set?")
+        raise SettingsError("one of the videos has an empty name; expected files or folders: is a variable unset?")
     if flags.top_k < 1:
         raise SettingsError(f"top_k {flags.top_k}: expected at least 1 class to show")
     if flags.stride_seconds is not None and flags.window_seconds is None:
@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
     rows = list(find_inputs(flags.videos))
     if flags.window_seconds is not None:
         rows = list(cut_into_windows(rows, flags.window_seconds, flags.stride_seconds))
-    # Lines on a terminal show by themselves how far it has come.
+    # Lines on a terminal already show how far it has come.
     with progress_bar("predicting", shown=flags.format == "table" or not sys.stdout.isatty()) as progress:
         results = Watched(predict_rows(classifier, rows, flags.batch_size), len(rows), progress)
         top_k, heads = min(flags.top_k, classifier.num_scores), classifier.model.label_space.heads
@@ -89,7 +89,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def find_inputs(given: Iterable[str]) -> Iterator["Row"]:
-    """The videos that files and folders stand for, in order; a folder without any is a failure."""
+    """The videos that files and folders stand for, in order; a folder without any counts as a failure."""
     from stadapter.manifest import find_videos, looks_like_video
     from stadapter.predict import PredictionFailure
 
@@ -101,7 +101,7 @@ def find_inputs(given: Iterable[str]) -> Iterator["Row"]:
         problems: list[str] = []
         videos, others = find_videos(folder, on_problem=problems.append)
         if others:
-            say(f"{name}: {counted(len(others), 'file')} passed over, no video")
+            say(f"{name}: skipped {counted(len(others), 'file')} other than videos")
         yield from (PredictionFailure(name, problem) for problem in problems)
         if not videos and not problems:
             yield PredictionFailure(name, "no videos in this folder")
@@ -109,7 +109,7 @@ def find_inputs(given: Iterable[str]) -> Iterator["Row"]:
 
 
 def cut_into_windows(rows: "Iterable[Row]", window_seconds: float, stride_seconds: float | None) -> Iterator["Row"]:
-    """The windows of every video, in order; one that cannot be cut is a failure, and failures pass."""
+    """The windows of every video, in order; one that cannot be cut becomes a failure, and failures pass through."""
     from stadapter.predict import PredictionFailure, video_windows
 
     for row in rows:
@@ -123,7 +123,7 @@ def cut_into_windows(rows: "Iterable[Row]", window_seconds: float, stride_second
 
 
 def predict_rows(classifier: "Classifier", rows: "Sequence[Row]", batch_size: int) -> Iterator["Result"]:
-    """The answer for every row, in order; failures pass."""
+    """The answer for every row, in order; failures pass through."""
     from stadapter.predict import PredictionFailure
 
     videos = (row for row in rows if not isinstance(row, PredictionFailure))
@@ -132,7 +132,7 @@ def predict_rows(classifier: "Classifier", rows: "Sequence[Row]", batch_size: in
 
 
 class Watched:
-    """Passes results on, counts those that failed, and tells a progress bar."""
+    """Passes results on, counts those that failed, and updates a progress bar."""
 
     def __init__(self, results: Iterable["Result"], total: int, progress: Callable[[int, int], None]) -> None:
         self.num_failed = 0
@@ -148,7 +148,7 @@ class Watched:
 
 
 def results_table(results: Iterable["Result"], top_k: int, heads: Iterable[str] = ()) -> Table:
-    """A table for people; of several heads it names the action, and has a column for each head."""
+    """A table for people; for several heads it names the action and has a column per head."""
     from stadapter.labels import ACTION
     from stadapter.predict import PredictionFailure
 
@@ -174,10 +174,10 @@ def results_table(results: Iterable["Result"], top_k: int, heads: Iterable[str] 
 
 
 def write_json_lines(results: Iterable["Result"], top_k: int) -> None:
-    """One JSON object a line, as soon as it is known: video, label, score, scores; or video, error.
+    """One JSON object per line, as soon as it is known: video, label, score, scores; or video, error.
 
-    Of a part of a video also start_seconds and end_seconds. Of several heads also heads: label, score and scores of
-    each by its name.
+    For a part of a video also start_seconds and end_seconds. For several heads also heads: label, score and scores of
+    each, by its name.
     """
     from stadapter.predict import Prediction
 
@@ -204,11 +204,11 @@ def write_csv(
     *,
     with_times: bool = False,
 ) -> None:
-    """CSV with a header: the classes by rank with their scores, and the error where there is one.
+    """CSV with a header: the classes by rank with their scores, and the error if there is one.
 
-    `with_times` adds the start and the end of the part behind the video.
+    `with_times` adds the start and the end of the part after the video.
 
-    Of several heads, given with their classes, first the actions by rank, then the classes of each head.
+    For several heads, given with their classes: first the actions by rank, then the classes of each head.
     """
     from stadapter.predict import PredictionFailure
 

@@ -1,4 +1,4 @@
-"""stadapter quickstart: the embedded default, from clips to a trained classifier."""
+"""stadapter quickstart: the built-in example, from clips to a trained classifier."""
 
 import shlex
 import sys
@@ -20,7 +20,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = quickstart(flags)
     except KeyboardInterrupt:
-        say(f"\nstopped; the same command goes on: {shlex.join(['stadapter', 'quickstart', *arguments])}")
+        say(f"\nstopped; continue with the same command: {shlex.join(['stadapter', 'quickstart', *arguments])}")
         raise
     folder = expanded(flags.out)
     output_console(sys.stdout).print(tables(result), highlight=False)

@@ -1,4 +1,4 @@
-"""stadapter train: the flags, which follow the chosen strategy, and the run."""
+"""stadapter train: the flags, which depend on the chosen strategy, and the run."""
 
 import dataclasses
 import os
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _train(config: "TrainConfig", arguments: Sequence[str]) -> int:
-    """Train, and say what came of it, or how to go on."""
+    """Train, and say how it ended or how to resume."""
     from stadapter.report import REPORT_NAME
     from stadapter.training.checkpoint import CHECKPOINT_NAME
     from stadapter.training.loop import train
@@ -41,7 +41,7 @@ def _train(config: "TrainConfig", arguments: Sequence[str]) -> int:
         if (expanded(config.out) / CHECKPOINT_NAME).is_file():
             again = [argument for argument in arguments if argument != "--resume"]
             if os.environ.get("RANK", "0") == "0":
-                say(f"\nstopped; go on with: {shlex.join([*started('stadapter'), 'train', *again])} --resume")
+                say(f"\nstopped; resume with: {shlex.join([*started('stadapter'), 'train', *again])} --resume")
         raise
     if os.environ.get("RANK", "0") != "0":
         return 0
@@ -56,7 +56,7 @@ def _train(config: "TrainConfig", arguments: Sequence[str]) -> int:
 
 
 def _estimate(config: "TrainConfig") -> int:
-    """Say what would be trained, and after a short run what that would take."""
+    """Say what would be trained and, after a short trial, how much memory and time it would take."""
     from stadapter.memory import readable_memory_errors
     from stadapter.training.description import describe
     from stadapter.training.estimate import SECONDS, estimate, tables
@@ -70,12 +70,12 @@ def _estimate(config: "TrainConfig") -> int:
     with readable_memory_errors():
         results = tables(estimate(run))
     output_console(sys.stdout).print(results)
-    print("dry run: nothing was learned or written")
+    print("dry run: nothing was trained or written")
     return 0
 
 
 def parse_train_flags(arguments: Sequence[str]) -> Any:
-    """A `TrainConfig` with the flags of recipe and strategy, unchecked, and what only the command line has."""
+    """A `TrainConfig` with the flags of recipe and strategy, unchecked, plus what only the command line has."""
     from stadapter.training.recipes import RECIPES
     from stadapter.training.settings import TrainConfig
     from stadapter.tuning import STRATEGIES, tuning_name
@@ -89,14 +89,15 @@ def parse_train_flags(arguments: Sequence[str]) -> Any:
         TrainConfig,
         purpose="Train a video classifier on labelled clips.",
         more=[
-            ("strategy", _choice("tuning", STRATEGIES, "What learns. Name one before --help to see its flags.")),
-            ("recipe", _choice("recipe", RECIPES, "Named settings, which other flags change; small is for few clips.")),
+            ("strategy", _choice("tuning", STRATEGIES, "What is trained. Name one before --help to see its flags.")),
+            ("recipe", _choice("recipe", RECIPES, "Named settings that other flags override; small suits few clips.")),
             (
                 "dry_run",
                 Annotated[
                     bool,
                     tyro.conf.arg(
-                        help="Say what would be trained and, after a short run, in what memory and time; then stop."
+                        help="Say what would be trained and, after a short trial, how much memory and time it would "
+                        "take; then stop."
                     ),
                 ],
             ),
@@ -112,13 +113,13 @@ def parse_train_flags(arguments: Sequence[str]) -> Any:
 
 
 def _choice(name: str, choices: Mapping[str, Any], purpose: str) -> Any:
-    """The type of a flag that takes one of some names."""
+    """The type of a flag that takes one of several names."""
     names: Any = tyro.extras.literal_type_from_choices(list(choices))
     return Annotated[names, tyro.conf.arg(name=name, help=purpose)]
 
 
 def chosen_value(flag: str, arguments: Sequence[str], names: Container[str | None]) -> str | None:
-    """The last value of a flag; None where there is none, or none that is known (tyro refuses that)."""
+    """The last value of a flag; None if there is none, or none that is known (tyro refuses that)."""
     chosen = None
     for position, argument in enumerate(arguments):
         value = "".join(arguments[position + 1 : position + 2]) if argument == flag else argument
@@ -128,10 +129,10 @@ def chosen_value(flag: str, arguments: Sequence[str], names: Container[str | Non
 
 
 def check_strategy_flags(arguments: Sequence[str], strategy: str, strategies: Mapping[str, type[Any]]) -> None:
-    """Refuse a flag that only another strategy has, by the name of that strategy.
+    """Refuse a flag that only another strategy has, naming that strategy.
 
     Raises:
-        SettingsError: there is one. Flags that no strategy has are left to tyro.
+        SettingsError: there is one. Flags of no strategy are left to tyro.
     """
     fields = {name: {field.name for field in dataclasses.fields(kind)} for name, kind in strategies.items()}
     for argument in arguments:

@@ -2,5 +2,5 @@
 
 experiments/<strategy>/<name>.json  ──►  OUT/<strategy>--<name>--seed<k>.json  ──►  OUT/comparison.md, .csv, two .svg
 
-Every run is a training in a process of its own, in a run folder under OUT/runs. A result that is there is passed over.
+Every run is a training in its own process, in a run folder under OUT/runs. A result that already exists is skipped.
 """

@@ -1,6 +1,6 @@
-"""One training of a comparison, in a process of its own: python -m stadapter.comparison.child JOB.
+"""One training of a comparison, in its own process: python -m stadapter.comparison.child JOB.
 
-So its peak memory is its own, and its crash is one result that failed.
+So its peak memory is its own, and if it crashes, only its result fails.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run(known: Run, config: TrainConfig) -> FinishedRun:
-    """Train, or go on with what an interrupted call left, and say all that a comparison wants to know."""
+    """Train, or resume what an interrupted call left, and return all that a comparison needs to know."""
     costs, device = count_costs(config)
     result = train(config)
     assert result.report is not None
@@ -79,7 +79,7 @@ def run(known: Run, config: TrainConfig) -> FinishedRun:
 
 
 def count_costs(config: TrainConfig) -> tuple[dict[str, Any], torch.device]:
-    """Parameters and GMACs, and the device; counted before training, so that its result is written at once."""
+    """Parameters and GMACs, and the device; counted before training, so that the result is written right after it."""
     prepared = prepare(config)
     count, clip = prepared.model.count_parameters(), prepared.clip_config
     costs = {
@@ -91,7 +91,7 @@ def count_costs(config: TrainConfig) -> tuple[dict[str, Any], torch.device]:
 
 
 def read_training(folder: Path) -> dict[str, Any]:
-    """Loss, speed and seconds from a run's metrics.jsonl; time in which it stood still, interrupted, is left out."""
+    """Loss, speed and seconds from a run's metrics.jsonl; time in which it was interrupted is left out."""
     records = read_records(folder)
     trained = [record for record in records if record["kind"] == "train"]
     return {
@@ -113,7 +113,7 @@ def last_loss(records: Sequence[dict[str, Any]]) -> float:
 
 
 def figures(report: Report) -> dict[str, Any]:
-    """What the evaluation said, down to every clip; shuffled, reversed and single-frame accuracy beside it."""
+    """What the evaluation said, down to every clip, with shuffled, reversed and single-frame accuracy."""
     plain, check = report.to_json(), report.time_check
     kept = [field.name for field in dataclasses.fields(Answer)]
     return {
@@ -127,10 +127,10 @@ def figures(report: Report) -> dict[str, Any]:
 
 
 def take_up(config: TrainConfig) -> TrainConfig:
-    """The same, going on with what is in its run folder if that holds a checkpoint.
+    """The same settings, resuming what is in the run folder if that holds a checkpoint.
 
     A folder without one was stopped before its first checkpoint, or between its end and the writing of its result: it
-    is removed, and the run made anew.
+    is removed, and the run starts again.
 
     Raises:
         TrainingError: another process trains in it.

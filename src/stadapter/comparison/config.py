@@ -1,4 +1,4 @@
-"""What a comparison is made of: the experiments, and what is the same for all of them."""
+"""The settings of a comparison: the experiments, and what is the same for all of them."""
 
 import math
 from dataclasses import dataclass, field
@@ -22,65 +22,68 @@ _ALL = tyro.conf.arg(help_behavior_hint="(default: all)")
 @dataclass(frozen=True)
 class CompareConfig:
     """Train and test several strategies, or settings of one, with the same data, steps, batch and frames, and say which
-    is better, what it costs, and where the test clips are too few to tell."""
+    is better, what each costs, and when there are too few test clips to tell."""
 
     data: str
-    """Clips to train on, laid out as for train; all of them are trained on."""
+    """Clips to train on: a folder with one sub-folder of videos per class, a list (CSV or "<path> <class number>"), or
+    the annotations of a public data set; all of them are trained on."""
     test: str
-    """Clips to test on, laid out likewise; none may be among those to train on."""
+    """Clips to test on, in any of the same layouts; none may be among those to train on."""
     out: str = "results/compare"
-    """Folder for the results; run folders are made in runs/ below it. What is there already is not done again."""
+    """Folder for the results, with the run folders in runs/ below it. Results already there are not computed again."""
     experiments: Annotated[tuple[str, ...], _NONE] = ()
     """Folders of <strategy>/<name>.json with the settings that differ from the defaults, or single such files."""
     strategies: Annotated[tuple[str, ...], _ALL] = ()
     """Only these strategies; without experiments, each with its default settings."""
     video_root: str | None = None
-    """As for train, for both."""
+    """Folder of the videos a list names, for training and test; default: the list's own folder, and for a public data
+    set also its parent."""
     label_kind: LabelKind = "action"
-    """As for train."""
+    """Labels of EPIC-Kitchens clips: action is a verb and a noun as one class, verb+noun uses two heads that are
+    trained together."""
     split_number: int = 1
-    """As for train."""
+    """Which of the three splits of UCF101 or HMDB51 to use, if their folder is given."""
     backbone: str = DEFAULT_BACKBONE
     """Image trunk: a Hub id, a local folder in Hugging Face layout, or tiny, which comes with the package."""
     seeds: tuple[int, ...] = (0,)
-    """Each experiment is run once with each."""
+    """Seeds; each experiment is run once with each."""
     steps: int = 600
     """Optimizer steps of every run, rounded up to whole passes over the training clips."""
     batch_size: int = 8
-    """Clips a step, the same for all."""
+    """Clips per step, the same for all."""
     num_frames: int = 8
-    """Frames of a clip; only an experiment about frames has another number."""
+    """Frames per clip; only an experiment about frames has another number."""
     size: int | None = None
-    """Side of a clip, pixels, the same for all; default as for train."""
+    """Side of a clip in pixels, the same for all; default: the trunk's own, but on a CPU at most about 112."""
     fit: Fit = "crop"
-    """crop cuts the frame to a square; stretch squeezes the whole frame."""
+    """crop cuts the frame to a square; stretch squeezes the whole frame, so that nothing at its edges is lost."""
     num_spatial_views: int | None = None
-    """Crops averaged when testing, 1 or 3; default as for train."""
+    """Crops to average when testing, 1 (centre) or 3 (together the whole frame); default: 3, but 1 with stretch."""
     augmentation: Augmentation = field(default_factory=lambda: TrainConfig(data="", out="").augmentation)
     """How training clips are varied, the same for all."""
     lr: float = TrainConfig.lr
     """Highest learning rate of the experiments that name none."""
     lr_search: Annotated[tuple[float, ...], _NONE] = ()
     """Learning rates to try for every experiment, with the first seed and a third of the steps, on clips held out of
-    the training data; the best one is used. Default none: each experiment's own, or lr. Files of strategies that train
-    the trunk's weights have others, as many."""
+    the training data; the best one is used. Default: no search, each experiment's own rate or lr. The experiment files
+    of strategies that train the trunk's weights have other rates, equally many."""
     search_fraction: float = 0.2
     """Share of each class of the training data held out in the search, above 0 to 1."""
     search_data: tuple[str, str] | None = None
-    """Clips to train on and clips to hold out in the search, both from the training data and laid out likewise, where
-    a share by name would not do, such as when clips come in groups; default a share, search_fraction."""
+    """Clips to train on and clips to hold out in the search, both from the training data and laid out likewise, if a
+    share by name will not do, for example because clips come in groups; default: a share, search_fraction."""
     reference: str = "st-adapter/default"
-    """What the others are compared with, clip by clip, as strategy/name."""
+    """The experiment the others are compared with, clip by clip, as strategy/name."""
     redo: bool = False
-    """Do again what is there with other settings; without it that is refused."""
+    """Run again what was made with other settings; without this, that is refused."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Precision of the arithmetic."""
+    """Precision of the arithmetic; auto takes bf16 if the device supports it. Trained weights stay fp32."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """auto, cpu, cuda, cuda:1 or mps."""
     num_workers: int | None = None
-    """Processes that decode videos; default chosen from the machine."""
+    """Processes that decode videos; default: chosen for the machine; 0 decodes in the training process."""
     checkpoint_minutes: float = 5.0
-    """Longest time between two checkpoints of a run, minutes."""
+    """Longest time between two checkpoints of a run, in minutes."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -88,7 +91,7 @@ class CompareConfig:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise SettingsError(f"seeds {self.seeds}: expected at least one, and none twice")
         if unknown := [name for name in self.strategies if name not in STRATEGIES]:
-            raise SettingsError(f"no strategy {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}")
+            raise SettingsError(f"unknown strategy {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}")
         if self.reference.count("/") != 1 or self.reference.partition("/")[0] not in STRATEGIES:
             raise SettingsError(f"reference {self.reference!r}: expected strategy/name, such as st-adapter/default")
         if bad := [rate for rate in (self.lr, *self.lr_search) if not 0 < rate < math.inf]:
@@ -96,14 +99,14 @@ class CompareConfig:
         if not 0 < self.search_fraction < 1:
             raise SettingsError(f"search_fraction {self.search_fraction:g}: expected a share above 0 and below 1")
         if self.search_data is not None and not self.lr_search:
-            raise SettingsError("search_data without lr_search: expected the learning rates to search too")
+            raise SettingsError("search_data without lr_search: expected learning rates to search as well")
 
 
 def choose_experiments(config: CompareConfig) -> list[Experiment]:
     """The experiments that a comparison asks for.
 
     Raises:
-        SettingsError: none, or files that cannot be understood.
+        SettingsError: there are none, or files that cannot be understood.
     """
     if not config.experiments:
         return [Experiment(name) for name in config.strategies or STRATEGIES]

@@ -1,7 +1,7 @@
 """What is compared: experiments/<strategy>/<name>.json, each the settings that differ from the defaults.
 
 {"about": "a sentence", "tuning": {"width": "D/4"}, "lr": 1e-3, "lr_search": [1e-4, 5e-4, 2e-3]}, all of it optional.
-A width may be a share of the trunk's width D, a number of blocks a share of the trunk's blocks L: one file, any trunk.
+A width may be a share of the trunk's width D, a number of blocks a share of its blocks L, so one file fits any trunk.
 """
 
 # D width of the trunk, L blocks of the trunk
@@ -28,7 +28,7 @@ NUMBER_SETTINGS = (
     "dropout",
     "gradient_clip",
 )
-"""Settings of `TrainConfig` that an experiment may choose; all others are given once, for all experiments."""
+"""Settings of `TrainConfig` that an experiment may choose; all others are given once for all experiments."""
 _KEYS = ("about", "tuning", "lr_search", *NUMBER_SETTINGS)
 _RELATIVE = re.compile(r"([DL])(?:/([1-9]\d*))?")
 _SHARES_OF = {"width": "D", "last_blocks": "L", "first_blocks": "L"}
@@ -44,13 +44,13 @@ class Experiment:
     """Its name in `STRATEGIES`."""
     name: str = "default"
     about: str = ""
-    """What it is there for, in a sentence."""
+    """Its purpose, in a sentence."""
     tuning: dict[str, Any] = field(default_factory=dict)
     """Settings of the strategy, as JSON values; shares such as "D/4" are not yet numbers."""
     settings: dict[str, float] = field(default_factory=dict)
     """Some of `NUMBER_SETTINGS`."""
     lr_search: tuple[float, ...] = ()
-    """Learning rates to search, where its own differ from those given for all; as many."""
+    """Its own learning rates to search, if they differ from those given for all; equally many."""
 
     @property
     def title(self) -> str:
@@ -59,14 +59,14 @@ class Experiment:
 
     @property
     def stem(self) -> str:
-        """What the names of its files begin with."""
+        """The prefix of its files' names."""
         return f"{self.strategy}--{self.name}"
 
     def make_tuning(self, *, width: int, num_blocks: int) -> Tuning:
         """The strategy on a trunk of this width and number of blocks.
 
         Raises:
-            SettingsError: settings that the strategy does not have, or a share that leaves nothing.
+            SettingsError: the strategy has no such settings, or a share leaves nothing.
         """
         sizes = {"D": width, "L": num_blocks}
         values = {key: self._resolved(key, value, sizes) for key, value in self.tuning.items()}
@@ -87,17 +87,17 @@ class Experiment:
 
 
 def read_experiments(paths: Sequence[str | Path]) -> list[Experiment]:
-    """All experiments in folders <strategy>/<name>.json, or in single such files, sorted as the strategies are.
+    """All experiments in folders <strategy>/<name>.json, or in single such files, in the order of the strategies.
 
     Raises:
-        SettingsError: nothing there, a file that cannot be understood, or two experiments of one name.
+        SettingsError: there is nothing, a file cannot be understood, or two experiments have one name.
     """
     found: dict[str, Experiment] = {}
     for path in map(Path, paths):
         for file in _files(expanded(path)):
             experiment = read_experiment(file)
             if experiment.stem in found:
-                raise SettingsError(f"{file}: {experiment.title} is there twice; rename one of the files")
+                raise SettingsError(f"{file}: {experiment.title} exists twice; rename one of the files")
             found[experiment.stem] = experiment
     order = list(STRATEGIES)
     return sorted(found.values(), key=lambda item: (order.index(item.strategy), item.name != "default", item.name))
@@ -107,11 +107,11 @@ def read_experiment(file: Path) -> Experiment:
     """One experiment; its strategy is the name of its folder.
 
     Raises:
-        SettingsError: another strategy, or settings that are not an experiment's to choose.
+        SettingsError: an unknown strategy, or settings that an experiment may not choose.
     """
     strategy, name = file.resolve().parent.name, file.stem
     if strategy not in STRATEGIES:
-        raise SettingsError(f"{file}: no strategy {strategy!r}; expected a folder called {' or '.join(STRATEGIES)}")
+        raise SettingsError(f"{file}: unknown strategy {strategy!r}; expected a folder named {' or '.join(STRATEGIES)}")
     if not _NAME.fullmatch(name):
         raise SettingsError(f"{file}: expected a name of letters, digits, dots and single dashes")
     try:
@@ -122,8 +122,8 @@ def read_experiment(file: Path) -> Experiment:
         raise SettingsError(f'{file}: expected an object such as {{"tuning": {{"width": 96}}}}')
     if unknown := sorted(set(values) - set(_KEYS)):
         raise SettingsError(
-            f"{file}: {listed(unknown)} is not an experiment's to choose; expected some of {', '.join(_KEYS)}; all "
-            "other settings are given once, on the command line, and are the same for all"
+            f"{file}: an experiment may not choose {listed(unknown)}; expected some of {', '.join(_KEYS)}; all other "
+            "settings are given once, on the command line, and are the same for all"
         )
     experiment = Experiment(
         strategy=strategy,
@@ -159,7 +159,7 @@ def _checked(file: Path, values: dict[str, Any], key: str, kind: type, default: 
 
 
 def _refuse_impossible(file: Path, experiment: Experiment) -> None:
-    """Refuse numbers that no run could have, by the name of the file."""
+    """Refuse numbers that no run could have, naming the file."""
     try:
         for settings in (experiment.settings, *({"lr": rate} for rate in experiment.lr_search)):
             TrainConfig(data="-", out="-", **settings)  # type: ignore[arg-type]  # of which num_frames is a whole number

@@ -1,4 +1,4 @@
-"""The trainings of a comparison: one for each experiment and seed, and those in the search for a learning rate."""
+"""The trainings of a comparison: one per experiment and seed, and those in the search for a learning rate."""
 
 import math
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ _SEARCH_FOLDER, _RUNS_FOLDER = "search", "runs"
 
 @dataclass(frozen=True)
 class Common:
-    """What all runs share, found before the first of them."""
+    """What all runs share, determined before the first of them."""
 
     train_set: Manifest
     test_set: Manifest
@@ -35,7 +35,7 @@ class Common:
     budget: dict[str, Any]
     """Steps, batch, size, frames and data: equal in all results of a folder."""
     found: dict[str, Any]
-    """What became of settings that depend on the machine: likewise."""
+    """What settings that depend on the machine came out as: also equal."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Job:
     result: Path
     config: TrainConfig
     known: Run
-    """What its result holds that is known before."""
+    """What is known of its result beforehand."""
 
 
 def find_common(config: CompareConfig) -> Common:
-    """Read the data and the trunk, and see that no test clip is trained on.
+    """Read the data and the trunk, and make sure that no test clip is trained on.
 
     Raises:
-        SettingsError: clips that the trunk cannot take, or a device or precision that this machine has not.
-        STAdapterError: either is not usable, or a clip is on both sides.
+        SettingsError: the trunk cannot take such clips, or this machine lacks the device or precision.
+        STAdapterError: one of them is not usable, or a clip is on both sides.
     """
     device = choose_device(config.device)  # refused once, not by every run
     precision = precision_name(choose_precision(config.precision, device))
@@ -84,7 +84,7 @@ def find_common(config: CompareConfig) -> Common:
 
 
 def _check_clips(config: CompareConfig, size: int) -> None:
-    """Refuse clips that no run could be trained on, once and before the first of them."""
+    """Refuse clips that no run could be trained on, once, before the first run."""
     views = config.num_spatial_views if config.num_spatial_views is not None else 1
     ClipConfig(num_frames=config.num_frames, size=size, fit=config.fit, num_spatial_views=views)
 
@@ -105,13 +105,13 @@ def _read_search_sets(config: CompareConfig, layout: dict[str, Any]) -> tuple[Ma
 def _refuse_overlap(manifest: Manifest, test_set: Manifest, what: str, of_what: str = "the test clips") -> None:
     if both := manifest.shared_with(test_set) or _copies(manifest, test_set):
         raise DataError(
-            f"{what} and {of_what} share {len(both)}: {listed(both)}; expected none to be in both: name a "
+            f"{what} and {of_what} have {len(both)} in common: {listed(both)}; expected no clip in both: name a "
             "folder to train on that does not hold them, such as its train/"
         )
 
 
 def _copies(manifest: Manifest, test_set: Manifest) -> list[str]:
-    """The clips that are in another data set too, under another name: the same part of the same content."""
+    """The clips that another data set also holds, under another name: the same part of the same content."""
     ours, theirs = (
         {path: size_bytes(path) for path in {entry.path for entry in clips.entries}} for clips in (manifest, test_set)
     )
@@ -126,20 +126,20 @@ def _copies(manifest: Manifest, test_set: Manifest) -> list[str]:
 
 
 def rates_of(config: CompareConfig, experiment: Experiment) -> tuple[float, ...]:
-    """The learning rates to search for an experiment; none where there is no search."""
+    """The learning rates to search for an experiment; none if there is no search."""
     if not config.lr_search:
         return ()
     own = experiment.lr_search or config.lr_search
     if len(own) != len(config.lr_search):
         raise SettingsError(
             f"{experiment.title} searches {len(own)} learning rates of its own, --lr-search has "
-            f"{len(config.lr_search)}; expected as many, or the search would not be the same for all"
+            f"{len(config.lr_search)}; expected equally many, or the search would not be the same for all"
         )
     return own
 
 
 def experiment_job(config: CompareConfig, common: Common, experiment: Experiment, seed: int, folder: Path) -> Job:
-    """The training of an experiment with a seed."""
+    """The training of an experiment with one seed."""
     result = folder / result_name(experiment.strategy, experiment.name, seed)
     train_config = _train_config(config, common, experiment, seed, folder / _RUNS_FOLDER / result.stem)
     hashes = {name: common.budget[name] for name in ("train_sha256", "test_sha256", "backbone_sha256")}
@@ -197,14 +197,14 @@ def _epochs(steps: int, clips: Manifest, batch_size: int) -> int:
 
 
 def _search_clips(config: CompareConfig) -> dict[str, Any]:
-    """The settings of a training in the search that say on which clips."""
+    """The settings that say on which clips a training in the search is done."""
     if config.search_data is None:
         return {"val_data": None, "val_fraction": config.search_fraction}
     return {"data": config.search_data[0], "val_data": config.search_data[1]}
 
 
 def _searched_on(common: Common) -> dict[str, Any]:
-    """Which clips the learning rate is searched on, so that a result tells it."""
+    """The clips the learning rate is searched on, so that a result records them."""
     assert common.search_sets is not None
     return {"search_sha256": [clips.hash() for clips in common.search_sets]}
 

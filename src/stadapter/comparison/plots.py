@@ -30,20 +30,20 @@ class Axis:
 
     low: float
     high: float
-    """Ends of the scale, as exponents of ten."""
+    """The ends of the scale, as exponents of ten."""
 
     def at(self, value: float) -> float:
         """Where a number is, in units of the picture."""
         return _LEFT + _WIDTH * (math.log10(value) - self.low) / (self.high - self.low)
 
     def ticks(self, round_ones: Sequence[Sequence[float]]) -> list[float]:
-        """The numbers to write below it: those in it of the finest of several series that leaves few enough."""
+        """The numbers to write below it: those within it from the finest of several series that yields few enough."""
         found = [[value for value in series if self.low <= math.log10(value) <= self.high] for series in round_ones]
         return next((values for values in found if len(values) <= _MOST_TICKS), found[-1])
 
 
 def write_figures(folder: Path, comparison: Comparison) -> list[Path]:
-    """Write top-1 against trained parameters and against training time; nothing where there is no result."""
+    """Write top-1 against trained parameters and against training time; nothing if there is no result."""
     if not comparison.rows:
         return []
     parameters, time = folder / "top1-by-parameters.svg", folder / "top1-by-time.svg"
@@ -92,7 +92,7 @@ def _y(share: float) -> float:
 
 
 def _side_by_side(points: Sequence[tuple[float, float]]) -> list[float]:
-    """The x of each point (x, y), moved as little as leaves every circle free of those before it.
+    """The x of each point (x, y), moved just enough that no circle overlaps those before it.
 
     >>> _side_by_side([(100.0, 50.0), (100.0, 60.0), (100.0, 90.0)])
     [100.0, 119.0, 100.0]
@@ -117,7 +117,7 @@ def _grid(ticks: Sequence[float], axis: Axis, shown: Callable[[float], str], axi
         parts.append(f'<path d="M{x:.1f} {_TOP:g}V{bottom + 5:g}" stroke="#d0d7de"/>')
         parts.append(f'<text x="{x:.1f}" y="{bottom + 20:g}" text-anchor="middle">{escape(shown(value))}</text>')
     middle = _LEFT + _WIDTH / 2
-    told = f"{escape(axis_title)} (logarithmic); bars: 95 % intervals; equals side by side"
+    told = f"{escape(axis_title)} (logarithmic); bars: 95 % intervals; equal values side by side"
     parts.append(f'<text x="{middle:g}" y="{bottom + 44:g}" text-anchor="middle">{told}</text>')
     return parts
 
@@ -145,7 +145,7 @@ def _legend(rows: Sequence[Row], values: Sequence[float], shown: Callable[[float
 
 
 def _short_count(value: float) -> str:
-    """A number of parameters, short.
+    """A number of parameters, abbreviated.
 
     >>> _short_count(1544), _short_count(320264), _short_count(1e6)
     ('1.54 k', '320 k', '1 M')

@@ -1,4 +1,4 @@
-"""A training of a comparison in a process of its own, from where it stands to its result on the disk."""
+"""A training of a comparison in its own process, from its current state to its result on disk."""
 
 import dataclasses
 import os
@@ -28,17 +28,17 @@ from stadapter.training.settings import settings_to_json
 
 
 def run(job: Job, console: Console) -> None:
-    """Train in a process of its own; its result, or its error, is on disk afterwards.
+    """Train in a separate process; its result, or its error, is on disk afterwards.
 
     Raises:
-        KeyboardInterrupt: asked to stop; the training has been, and has left a checkpoint.
+        KeyboardInterrupt: asked to stop; the training has stopped and left a checkpoint.
     """
     job_file, identity = _job_file(job), job.known.identity
     job_file.parent.mkdir(parents=True, exist_ok=True)
     job.result.parent.mkdir(parents=True, exist_ok=True)
     before = read_job(job_file)
     if before is None or changes(before[0], identity) or before[1] != job.config.lr:
-        shutil.rmtree(job.config.out, ignore_errors=True)  # done again with other settings
+        shutil.rmtree(job.config.out, ignore_errors=True)  # run again with other settings
     job.result.unlink(missing_ok=True)
     known = dataclasses.asdict(job.known)
     write_json(
@@ -51,13 +51,13 @@ def run(job: Job, console: Console) -> None:
 
 
 def is_done(job: Job) -> bool:
-    """Whether its result is there, made with the same settings."""
+    """Whether its result exists, made with the same settings."""
     result = read_result(job.result)
     return isinstance(result, FinishedRun) and not changes(result.identity, job.known.identity)
 
 
 def identity_there(job: Job) -> dict[str, Any] | None:
-    """Of the result that is there, or of an unfinished run; None where nothing would be lost."""
+    """The identity of the existing result or of an unfinished run; None if nothing would be lost."""
     result = read_result(job.result)
     if isinstance(result, FinishedRun):
         return result.identity
@@ -67,7 +67,7 @@ def identity_there(job: Job) -> dict[str, Any] | None:
 
 
 def fail(job: Job, error: str, lr_search: RateSearch | None = None) -> FailedRun:
-    """Leave a result that tells why there is none."""
+    """Write a result that says why the run failed."""
     result = FailedRun(**{**vars(job.known), "lr_search": lr_search}, error=error)
     write_result(job.result, result)
     return result
@@ -78,9 +78,9 @@ def _job_file(job: Job) -> Path:
 
 
 def _wait_for(command: Sequence[str]) -> int:
-    """Run a command in a session of its own, so that Ctrl-C reaches it once, through us; its exit code.
+    """Run a command in its own session, so that Ctrl-C reaches it only once, through us; returns its exit code.
 
-    It holds the other end of a pipe, by which it notices that we have been killed.
+    It holds the other end of a pipe, by which it notices if we are killed.
     """
     child: subprocess.Popen[bytes] | None = None
     stopped = False
@@ -111,5 +111,5 @@ def _wait_for(command: Sequence[str]) -> int:
 def _ending(code: int) -> str:
     if code >= 0:
         return f"the training process ended with exit code {code} and no result"
-    advice = "; most likely memory did not suffice: lower --batch-size or --size" if code == -signal.SIGKILL else ""
-    return f"the training process was ended by a signal ({signal.strsignal(-code)}){advice}"
+    advice = "; most likely it ran out of memory: lower --batch-size or --size" if code == -signal.SIGKILL else ""
+    return f"the training process was killed by a signal ({signal.strsignal(-code)}){advice}"

@@ -1,4 +1,4 @@
-"""The results of a comparison and their files, and whether what is there is what is asked for."""
+"""The results of a comparison and their files, and whether existing ones match what is asked for."""
 
 import dataclasses
 import json
@@ -20,42 +20,42 @@ Clip = tuple[str, float | None, float | None]
 FORMAT = 1
 """The newest format of a result file that this program knows."""
 _CHANGES_NOTHING = (FREE_SETTINGS | {"val_data"}) - {"label_kind", "split_number", "size", "precision"}
-"""Settings in which a result may differ from what is asked for: paths, told by hashes, and what is not learned from. Of
-what may differ when a run is resumed some are told by its identity, which a result has not."""
+"""Settings in which a result may differ from what is asked for: paths, covered by hashes, and settings that do not
+affect what is learned. Some that may differ when a run is resumed are covered by its identity, which a result lacks."""
 
 
 @dataclass(frozen=True)
 class RateSearch:
-    """What was tried to find a learning rate; by rate, as JSON names it, what came of each."""
+    """What was tried to find a learning rate; outcomes are keyed by rate, as JSON names it."""
 
     values: tuple[float, ...]
     """The rates."""
     chosen: float | None
-    """None where none worked."""
+    """None if none worked."""
     num_held_out_clips: int
     held_out_sha256: str
     errors: dict[str, str]
     top1: dict[str, float]
-    """On the clips held out."""
+    """On the held-out clips."""
     loss: dict[str, float]
     train_loss: dict[str, float]
     steps: int | None = None
-    """Of each training; None where none worked, and in results of before this was told."""
+    """Steps of each training; None if none worked, and in results from before this was recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What is known of a run before it starts."""
+    """What is known about a run before it starts."""
 
     strategy: str
     name: str
-    """Of the experiment."""
+    """Name of the experiment."""
     about: str
     seed: int
     budget: dict[str, Any]
     """Steps, batch, size, frames and data: equal in all results of a folder."""
     identity: dict[str, Any]
-    """All that its result depends on, as JSON values: settings, and hashes of data and trunk."""
+    """Everything its result depends on, as JSON values: settings, and hashes of data and trunk."""
     lr_search: RateSearch | None = None
     format: int = FORMAT
 
@@ -67,14 +67,14 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class FailedRun(Run):
-    """A run that gave nothing."""
+    """A run without a result."""
 
     error: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a run said of one test clip."""
+    """What a run predicted for one test clip."""
 
     name: str
     start_seconds: float | None
@@ -87,7 +87,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun(Run):
-    """A run with what it cost and what it gave."""
+    """A run with its costs and its figures."""
 
     config: dict[str, Any]
     """All its settings, as JSON values."""
@@ -104,7 +104,7 @@ class FinishedRun(Run):
     peak_memory_of: str
     steps: int
     train_loss: float
-    """Mean of the last quarter of the steps."""
+    """Mean over the last quarter of the steps."""
     clips_per_second: float
     training_seconds: float
     wall_seconds: float
@@ -112,7 +112,7 @@ class FinishedRun(Run):
     num_clips: int
     """Test clips that were read."""
     num_classes: int | None = None
-    """None in results of before this was told."""
+    """None in results from before this was recorded."""
     top1: float
     top1_interval: Interval
     top5: float
@@ -123,19 +123,19 @@ class FinishedRun(Run):
     reversed: float | None
     single_frame: float | None
     heads: dict[str, Any] = field(default_factory=dict)
-    """Figures of each of several heads by its name."""
+    """Figures of each of several heads, by its name."""
     predictions: tuple[Answer, ...]
     unreadable_train_clips: dict[str, str] = field(default_factory=dict)
     unreadable_test_clips: tuple[dict[str, Any], ...] = ()
 
     def right_by_clip(self) -> dict[Clip, bool]:
-        """Whether it named each of its test clips right."""
+        """Whether it classified each of its test clips correctly."""
         return {(row.name, row.start_seconds, row.end_seconds): row.is_correct for row in self.predictions}
 
 
 AnyRun = TypeVar("AnyRun", bound=Run)
 _PARTS = {"lr_search": RateSearch, "top1_interval": Interval, "top5_interval": Interval}
-"""Fields that are dataclasses themselves."""
+"""Fields that are themselves dataclasses."""
 
 
 def write_result(path: Path, result: Run) -> None:
@@ -144,12 +144,12 @@ def write_result(path: Path, result: Run) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write values, whole or not at all; bytes of a file name that are no text stay escaped."""
+    """Write values, whole or not at all; bytes of a file name that are not text stay escaped."""
     write_whole(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def read_result(path: Path) -> FinishedRun | FailedRun | None:
-    """What a result file holds; None where there is none that is whole.
+    """What a result file holds; None if there is none, or it is incomplete.
 
     Raises:
         DataError: it is of a newer format than this program knows.
@@ -165,15 +165,15 @@ def read_result(path: Path) -> FinishedRun | FailedRun | None:
     kind: type[FinishedRun | FailedRun] = FailedRun if "error" in values else FinishedRun
     try:
         return run_from_json(kind, values)
-    except (TypeError, ValueError, SettingsError):  # a field that is missing, or of another type
+    except (TypeError, ValueError, SettingsError):  # a field is missing or has another type
         return None
 
 
 def run_from_json(kind: type[AnyRun], values: Mapping[str, Any]) -> AnyRun:
-    """A run from the values of a file; what it does not know is passed over.
+    """A run from the values of a file; unknown values are ignored.
 
     Raises:
-        TypeError, ValueError, SettingsError: a field that is missing, or of another type.
+        TypeError, ValueError, SettingsError: a field is missing or has another type.
     """
     parts: dict[str, Any] = {
         name: from_json(part, _known(part, values[name]))
@@ -196,10 +196,10 @@ def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_results(folder: Path, *, but: Container[str] = ()) -> dict[Path, FinishedRun | FailedRun]:
-    """The results of a folder, sorted by their names, but for those whose files have the names given.
+    """The results of a folder, sorted by their names, except those whose files have the names in `but`.
 
     Raises:
-        DataError: a file that is called as one and is none, or not a whole one.
+        DataError: a file is named like a result but is not a complete one.
     """
     found = {}
     for path in sorted(folder.glob(result_name("*", "*", "*"))):
@@ -208,7 +208,7 @@ def read_results(folder: Path, *, but: Container[str] = ()) -> dict[Path, Finish
         result = read_result(path)
         if result is None or path.name != result_name(result.strategy, result.name, result.seed):
             raise DataError(
-                f"{path} is no whole result of stadapter compare under the name it was given; delete it, to have it "
+                f"{path} is not a complete result of stadapter compare under its original name; delete it to have it "
                 "run again, or move it elsewhere"
             )
         found[path] = result
@@ -221,7 +221,7 @@ def result_name(strategy: str, name: str, seed: int | str) -> str:
 
 
 def read_job(path: Path) -> tuple[dict[str, Any], float] | None:
-    """The identity and the learning rate of the run that a job file is about; None where there is none to be read."""
+    """The identity and the learning rate of the run that a job file describes; None if there is none to read."""
     values = _read_object(path) or {}
     try:
         return dict(values["known"]["identity"]), float(values["settings"]["lr"])
@@ -237,7 +237,7 @@ def learned_from(config: TrainConfig) -> dict[str, Any]:
 def changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """The settings in which two identities differ, each with both values.
 
-    A setting that came after a result was written is the default in it.
+    A setting added after a result was written counts as its default.
     """
     then = {name: value for name, value in completed(found).items() if name in wanted or name in found}
     names = [name for name in {**wanted, **then} if name not in _CHANGES_NOTHING]

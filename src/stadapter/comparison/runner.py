@@ -1,4 +1,4 @@
-"""The runs of a comparison, one after the other; what is there already is not run again."""
+"""The runs of a comparison, one after the other; existing results are not run again."""
 
 import time
 from collections.abc import Sequence
@@ -30,16 +30,16 @@ MARKDOWN_NAME, CSV_NAME = "comparison.md", "runs.csv"
 def compare(config: CompareConfig, *, console: Console | None = None) -> Comparison:
     """Run what has no result yet, and write a table, a CSV file and two figures from all results in the folder.
 
-    A run that fails is recorded with its error, and tried again by the next call; the others go on.
+    A run that fails is recorded with its error, and tried again by the next call; the others continue.
 
     Args:
-        config: what is compared, on what, and with which budget.
-        console: where to say which run is under way; default standard error.
+        config: what is compared, on what, and on which budget.
+        console: where to say which run is in progress; default: standard error.
 
     Raises:
-        SettingsError: experiments that cannot be understood, or results that were made with other settings.
+        SettingsError: experiments cannot be understood, or results were made with other settings.
         STAdapterError: the data or the trunk is not usable, or the folder cannot be written.
-        KeyboardInterrupt: asked to stop; the run under way has left a checkpoint, from which the next call goes on.
+        KeyboardInterrupt: asked to stop; the current run has left a checkpoint, from which the next call continues.
     """
     folder = expanded(config.out)
     _run_all(config, choose_experiments(config), folder, console or Console(stderr=True))
@@ -47,7 +47,7 @@ def compare(config: CompareConfig, *, console: Console | None = None) -> Compari
 
 
 def write_summary(folder: Path, *, reference: str = "st-adapter/default") -> Comparison:
-    """The comparison from the result files in a folder; its table, CSV file and figures are written beside them."""
+    """The comparison from the result files in a folder; its table, CSV file and figures are written next to them."""
     comparison = summarise(folder, reference=reference)
     write_markdown(folder / MARKDOWN_NAME, comparison, write_figures(folder, comparison))
     write_csv(folder / CSV_NAME, comparison)
@@ -55,13 +55,13 @@ def write_summary(folder: Path, *, reference: str = "st-adapter/default") -> Com
 
 
 def _run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: Path, console: Console) -> None:
-    """Run what has no result yet; results that are there with other settings are refused before anything starts.
+    """Run what has no result yet; results made with other settings are refused before anything starts.
 
     Raises:
-        SettingsError, STAdapterError, KeyboardInterrupt: as `compare`.
+        SettingsError, STAdapterError, KeyboardInterrupt: as raised by `compare`.
     """
     if not config.out or any((folder / name).is_file() for name in (SPEC_NAME, METRICS_NAME)):
-        raise SettingsError(f"out {config.out!r}: expected a folder for results, no run folder; choose another --out")
+        raise SettingsError(f"out {config.out!r}: expected a results folder, not a run folder; choose another --out")
     common = find_common(config)
     rates = {item.stem: rates_of(config, item) for item in experiments}
     wanted = [
@@ -96,13 +96,13 @@ def _run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: P
 def _note_missing_reference(
     config: CompareConfig, experiments: Sequence[Experiment], folder: Path, console: Console
 ) -> None:
-    """Say before the runs what their table will lack."""
+    """Say before the runs what their table will be missing."""
     strategy, _, name = config.reference.partition("/")
     is_there = any(folder.glob(result_name(strategy, name, "*")))
     if not is_there and all(item.title != config.reference for item in experiments):
         console.print(
-            f"no {config.reference} among the experiments, nor in {folder}: nothing will be compared with it; "
-            f"--reference names another, such as {experiments[0].title}",
+            f"no {config.reference} among the experiments or in {folder}: nothing will be compared with it; "
+            f"choose another with --reference, such as {experiments[0].title}",
             highlight=False,
             markup=False,
         )
@@ -113,22 +113,22 @@ def _refuse_other_settings(jobs: Sequence[Job]) -> None:
         found = identity_there(job)
         if found is not None and (told := changes(found, job.known.identity)):
             raise SettingsError(
-                f"{job.result} was made with other settings: {listed(told, 3)}; choose another --out, or do it "
+                f"{job.result} was made with other settings: {listed(told, 3)}; choose another --out, or run it "
                 "again with --redo"
             )
 
 
 def _refuse_other_budget(folder: Path, common: Common, jobs: Sequence[Job], *, redo: bool) -> None:
-    """Results beside ours must have been made with our budget, or their table would compare what cannot be."""
+    """Results next to ours must have been made on our budget, or the table would compare the incomparable."""
     done_again = {job.result.name for job in jobs if redo or read_result(job.result) is None}
     for path, result in read_results(folder, but=done_again).items():
         theirs, ours = result.budget, common.budget
-        if isinstance(result, FinishedRun):  # a laptop and a GPU have other sizes and precisions where none is given
+        if isinstance(result, FinishedRun):  # a laptop and a GPU have different sizes and precisions if none is given
             theirs = {**theirs, **{name: getattr(result, name) for name in common.found}}
             ours = {**ours, **common.found}
         if theirs != ours:
             told = [line for name, value in ours.items() for line in changed(name, theirs.get(name), value)]
             raise SettingsError(
-                f"{path} was made with another budget: {listed(told, 3)}; choose another --out, or do all again with "
+                f"{path} was made with another budget: {listed(told, 3)}; choose another --out, or run all again with "
                 "--redo"
             )

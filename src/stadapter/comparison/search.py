@@ -1,4 +1,4 @@
-"""Which of several learning rates to take, after a short training with each."""
+"""Which of several learning rates to use, after a short training with each."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from stadapter.wording import changed, listed
 
 
 def search(config: CompareConfig, common: Common, experiment: Experiment, folder: Path, console: Console) -> RateSearch:
-    """Try every learning rate on clips held out of the training data; what is there already is not tried again."""
+    """Try every learning rate on clips held out of the training data; existing results are not tried again."""
     assert common.search_sets is not None
     _, held_out = common.search_sets
     rates = rates_of(config, experiment)
@@ -47,14 +47,14 @@ def search(config: CompareConfig, common: Common, experiment: Experiment, folder
 
 
 def choose_rate(results: Mapping[float, FinishedRun]) -> float:
-    """The rate that is best on the held-out clips, as far as these can tell; among equals the one that learned most.
+    """The rate that is best on the held-out clips, as far as they can tell; among equals, the one that learned most.
 
     After a third of the steps many are still near chance on few held-out clips. Those that are not certainly worse
-    than the best of them, by the paired 95 % interval, count as equal; of them the one with the lowest loss on its
-    training clips is taken. So a rate with which nothing is learned is not chosen for being wrong with less certainty.
+    than the best of them, by the paired 95 % interval, count as equal; of these, the one with the lowest loss on its
+    training clips is taken. So a rate at which nothing is learned is not chosen for being wrong with less certainty.
 
     Args:
-        results: by rate, at least one, what a training gave.
+        results: the result of a training by rate, at least one.
     """
     best = max(results, key=lambda rate: (results[rate].top1, -results[rate].train_loss))
     equals = [rate for rate in results if not _is_worse(results[rate], results[best])]
@@ -68,6 +68,6 @@ def _is_worse(result: FinishedRun, best: FinishedRun) -> bool:
 
 
 def _refuse_other_machine(job: Job, result: FinishedRun, common: Common) -> None:
-    """A rate that was tried with another size or precision, chosen by another machine, says nothing of ours."""
+    """A rate that was tried with another size or precision, chosen by another machine, says nothing about ours."""
     if told := [line for name, ours in common.found.items() for line in changed(name, getattr(result, name), ours)]:
         raise SettingsError(f"{job.result} was made with another budget: {listed(told)}; choose another --out")

@@ -1,4 +1,4 @@
-"""What the results of a comparison say together: means over seeds, and differences clip by clip."""
+"""What the results of a comparison say as a whole: means over seeds, and differences clip by clip."""
 
 # n clips, s seeds
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 Answers = Mapping[Clip, tuple[bool, ...]]
-"""Whether each of the seeds named a clip right."""
+"""Whether each of the seeds classified a clip correctly."""
 
 
 @dataclass(frozen=True)
@@ -33,26 +33,26 @@ class Row:
     runs: tuple[FinishedRun, ...]
     """Its results, by seed."""
     correct: Answers
-    """Whether each of the seeds named a clip right, for the clips that all of them read."""
+    """Whether each of the seeds classified a clip correctly, for the clips that all of them read."""
     top1: float
     """Mean over the seeds."""
     interval: Interval
-    """Of the mean over the seeds, test clips and seeds drawn with replacement; of one seed over the clips alone."""
+    """Interval of the mean over the seeds, with test clips and seeds resampled; with one seed, over the clips only."""
     lowest: float
-    """Of the seeds."""
+    """The lowest of the seeds."""
     highest: float
     difference: Difference | None
-    """Top-1 above the reference, clip by clip; None for the reference, or where there is none."""
+    """Top-1 above the reference, clip by clip; None for the reference, or if there is none."""
     verdict: str
-    """Against the reference, in words."""
+    """The comparison with the reference, in words."""
 
     def median(self, key: str) -> float | None:
-        """Of a figure over the seeds; None where one has none."""
+        """Median of a figure over the seeds; None if one has none."""
         values = [getattr(run, key) for run in self.runs]
         return None if any(value is None for value in values) else statistics.median(values)
 
     def mean(self, key: str) -> float | None:
-        """Of a figure over the seeds; None where one has none."""
+        """Mean of a figure over the seeds; None if one has none."""
         values = [getattr(run, key) for run in self.runs]
         return None if any(value is None for value in values) else statistics.fmean(values)
 
@@ -63,17 +63,17 @@ class Comparison:
 
     folder: Path
     rows: tuple[Row, ...]
-    """One for every experiment with a result, in the order of `STRATEGIES`."""
+    """One per experiment with a result, in the order of `STRATEGIES`."""
     failures: tuple[FailedRun, ...]
     reference: str
-    """strategy/name of the one that the others are compared with."""
+    """strategy/name of the experiment the others are compared with."""
     num_clips: int
-    """Test clips, the most that a run read."""
+    """Test clips, the most that any run read."""
     sentences: tuple[str, ...]
     """What can be said and what cannot."""
 
     def __repr__(self) -> str:
-        """Without the results themselves; rich.print shows them as a table."""
+        """A summary, without the results themselves; rich.print shows them as a table."""
         counts = f"{counted(len(self.rows), 'experiment')}, {counted(len(self.failures), 'failed run')}"
         return f"Comparison({self.folder}: {counts}, {counted(self.num_clips, 'test clip')})"
 
@@ -84,10 +84,10 @@ class Comparison:
 
 
 def summarise(folder: Path, *, reference: str = "st-adapter/default") -> Comparison:
-    """Put the result files of a folder together; nothing but them is read.
+    """Put the result files of a folder together; nothing else is read.
 
     Raises:
-        DataError: a result file that is not whole.
+        DataError: a result file is incomplete.
     """
     grouped: dict[str, list[FinishedRun]] = {}
     failures = []
@@ -106,14 +106,14 @@ def summarise(folder: Path, *, reference: str = "st-adapter/default") -> Compari
 
 
 def _correct(runs: Sequence[FinishedRun]) -> Answers:
-    """Whether each of the runs named a clip right, for the clips that all of them read."""
+    """Whether each of the runs classified a clip correctly, for the clips that all of them read."""
     tables = [run.right_by_clip() for run in runs]
     shared = [clip for clip in tables[0] if all(clip in table for table in tables)]
     return {clip: tuple(table[clip] for table in tables) for clip in shared}
 
 
 def difference(ours: Answers, theirs: Answers) -> Difference | None:
-    """By how much the mean of one is above that of the other, on clips that both read; None where there are none."""
+    """How far the mean of one is above that of the other, on clips that both read; None if there are none."""
     both = [clip for clip in ours if clip in theirs]
     if not both:
         return None
@@ -121,7 +121,7 @@ def difference(ours: Answers, theirs: Answers) -> Difference | None:
 
 
 def _by_seed(answers: Answers, clips: Sequence[Clip]) -> npt.NDArray[np.bool_]:
-    """(s, n): whether each seed named each of these clips right."""
+    """(s, n): whether each seed classified each of these clips correctly."""
     return np.array([answers[clip] for clip in clips], dtype=bool).T
 
 
@@ -149,7 +149,7 @@ def _row(title: str, runs: Sequence[FinishedRun], correct: dict[str, Answers], r
 
 
 def _verdict(found: Difference | None, reference: str) -> str:
-    """What a difference to the reference says."""
+    """What a difference from the reference says."""
     if found is None:
         return "no test clip in common"
     if found.interval.low > 0:
@@ -158,13 +158,13 @@ def _verdict(found: Difference | None, reference: str) -> str:
 
 
 def _on_heads(rows: Sequence[Row]) -> list[str]:
-    """What is right where a clip has a class of each of several heads."""
+    """What counts as correct if a clip has a class for each of several heads."""
     heads = list(dict.fromkeys(head for row in rows for run in row.runs for head in run.heads))
-    return [f"A clip is right where its {' and its '.join(heads)} are; the result files have each."] if heads else []
+    return [f"A clip is correct if its {' and its '.join(heads)} are; the result files have each."] if heads else []
 
 
 def _on_unreadable(rows: Sequence[Row]) -> list[str]:
-    """What was trained on less than all clips."""
+    """Which clips could not be trained on."""
     names = dict.fromkeys(name for row in rows for run in row.runs for name in run.unreadable_train_clips)
     if not names:
         return []
@@ -181,12 +181,12 @@ def _sentences(rows: Sequence[Row], reference: str, num_clips: int) -> list[str]
             sentences.append(f"{verdict.capitalize()} than {reference}: {', '.join(named)}.")
     if unclear := [row.title for row in others if row.verdict.startswith("cannot")]:
         sentences.append(
-            f"Cannot tell with {counted(num_clips, 'clip')} and these seeds whether better or worse than {reference}: "
+            f"Cannot tell from {counted(num_clips, 'clip')} and these seeds whether better or worse than {reference}: "
             f"{', '.join(unclear)}."
         )
     if single := [row.title for row in rows if len(row.runs) == 1]:
-        which = "each" if len(single) == len(rows) else f"of {', '.join(single)}"
-        sentences.append(f"One seed {which}: what another would give is not in those intervals.")
+        which = "each" if len(single) == len(rows) else f"for {', '.join(single)}"
+        sentences.append(f"One seed {which}: the intervals do not include what another would give.")
     if len(others) > 1:
         sentences.append(
             f"These are {len(others)} comparisons at 95 % each: about one in twenty differs by chance alone."

@@ -1,4 +1,4 @@
-"""A comparison as a table to look at, as Markdown, and as CSV with a line for every run."""
+"""A comparison as a table to look at, as Markdown, and as CSV with one line per run."""
 
 import csv
 import io
@@ -19,18 +19,18 @@ from stadapter.wording import counted, percent
 
 _INTERVAL = "95 % interval"
 _DISPENSABLE = ("top-5", "lowest to\nhighest seed", "reversed", "shuffled", "seeds", "one frame", "verdict", _INTERVAL)
-"""Headers of columns that a narrow terminal does without, in this order."""
+"""Headers of columns dropped on a narrow terminal, in this order."""
 _RUN_COLUMNS = (
     *("strategy", "name", "seed", "steps", "trained_parameters", "total_parameters", "artefact_bytes"),
     *("gmacs_per_view", "clips_per_second", "peak_memory_bytes", "peak_memory_of", "training_seconds", "wall_seconds"),
     *("num_clips", "top1", "top5", "mean_class_accuracy", "loss", "shuffled", "reversed", "single_frame", "commit"),
 )
-"""What the CSV tells of a run as one value each."""
+"""The fields of a run that the CSV holds as one value each."""
 
 
 @dataclass(frozen=True)
 class _FittingTable:
-    """A table with as many of its columns as there is room for; no name is cut off to show another figure."""
+    """A table with as many of its columns as fit; no name is cut off to show another figure."""
 
     title: str
     headers: Sequence[str]
@@ -48,7 +48,7 @@ class _FittingTable:
         yield self._table(left_out)
         if left_out:
             names = ", ".join(header.replace("\n", " ") for header in reversed(left_out))
-            yield Text(f"For want of room without {names}: comparison.md has them.")
+            yield Text(f"No room for {names}: comparison.md has them.")
 
     def _table(self, left_out: Sequence[str]) -> Table:
         table = Table(title=self.title, title_justify="left")
@@ -62,7 +62,7 @@ class _FittingTable:
 
 
 def tables(comparison: Comparison) -> Group:
-    """What was measured, what it says, and what failed, to be printed with rich."""
+    """What was measured, what it means, and what failed, to be printed with rich."""
     title = f"Comparison on {counted(comparison.num_clips, 'test clip')}"
     table: list[RenderableType] = [_FittingTable(title, *_accuracy_lines(comparison))] if comparison.rows else []
     failures = [Text(f"failed: {item.title}, seed {item.seed}: {item.error}") for item in comparison.failures]
@@ -70,14 +70,14 @@ def tables(comparison: Comparison) -> Group:
 
 
 def write_markdown(path: Path, comparison: Comparison, figures: Sequence[Path] = ()) -> None:
-    """Write the tables, the sentences, and what was measured how."""
-    head = "<!-- Written by stadapter compare from the result files beside it; not edited by hand. -->"
+    """Write the tables, the sentences, and how everything was measured."""
+    head = "<!-- Written by stadapter compare from the result files next to it; do not edit by hand. -->"
     text = f"{head}\n\n{markdown(comparison, [figure.name for figure in figures])}\n"
     write_whole(path, text.encode("utf-8", "backslashreplace"))
 
 
 def markdown(comparison: Comparison, figures: Sequence[str] = ()) -> str:
-    """The tables, the sentences, and what was measured how; figures are named as the page links to them."""
+    """The tables, the sentences, and how everything was measured; figures are named as the page links to them."""
     parts = ["\n".join(comparison.sentences)]
     if comparison.rows:
         parts = [
@@ -95,7 +95,7 @@ def markdown(comparison: Comparison, figures: Sequence[str] = ()) -> str:
 
 
 def markdown_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown: columns of numbers to the right, others to the left."""
+    """A table in Markdown: number columns right-aligned, others left-aligned."""
     marks = ["---:" if all(map(_is_number, column)) else "---" for column in _columns(headers, lines)]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in (headers, marks, *lines))
 
@@ -109,7 +109,7 @@ def _is_number(cell: str) -> bool:
 
 
 def write_csv(path: Path, comparison: Comparison) -> None:
-    """Write one line for every run that gave a result."""
+    """Write one line for every run with a result."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     interval = ("top1_low", "top1_high", "top5_low", "top5_high")
@@ -122,7 +122,7 @@ def write_csv(path: Path, comparison: Comparison) -> None:
 
 
 def _accuracy_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Headers and lines, without columns in which no line has anything: of one seed, or without a reference."""
+    """Headers and lines, without columns that are empty in every line, as with one seed or no reference."""
     has_top5 = any(run.num_classes is None or run.num_classes > 5 for row in comparison.rows for run in row.runs)
     headers = ["experiment", "seeds", "trained\nparameters", "top-1", _INTERVAL, "lowest to\nhighest seed", "top-5"]
     headers += ["shuffled", "reversed", "one frame", f"above\n{comparison.reference},\npoints", "verdict"]
@@ -134,7 +134,7 @@ def _accuracy_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]
             percent(row.top1),
             interval_text(row.interval),
             f"{100 * row.lowest:.1f} to {100 * row.highest:.1f} %" if len(row.runs) > 1 else "",
-            percent(row.mean("top5")) if has_top5 else "",  # of five classes and fewer it says nothing
+            percent(row.mean("top5")) if has_top5 else "",  # with five classes or fewer it says nothing
             *(percent(row.mean(order)) for order in ("shuffled", "reversed", "single_frame")),
             _difference(row.difference),
             row.verdict,
@@ -172,7 +172,7 @@ def _cost_line(row: Row) -> list[str]:
 
 
 def _in_three_digits(value: float) -> str:
-    """A figure of a column whose figures may be far apart.
+    """A figure in a column whose figures may be far apart.
 
     >>> _in_three_digits(0.0156789), _in_three_digits(7.1659), _in_three_digits(12345.6)
     ('0.0157', '7.17', '12,300')

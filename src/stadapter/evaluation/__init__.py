@@ -1,4 +1,4 @@
-"""How good a classifier is on labelled clips: accuracies and how sure they are, by class, for every clip, over time."""
+"""How good a classifier is on labelled clips: accuracies with uncertainty, by class, for every clip, over time."""
 
 # B batch, n clips, C classes, K heads
 
@@ -29,14 +29,14 @@ __all__ = ["Report", "evaluate"]
 
 
 class Row(NamedTuple):
-    """What the model said of one clip."""
+    """What the model said about one clip."""
 
     position: int
-    """In the manifest."""
+    """Its position in the manifest."""
     scores: list[float]
-    """One for every class of every head."""
+    """The probability of every class of every head."""
     reordered: tuple[tuple[int, ...], ...]
-    """The class each head names with the frames in each of `CHANGED_ORDERS`; empty without a time check."""
+    """The class each head predicts with the frames in each of `CHANGED_ORDERS`; empty without a time check."""
 
 
 def evaluate(
@@ -50,32 +50,32 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     time_check: bool = False,
 ) -> Report:
-    """Classify every clip of a manifest with all its test views, on the device where the model is, in its precision.
+    """Classify every clip of a manifest with all its test views, on the model's device and in its precision.
 
-    Scores are averaged over the views after softmax. The model runs in eval mode and gets its modes back. A clip that
-    cannot be read, also one that has vanished since, is among the failures.
+    Scores are averaged over the views after softmax. The model runs in eval mode and gets its modes back afterwards. A
+    clip that cannot be read, or no longer exists, is among the failures.
 
     Args:
         model: the classifier, not wrapped for distributed training.
         manifest: clips, all labelled with classes the model knows.
         clip_config: frames, size and views.
-        batch_size: clips read at once, and views put through the model at once.
+        batch_size: clips read at once, and views run through the model at once.
         num_workers: processes that read clips; 0 reads in this one.
-        accelerator: with several processes each classifies its share, and all get the whole report.
-        progress: called with the number of clips done and to do by this process, after every batch.
-        time_check: classify every clip three times more, with its frames shuffled, reversed, and one repeated; it
-            is read once, and seen once by the frozen first blocks. Clips of one frame have no order, and no time check.
+        accelerator: with several processes, each classifies its share and all get the whole report.
+        progress: called after every batch with this process's number of clips done and its total.
+        time_check: also classify every clip three more times, with its frames shuffled, reversed, and one repeated; it
+            is read only once, and seen once by the frozen first blocks. Not for clips of one frame: they have no order.
 
     Raises:
-        SettingsError: a batch size below 1, fewer than 0 workers, or clips normalised otherwise than the trunk's.
-        DataError: a clip without a label or with one the model does not know; not one clip could be read.
-        TrainingError: a process that reads clips ended by itself.
+        SettingsError: a batch size below 1, fewer than 0 workers, or clips not normalised like the trunk's.
+        DataError: a clip without a label or with one the model does not know; or no clip could be read.
+        TrainingError: a process that reads clips died.
         STAdapterError: the model's scores are not finite.
     """
     if not isinstance(model, nn.Module):
         raise SettingsError(f"{model!r}: expected a network such as classifier.model; Classifier.evaluate takes data")
     if not isinstance(manifest, Manifest):
-        raise SettingsError(f"{manifest!r}: expected what read_manifest gives")
+        raise SettingsError(f"{manifest!r}: expected what read_manifest returns")
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise SettingsError(f"{name} {value}: expected at least {least}")
@@ -104,7 +104,7 @@ def evaluate(
 
 @contextmanager
 def _eval_mode(model: ClipClassifier) -> Iterator[None]:
-    """Eval mode; every module gets back the mode it had."""
+    """Eval mode; every module gets its mode back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     for module, _ in modes:
         module.training = False
@@ -126,7 +126,7 @@ def _classify(
     orders: Sequence[Order],
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Row], list[Failure]]:
-    """What the model says of the readable clips among `share`, and the failures of the others."""
+    """What the model says about the readable clips among `share`, and the failures of the others."""
     space = label_space_of(model)
     loader = DataLoader(
         Subset(dataset, share),

@@ -1,4 +1,4 @@
-"""The figures that follow from what a classifier said of labelled clips: accuracies, by class, for every clip."""
+"""The figures that follow from what a classifier said about labelled clips: accuracies, by class, for every clip."""
 
 # n clips, C classes, K heads
 
@@ -32,9 +32,9 @@ class ClassResult:
     num_clips: int
     """Clips of this class."""
     accuracy: float | None
-    """Fraction of the clips of this class that were named right; None without clips."""
+    """Fraction of the clips of this class classified correctly; None without clips."""
     precision: float | None
-    """Fraction of the clips given this name that are of this class; None if the name was never given."""
+    """Fraction of the clips given this prediction that are of this class; None if it was never predicted."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,22 @@ class ClipFailure:
 
     @property
     def title(self) -> str:
-        """Its name, and its segment where it is one."""
+        """Its name, and its segment if it is one."""
         return Segment(self.start_seconds, self.end_seconds).titled(self.name)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What evaluating a model on labelled clips gave. Clips that could not be read are in `failures` only.
+    """The result of evaluating a model on labelled clips. Clips that could not be read are in `failures` only.
 
-    Of a model with several heads it is the report on actions, combinations of one class of each head, and holds the
-    report of each head: an action is right where every head is, its score is the product of its classes' scores, and
+    For a model with several heads it is the report on actions, combinations of one class of each head, and holds the
+    report of each head: an action is correct if every head is, its score is the product of its classes' scores, and
     its top 5 are the 5 largest products of all combinations, as in EPIC-Kitchens-100's own evaluation
     (github.com/epic-kitchens/C1-Action-Recognition, evaluate.py).
     """
 
     labels: tuple[str, ...]
-    """The classes; of actions those that occur or were named."""
+    """The classes; for actions those that occur or were predicted."""
     num_clips: int
     """Clips that were read and classified."""
     top1: float
@@ -98,7 +98,7 @@ class Report:
     top1_interval: Interval
     """Bootstrap interval of `top1`, clips drawn with replacement; the other intervals likewise."""
     top5: float
-    """Fraction of clips with the true class among the 5 highest scores, or among all of fewer classes."""
+    """Fraction of clips with the true class among the 5 highest scores, or among all if there are fewer classes."""
     top5_interval: Interval
     mean_class_accuracy: float
     """Mean of the accuracies of the classes that have clips."""
@@ -106,35 +106,35 @@ class Report:
     loss: float
     """Mean of -log(score of the true class), in nats; with one view the cross-entropy, summed over the heads."""
     calibration_error: float
-    """Expected calibration error: by how much the score of the named class and the share named right differ, 0 to 1,
-    on average over clips sorted into `num_calibration_bins` equal bins by that score."""
+    """Expected calibration error: by how much the score of the predicted class and the share of correct predictions
+    differ, 0 to 1, on average over clips sorted into `num_calibration_bins` equal bins by that score."""
     mean_score: float
-    """Mean score of the named class: above `top1` the classifier claims too much, below too little."""
+    """Mean score of the predicted class: above `top1` the classifier is overconfident, below it underconfident."""
     per_class: tuple[ClassResult, ...]
     confusion: tuple[tuple[int, ...], ...]
-    """Numbers of clips; rows are the true classes, columns the predicted ones, in the order of `labels`; of actions
-    empty: those of the heads say more."""
+    """Numbers of clips; rows are the true classes, columns the predicted ones, in the order of `labels`; empty for
+    actions: the matrices of the heads say more."""
     predictions: tuple[ClipPrediction, ...]
-    """One for every classified clip, in the order of the data."""
+    """One per classified clip, in the order of the data."""
     failures: tuple[ClipFailure, ...]
-    """Every clip that could not be read, sorted by their names."""
+    """Every clip that could not be read, sorted by name."""
     time_check: TimeCheck | None = None
     """The same clips with their frames in other orders, if that was asked for."""
     confidence: float = CONFIDENCE
-    """Of the intervals."""
+    """Confidence level of the intervals."""
     num_resamples: int = NUM_RESAMPLES
-    """Of the bootstrap."""
+    """Resamples of the bootstrap."""
     num_calibration_bins: int = CALIBRATION_BINS
     heads: "dict[str, Report]" = field(default_factory=dict)
-    """The report of each head by its name, where there are several."""
+    """The report of each head by its name, if there are several."""
 
     @property
     def num_classes(self) -> int:
-        """Classes there are to choose from; of actions all combinations."""
+        """Classes there are to choose from; for actions, all combinations."""
         return math.prod(len(head.labels) for head in self.heads.values()) if self.heads else len(self.labels)
 
     def __repr__(self) -> str:
-        """Without what it says of every clip."""
+        """A summary, without what it says about every clip."""
         return f"Report({self.num_clips} clips, {len(self.labels)} classes, top1={self.top1:.3f}, loss={self.loss:.4g})"
 
     def __rich__(self) -> "Group":
@@ -145,7 +145,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The same as JSON types: dicts, lists, strings, numbers and None; the time check with its sentence.
 
-        Without the confusion matrix of more than 1,000 classes, nearly all zeros; what is in it, the predictions say.
+        Without the confusion matrix for more than 1,000 classes: nearly all zeros, and implied by the predictions.
         """
         report = asdict(replace(self, heads={}, confusion=()))
         if len(self.labels) <= _MOST_CONFUSED:
@@ -158,9 +158,9 @@ class Report:
 
 
 def headline_figures(report: Report) -> list[tuple[str, float, Interval]]:
-    """The accuracies over all clips: name, share of 1, interval; of several heads those of actions, then of each.
+    """The accuracies over all clips: name, share of 1, interval; with several heads, of actions, then of each head.
 
-    Of five classes and fewer the true one is always among five: no figure.
+    With five classes or fewer the true one is always among five: no such figure.
     """
     figures = [
         ("top-1", report.top1, report.top1_interval),
@@ -174,7 +174,7 @@ def headline_figures(report: Report) -> list[tuple[str, float, Interval]]:
 
 
 def headline(report: Report) -> dict[str, float]:
-    """The figures of a report that fit on a line, those of each of several heads after its name."""
+    """The figures of a report that fit on a line, those of several heads prefixed with their names."""
     figures = {
         "top1": report.top1,
         "top5": report.top5,
@@ -187,7 +187,7 @@ def headline(report: Report) -> dict[str, float]:
 
 
 def largest_errors(report: Report) -> list[tuple[int, str, str]]:
-    """Every pair of classes that were taken for each other: number of clips, true class, named class; most first."""
+    """Every pair of classes that were confused: number of clips, true class, predicted class; most first."""
     errors = [
         (count, report.labels[true], report.labels[predicted])
         for true, row in enumerate(report.confusion)
@@ -211,9 +211,9 @@ def make_report(
     Args:
         space: the classes of every head.
         entries: the clips.
-        scores: of every class of every head (n, C), averaged over the views.
+        scores: one per class of every head (n, C), averaged over the views.
         targets: the true class of every head (n, K).
-        named: the classes named (n, K), with the frames in every order that was tried.
+        named: the predicted classes (n, K), with the frames in every order tried.
         failures: the clips that could not be read.
     """
     heads = {
@@ -228,17 +228,17 @@ def make_report(
 
 
 class _Answers(NamedTuple):
-    """What was said of n clips, by one head or by all together; classes are positions in `labels`."""
+    """What was said about n clips, by one head or by all together; classes are positions in `labels`."""
 
     labels: tuple[str, ...]
     targets: Tensor
     """The true classes, (n,)."""
     named: dict[Order, Tensor]
-    """The classes named, (n,), with the frames in every order that was tried."""
+    """The predicted classes, (n,), with the frames in every order tried."""
     score: Tensor
-    """Of the class named, (n,)."""
+    """Score of the predicted class, (n,)."""
     true_score: Tensor
-    """Of the true class, (n,)."""
+    """Score of the true class, (n,)."""
     is_in_top5: Tensor
     """Whether the true class is among the 5 highest scores, bool (n,)."""
 
@@ -258,7 +258,7 @@ def _answers_of_head(
 
 
 def _answers_of_actions(space: LabelSpace, scores: Tensor, targets: Tensor, named: dict[Order, Tensor]) -> _Answers:
-    """The same for combinations of one class of each head: those that occur or were named are the classes."""
+    """The same for combinations of one class of each head: the classes are those that occur or were predicted."""
     actions, places = torch.unique(torch.cat([targets, *named.values()]), dim=0, return_inverse=True)
     true, *of_orders = places.split(len(targets))  # (n,) each
     parts = space.split(scores.double())
@@ -281,7 +281,7 @@ def _figures(
     is_right = named == targets
     per_class = _per_class(answers.labels, targets, named)
     accuracies = [result.accuracy for result in per_class if result.accuracy is not None]
-    # Of a score and whether it was right, as of two classes; an average of softmaxes may come out a hair above 1.
+    # A score and whether it was right, taken as two classes; an average of softmaxes may come out a hair above 1.
     sureness = torch.stack([answers.score.clamp(0, 1), torch.zeros_like(answers.score)], 1)
     calibration_error = multiclass_calibration_error(
         sureness, (~is_right).long(), num_classes=2, n_bins=CALIBRATION_BINS

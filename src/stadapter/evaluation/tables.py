@@ -1,4 +1,4 @@
-"""What evaluation found, as tables to be printed with rich."""
+"""What an evaluation found, as tables to be printed with rich."""
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
@@ -18,13 +18,13 @@ _SHOWN_FAILURES = 5
 def tables(report: Report) -> Group:
     """The summary, the time check, the table by class and the confusion matrix, to be printed with rich.
 
-    Of several heads each has all but the summary, which is one.
+    With several heads each has all of these but the summary, which is shared.
     """
     parts: list[RenderableType] = [summary_table(report), *_unreadable(report)]
     for name, part in {ACTION: report, **report.heads}.items() if report.heads else [("", report)]:
         suffix = f", {name}" if name else ""
         if part.time_check is not None:
-            parts.append(time_table(part.time_check, f" to the {name}" if name else ""))
+            parts.append(time_table(part.time_check, f" for the {name}" if name else ""))
         if part.confusion:
             parts += [class_table(part, suffix), ConfusionTable(part, suffix)]
     return Group(*parts)
@@ -46,7 +46,7 @@ def summary_table(report: Report) -> Table:
 
 
 def _unreadable(report: Report) -> list[Text]:
-    """The first clips that could not be read, a line each."""
+    """The first clips that could not be read, one line each."""
     told = [named_once(failure.title, failure.message) for failure in report.failures]
     lines = [f"could not be read: {printable(line)}" for line in told[:_SHOWN_FAILURES]]
     if len(told) > _SHOWN_FAILURES:
@@ -55,7 +55,7 @@ def _unreadable(report: Report) -> list[Text]:
 
 
 def time_table(check: TimeCheck, suffix: str = "") -> Group:
-    """The accuracies with the frames in order and not, and the sentence that says what they mean."""
+    """The accuracies with the frames in order and in other orders, and a sentence on what they mean."""
     table = Table()
     table.add_column("frames")
     for header in ("accuracy", f"{100 * CONFIDENCE:.0f} % interval"):
@@ -87,7 +87,7 @@ def class_table(report: Report, suffix: str = "") -> Group:
 
 
 class ConfusionTable:
-    """Rows are the true classes, columns the predicted ones; the largest errors where that is too wide to be read."""
+    """Rows are the true classes, columns the predicted ones; the largest errors instead if that is too wide to read."""
 
     def __init__(self, report: Report, suffix: str = "") -> None:
         self._report, self._suffix = report, suffix
@@ -112,7 +112,7 @@ def _matrix(report: Report) -> Table:
 
 
 def _titled(title: str, table: Table) -> Group:
-    """A table below its title, which may be wider; rich would break it over lines."""
+    """A table below its title, which may be wider; rich would wrap it."""
     return Group(Text(title, "table.title"), table)
 
 

@@ -1,4 +1,4 @@
-"""Does time matter? The same clips with their frames in other orders, and what the accuracies then say."""
+"""Does time matter? The same clips with their frames in other orders, and what the accuracies then show."""
 
 # B batch, T frames
 
@@ -28,62 +28,62 @@ ORDER_NAMES: dict[Order, str] = {
 _CLEAR = 0.005
 """A difference whose interval reaches below this, half a point, is not clear."""
 _LITTLE = 0.05
-"""A difference in accuracy within this is called little."""
+"""A difference in accuracy within this counts as little."""
 
 
 @dataclass(frozen=True)
 class TimeCheck:
-    """Accuracies on the same clips with their frames in order, and not. Each clip was decoded once."""
+    """Accuracies on the same clips with their frames in order, and in other orders. Each clip was decoded once."""
 
     num_clips: int
     as_is: float
-    """Fraction of the clips named right with their frames in order, 0 to 1."""
+    """Fraction of clips classified correctly with their frames in order, 0 to 1."""
     shuffled: float
-    """The same with the frames in a random order, another for every clip, never the true one."""
+    """The same with the frames in a random order, different for every clip, never the true one."""
     reversed: float
     """The same played backwards."""
     single_frame: float
     """The same with the middle frame repeated: no motion at all."""
     most_common: float
-    """Share of the most common class: what always naming that one would reach."""
+    """Share of the most common class: what always predicting it would reach."""
     intervals: dict[Order, Interval]
-    """Of the four accuracies."""
+    """Intervals of the four accuracies."""
     differences: dict[Order, Difference]
-    """By how much the accuracy as is lies above that in each of the other orders, clip by clip."""
+    """By how much the accuracy with the frames as is exceeds that in each other order, paired by clip."""
     predicted: dict[Order, tuple[str, ...]]
-    """The class named for every clip, in the order of the report's predictions."""
+    """The class predicted for every clip, in the order of the report's predictions."""
 
     def __repr__(self) -> str:
-        """Without what was named for every clip."""
+        """A summary, without what was predicted for every clip."""
         return f"TimeCheck({self.num_clips} clips: {self.sentence()})"
 
     def sentence(self) -> str:
-        """What the four accuracies say, in words; "cannot tell" where the clips are too few to say it."""
+        """What the four accuracies say, in words; "cannot tell" if there are too few clips."""
         return f"{self.verdict()} {self._figures()}"
 
     def verdict(self) -> str:
         """The same without the four accuracies."""
         clips, single = counted(self.num_clips, "clip"), self.differences["single_frame"]
-        shuffled = f"with the frames shuffled accuracy {_change(self.differences['shuffled'])}"
+        shuffled = f"with the frames shuffled, accuracy {_change(self.differences['shuffled'])}"
         if self.intervals["as_is"].low <= self.most_common:
             return (
-                f"Cannot tell whether time matters: on {clips} the classifier is not clearly better than always naming "
-                f"the most common class ({percent(self.most_common, 0)})."
+                f"Cannot tell whether time matters: on {clips} the classifier is not clearly better than always "
+                f"predicting the most common class ({percent(self.most_common, 0)})."
             )
         if self.differences["shuffled"].interval.low > _CLEAR:
             return f"Time matters: {shuffled}."
         if self.differences["reversed"].interval.low > _CLEAR:
-            return f"Time matters: played backwards accuracy {_change(self.differences['reversed'])}."
+            return f"Time matters: played backwards, accuracy {_change(self.differences['reversed'])}."
         if single.interval.low > _CLEAR:
             return (
-                f"Several frames matter: with one frame repeated accuracy {_change(single)}. That their order matters "
-                f"{clips} do not show: {shuffled}."
+                f"Several frames matter: with one frame repeated, accuracy {_change(single)}. {clips} do not show that "
+                f"their order matters: {shuffled}."
             )
         ends = [end for change in self.differences.values() for end in (change.interval.low, change.interval.high)]
         if max(map(abs, ends)) <= _LITTLE:
             most = counted(math.ceil(100 * max(map(abs, ends))), "point")
-            return f"Time matters little: no change of the frames moves accuracy by more than {most}."
-        return f"Cannot tell with {clips} whether time matters: {shuffled}."
+            return f"Time matters little: no change to the frames moves accuracy by more than {most}."
+        return f"Cannot tell from {clips} whether time matters: {shuffled}."
 
     def _figures(self) -> str:
         named = ", ".join(f"{name} {percent(getattr(self, order), 0)}" for order, name in ORDER_NAMES.items())
@@ -91,7 +91,7 @@ class TimeCheck:
 
 
 def make_time_check(labels: Sequence[str], predicted: Mapping[Order, Sequence[str]]) -> TimeCheck:
-    """The check from the true class of every clip, and the class named for it in each of the four orders.
+    """The check from the true class of every clip, and the class predicted for it in each of the four orders.
 
     Both are in the order of the clips, of which there is at least one.
     """
@@ -114,7 +114,7 @@ def make_time_check(labels: Sequence[str], predicted: Mapping[Order, Sequence[st
 
 
 def frame_places(order: Order, num_frames: int, names: Sequence[str], *, seed: int = 0) -> Tensor:
-    """The places (B, T), int64, that the frames of B clips of these names are taken from, to come in this order.
+    """The places (B, T), int64, from which the frames of B clips with these names are taken to put them in this order.
 
     A shuffled order is a pure function of (seed, name, T), the same in all views of a clip.
     """

@@ -1,4 +1,4 @@
-"""What a quickstart is made of."""
+"""The settings of a quickstart."""
 
 import math
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from stadapter.field_types import check_limits, check_types
 @dataclass(frozen=True)
 class QuickstartConfig:
     """Make clips, train a linear probe and ST-Adapter on them with the same budget, test both, and look at the
-    result: minutes on two cores, nothing downloaded."""
+    result: takes minutes on two cores, downloads nothing."""
 
     out: str = "quickstart"
-    """Folder to make: clips, two run folders, result.json; an unfinished one is gone on with."""
+    """Folder to create, for clips, two run folders and result.json; an unfinished one is resumed."""
     seed: int = 0
-    """Of the drawings and of training."""
+    """Seed of the drawings and of training."""
     train_clips: int = 64
-    """Clips of each of the 8 classes to train on."""
+    """Training clips per class, for each of the 8 classes."""
     test_clips: int = 16
-    """Clips of each class to test on, drawn from another seed."""
+    """Test clips per class, drawn from another seed."""
     epochs: int = 7
-    """Passes over the training clips, for both."""
+    """Passes over the training clips, the same for both."""
 
     def __post_init__(self) -> None:
         check_types(self)

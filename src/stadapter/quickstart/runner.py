@@ -1,4 +1,4 @@
-"""Clips, the two trainings, and the predictions, one after the other; what an earlier call has left is used."""
+"""Clips, the two trainings, and the predictions, one after the other; what an earlier call left is reused."""
 
 import json
 import shutil
@@ -29,28 +29,28 @@ from stadapter.wording import changed
 
 RESULT_NAME = "result.json"
 CONTESTANTS: dict[str, Tuning] = {"linear-probe": LinearProbe(), "st-adapter": STAdapter(kernel_size=(3, 3, 3))}
-"""What is compared. On patches of an eighth of the picture a kernel that sees neighbours too learns motion sooner than
-the default (3, 1, 1): 384 steps gave 100 % against 74 % (docs/log.md)."""
+"""What is compared. With patches of an eighth of the picture, a kernel that also sees neighbours learns motion sooner
+than the default (3, 1, 1): 384 steps gave 100 % against 74 % (docs/log.md)."""
 _AUGMENTATION = Augmentation(scale=(0.7, 1.0))
-"""Crops that keep most of a way."""
+"""Crops that keep most of a movement's path."""
 _DRAWINGS = ("train", "test", "unseen")
-"""Sets of clips, each drawn from a seed of its own."""
+"""Sets of clips, each drawn from its own seed."""
 
 
 def quickstart(config: QuickstartConfig | None = None, *, console: Console | None = None) -> dict[str, Any]:
-    """Write clips, train and test a linear probe and ST-Adapter, let ST-Adapter name clips that nobody has seen.
+    """Write clips, train and test a linear probe and ST-Adapter, and let ST-Adapter classify clips nobody has seen.
 
-    What an interrupted call has left in the folder is used: the next call goes on from there.
+    What an interrupted call left in the folder is reused: the next call continues from there.
 
     Args:
         config: where, and how much.
-        console: where to show progress; default standard error.
+        console: where to show progress; default: standard error.
 
     Returns:
         What `result.json` in the folder holds: settings, a summary of each run, the predictions, seconds.
 
     Raises:
-        SettingsError: a number that is too small, or the folder holds a finished quickstart, one with other settings,
+        SettingsError: a number is too small, or the folder holds a finished quickstart, one with other settings,
             or something else.
         STAdapterError: as for `train`; or another process works in the folder.
     """
@@ -81,7 +81,7 @@ def _run_all(folder: Path, config: QuickstartConfig, console: Console) -> dict[s
 
 
 def _so_far(folder: Path, config: QuickstartConfig) -> dict[str, Any]:
-    """The result so far: a new one for a new folder, or what an unfinished quickstart has left; writes nothing."""
+    """The result so far: a new one for a new folder, or what an unfinished quickstart left; writes nothing."""
     settings = {name: value for name, value in asdict(config).items() if name != "out"}
     if not folder.is_dir() or all(item.name == LOCK_NAME for item in folder.iterdir()):
         return {
@@ -95,15 +95,15 @@ def _so_far(folder: Path, config: QuickstartConfig) -> dict[str, Any]:
         then, is_finished = dict(result["settings"]), "unseen" in result
         result["runs"] = dict(result["runs"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{folder} is no quickstart's; choose another folder with --out") from error
+        raise SettingsError(f"{folder} was not made by quickstart; choose another folder with --out") from error
     if is_finished:
         raise SettingsError(
             f"{folder} holds a finished quickstart: look at {folder / RESULT_NAME}, or choose another folder with --out"
         )
     if told := [line for name, now in settings.items() for line in changed(name, then.get(name), now)]:
         raise SettingsError(
-            f"{folder} holds an unfinished quickstart that was started otherwise: {'; '.join(told)}. "
-            "Go on as it was started, or choose another folder with --out"
+            f"{folder} holds an unfinished quickstart that was started with other settings: {'; '.join(told)}. "
+            "Continue it as it was started, or choose another folder with --out"
         )
     return result
 
@@ -113,11 +113,11 @@ def _write(folder: Path, result: dict[str, Any]) -> None:
 
 
 def _run(name: str, folder: Path, config: QuickstartConfig, console: Console) -> dict[str, Any]:
-    """Train and test one of the two, or go on with it; a summary as JSON values."""
+    """Train and test one of the two, or resume it; returns a summary as JSON values."""
     out = folder / name
     resume = (out / CHECKPOINT_NAME).is_file()
     if out.exists() and not resume:
-        shutil.rmtree(out)  # stopped before its first checkpoint, or between its end and our note of it
+        shutil.rmtree(out)  # stopped before its first checkpoint, or between its end and our record of it
     result = train(
         TrainConfig(
             data=folder / "clips" / "train",
@@ -156,7 +156,7 @@ def _figures(report: Report) -> dict[str, Any]:
 
 
 def _predict_unseen(folder: Path) -> list[dict[str, Any]]:
-    """What ST-Adapter says of a clip of each class from the third seed."""
+    """What ST-Adapter predicts for a clip of each class from the third seed."""
     clips = [folder / "clips" / "unseen" / label / f"{label}_000.mp4" for label in CLASSES]
     answers = Classifier.load(folder / "st-adapter").predict_many(clips)
     return [

@@ -34,8 +34,8 @@ def tables(result: dict[str, Any]) -> Group:
     taken = listed([f"{each['label']} for {each['predicted']} ({percent(each['score'])})" for each in wrong])
     return Group(
         table,
-        "The classes are pairs that are each other played backwards: what does not see the order of frames cannot pass "
-        "50 %.",
-        f"Of {len(result['unseen'])} more clips, one of each class, ST-Adapter names "
-        f"{len(result['unseen']) - len(wrong)} right" + (f"; it takes {taken}." if wrong else "."),
+        "The classes are pairs, each the other played backwards: a model that does not see the order of frames cannot "
+        "exceed 50 %.",
+        f"Of {len(result['unseen'])} more clips, one per class, ST-Adapter classifies "
+        f"{len(result['unseen']) - len(wrong)} correctly" + (f"; it mistakes {taken}." if wrong else "."),
     )

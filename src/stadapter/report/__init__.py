@@ -26,10 +26,10 @@ REPORT_NAME = "report.html"
 _NUM_FILMSTRIPS = 6
 _NUM_ERRORS = 20
 _WIDE = 0.2
-"""An interval that is wider says little."""
+"""A wider interval says little."""
 
 Line = tuple[str, str]
-"""What is told, and what it is."""
+"""A name and its value."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class HeadFigures:
     """What the page shows of the classes of one head."""
 
     name: str
-    """Empty where there is one head."""
+    """Empty if there is only one head."""
     bars: Sequence[Bar]
     heat_map: HeatMap
     errors: Sequence[tuple[int, str, str]]
@@ -46,7 +46,7 @@ class HeadFigures:
 
 @dataclass(frozen=True)
 class Figures:
-    """All of the page that comes from an evaluation."""
+    """The part of the page that comes from an evaluation."""
 
     report: Report
     headlines: Sequence[tuple[str, float, Any]]
@@ -54,7 +54,7 @@ class Figures:
     calibration: str
     heads: Sequence[HeadFigures]
     times: Sequence[tuple[str, TimeCheck, Sequence[Bar]]]
-    """The time check of actions and of each head by name; without a name where there is one head."""
+    """The time check of actions and of each head, by name; without a name if there is only one head."""
     hits: Sequence[Filmstrip]
     misses: Sequence[Filmstrip]
 
@@ -68,17 +68,17 @@ def write_report(
     clip_config: ClipConfig | None = None,
     command: str | None = None,
 ) -> Path:
-    """Write a page that shows how a run was trained and what its evaluation gave; whole or not at all.
+    """Write a page that shows how a run was trained and how its evaluation went; written whole or not at all.
 
-    Pictures, style and figures are in the one file. It holds frames of the evaluated clips where `manifest` is given.
+    Pictures, style and figures are all in this one file. It holds frames of the evaluated clips if `manifest` is given.
 
     Args:
-        path: the file to write; what it held is replaced.
+        path: the file to write; an existing one is replaced.
         report: the evaluation; None leaves the training curves and the receipt.
         run: the run folder, for its receipt and its metrics.jsonl.
-        manifest: the evaluated clips, for filmstrips of some; one that has gone since is named instead of shown.
-        clip_config: which of their frames were looked at; default those the run is served with.
-        command: what was typed for the evaluation, where that was not the training command.
+        manifest: the evaluated clips, for filmstrips of some; one that is gone is named instead of shown.
+        clip_config: which of their frames were looked at; default: those of the run.
+        command: the command of the evaluation, if that was not the training command.
 
     Raises:
         ArtefactError: `run` is not a run folder, or the file cannot be written.
@@ -104,12 +104,12 @@ def write_report(
 
 
 def shown(value: object) -> object:
-    """What the page prints for a value: bytes that are no text and control characters are made visible.
+    """What the page prints for a value: bytes that are not text and control characters are made visible.
 
     >>> print(shown("a\\nb\\udce9"))
     a\\nb\\xe9
     """
-    if type(value) is not str:  # Markup is a string that has been through here
+    if type(value) is not str:  # Markup is a string that has been through this already
         return value
     try:
         text = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -119,7 +119,7 @@ def shown(value: object) -> object:
 
 
 def brief(text: str, limit: int = 60) -> str:
-    """A text of at most `limit` characters: its start and its end, where it is longer.
+    """A text of at most `limit` characters: its start and its end, if it is longer.
 
     >>> brief("a" * 50 + "b" * 50, 11)
     'aaaaa…bbbbb'
@@ -130,11 +130,11 @@ def brief(text: str, limit: int = 60) -> str:
 
 _CONTROLS = (*range(32), *range(127, 160), 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 _VISIBLE = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
-"""Characters that end lines, or turn what follows around, as Python writes them."""
+"""Characters that end lines, or reverse the direction of what follows, as Python writes them."""
 
 
 def _template() -> Any:
-    """The page with its filters; everything that is filled in is escaped."""
+    """The page with its filters; everything filled in is escaped."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -185,26 +185,26 @@ def _head_figures(name: str, report: Report) -> HeadFigures:
 
 
 def _calibration(report: Report) -> str:
-    """What the scores are worth, in words."""
+    """How reliable the scores are, in words."""
     low, high = report.top1_interval.low, report.top1_interval.high
     what = ACTION if report.heads else "class"
-    meaning = f"On the whole {counted(report.num_clips, 'clip')} show them to claim neither too much nor too little."
+    meaning = f"Overall they are neither over- nor underconfident, as far as {counted(report.num_clips, 'clip')} show."
     if high - low > _WIDE:
-        meaning = f"Whether they claim too much or too little, {counted(report.num_clips, 'clip')} cannot tell."
+        meaning = f"{counted(report.num_clips, 'clip')} are too few to tell whether they are over- or underconfident."
     if report.mean_score > high:
-        meaning = "On the whole they claim too much."
+        meaning = "Overall they are overconfident."
     elif report.mean_score < low:
-        meaning = "On the whole they claim too little."
+        meaning = "Overall they are underconfident."
     return (
-        f"The score of the {what} it names is {100 * report.mean_score:.0f} % on average, and it is right on "
-        f"{100 * report.top1:.0f} % of the clips. {meaning} Among clips of like score the two are "
+        f"The score of the predicted {what} is {100 * report.mean_score:.0f} % on average, and "
+        f"{100 * report.top1:.0f} % of the predictions are correct. {meaning} Among clips of similar score the two are "
         f"{counted(round(100 * report.calibration_error), 'point')} apart (expected calibration error, "
         f"{report.num_calibration_bins} bins; with few clips much of that is chance)."
     )
 
 
 def _unreadable(spec: Mapping[str, Any], report: Report | None) -> list[tuple[str, str, str]]:
-    """(where it was met, name, reason) of every clip that could not be read."""
+    """(where it occurred, name, reason) of every clip that could not be read."""
     trained = spec.get("receipt", {}).get("unreadable", {}).items()
     evaluated = report.failures if report is not None else ()
     told = [("evaluation", failure.title, failure.message) for failure in evaluated]
@@ -212,7 +212,7 @@ def _unreadable(spec: Mapping[str, Any], report: Report | None) -> list[tuple[st
 
 
 def _receipt(folder: Path, spec: Mapping[str, Any]) -> list[Line]:
-    """How the classifier came to be, as far as its run folder tells."""
+    """How the classifier was made, as far as its run folder says."""
     receipt, backbone = spec.get("receipt", {}), spec.get("backbone", {})
     settings = receipt.get("settings", {})
     sizes = [item.stat().st_size for name in (WEIGHTS_NAME, SPEC_NAME) if (item := folder / name).is_file()]
@@ -229,19 +229,19 @@ def _receipt(folder: Path, spec: Mapping[str, Any]) -> list[Line]:
         "clips trained on": _trained_on(receipt),
         "seed": settings.get("seed"),
         "optimizer steps": receipt.get("steps"),
-        "changed on the way": "; ".join(receipt.get("changes", ())) or None,
+        "changed along the way": "; ".join(receipt.get("changes", ())) or None,
         "precision": receipt.get("precision"),
         "processes": receipt.get("num_processes"),
         "hardware": receipt.get("hardware"),
         "time": duration(receipt["seconds"]) if "seconds" in receipt else None,
         "versions": versions or None,
-        "run folder": f"{bytes_text(sum(sizes))}, the trunk not included" if sizes else None,
+        "run folder": f"{bytes_text(sum(sizes))}, not including the trunk" if sizes else None,
     }
     return [(name, str(value)) for name, value in lines.items() if value is not None]
 
 
 def _trained_on(receipt: Mapping[str, Any]) -> str | None:
-    """How many clips there were to train on, and of how many nothing was seen."""
+    """How many clips there were to train on, and how many of them could be read."""
     total, num_unreadable = receipt.get("num_train_clips"), len(receipt.get("unreadable", ()))
     if total is None or not num_unreadable:
         return total
@@ -254,7 +254,7 @@ def _evaluation(report: Report, manifest: Manifest | None, config: ClipConfig, c
         "command": command,
         "data sha256": manifest.hash() if manifest is not None else None,
         "clips": f"{report.num_clips} classified, {len(report.failures)} could not be read",
-        "a clip": f"{config.num_frames} frames of {config.size} x {config.size} pixels, {views}",
+        "each clip": f"{config.num_frames} frames of {config.size} x {config.size} pixels, {views}",
         "intervals": f"{100 * report.confidence:.0f} %, percentile bootstrap over clips, "
         f"{report.num_resamples:,} resamples",
     }

@@ -1,4 +1,4 @@
-"""The geometry of the page's figures: bars, and the confusion matrix as a picture. The template draws them."""
+"""The geometry of the page's figures: bars, and the confusion matrix as an image. The template draws them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ class Bar:
 
     name: str
     value: float | None
-    """0 to 1; None where there is nothing to take a share of."""
+    """0 to 1; None if there is nothing to take a share of."""
     note: str
     interval: Interval | None = None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Clips of one class that were given one name."""
+    """Clips of one class that got one prediction."""
 
     x: float
     y: float
     count: int
     share: float
-    """Of the clips of the true class, above 0 to 1."""
+    """Share of the clips of the true class, from above 0 to 1."""
     is_right: bool
     title: str
 
@@ -61,18 +61,18 @@ class AxisLabel:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A confusion matrix, rows true, columns named, in units that are about a pixel."""
+    """A confusion matrix, rows true, columns predicted, in units of about a pixel."""
 
     cell: float
     side: float
     margin: float
-    """Room for the labels, at the left and at the top."""
+    """Room for the labels, on the left and at the top."""
     smallest: float
     """Width below which it is no longer legible."""
     labels: tuple[AxisLabel, ...]
     cells: tuple[Cell, ...]
     shades: tuple[Shade, ...]
-    """Instead of cells and labels, where classes are many."""
+    """Used instead of cells and labels when there are many classes."""
     summary: str
 
 
@@ -83,7 +83,7 @@ def class_bars(report: Report) -> list[Bar]:
         row = report.confusion[position]
         errors = [(count, -column) for column, count in enumerate(row) if count and column != position]
         worst, column = max(errors, default=(0, 0))
-        taken = f", {worst} taken for {report.labels[-column]}" if worst else ""
+        taken = f", {worst} mistaken for {report.labels[-column]}" if worst else ""
         note = f"{row[position]} of {counted(result.num_clips, 'clip')}{taken}" if result.num_clips else "no clips"
         bars.append((result.accuracy is None, result.accuracy or 0.0, -result.num_clips, result.label, note))
     return [
@@ -101,7 +101,7 @@ def time_bars(check: TimeCheck) -> list[Bar]:
 
 
 def heat_map(report: Report) -> HeatMap:
-    """The confusion matrix, every row divided by its clips; with many classes small and without numbers."""
+    """The confusion matrix, every row divided by its clips; with many classes it is small and without numbers."""
     is_numbered = len(report.labels) <= MAX_NUMBERED_CLASSES
     cell = _cell_size(len(report.labels))
     cells = _cells(report, cell)
@@ -119,7 +119,7 @@ def heat_map(report: Report) -> HeatMap:
         ),
         cells=tuple(cells) if is_numbered else (),
         shades=() if is_numbered else _shades(cells, cell),
-        summary=f"Confusion matrix of {counted(len(report.labels), 'class')}, rows true, columns named: "
+        summary=f"Confusion matrix of {counted(len(report.labels), 'class')}, rows true, columns predicted: "
         f"{sum(c.count for c in cells if c.is_right)} of {counted(report.num_clips, 'clip')} on the diagonal.",
     )
 
@@ -136,7 +136,7 @@ def _cells(report: Report, size: float) -> list[Cell]:
         total = sum(counts)
         for column, count in enumerate(counts):
             if count:
-                told = f"{report.labels[row]}, named {report.labels[column]}: {count} of {counted(total, 'clip')}"
+                told = f"{report.labels[row]}, predicted {report.labels[column]}: {count} of {counted(total, 'clip')}"
                 cells.append(Cell(size * column, size * row, count, count / total, row == column, told))
     return cells
 

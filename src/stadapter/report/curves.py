@@ -21,7 +21,7 @@ class Tick:
     """A number on an axis."""
 
     at: float
-    """Percent of the way from the left or from the top."""
+    """Distance from the left or from the top, in percent."""
     text: str
 
 
@@ -30,12 +30,12 @@ class HeldOut:
     """The same figure on held-out clips."""
 
     path: str
-    """From the first to the last; empty where there is one alone."""
+    """From the first to the last; empty if there is only one."""
     x: float
-    """Where the last stands."""
+    """Where the last one is."""
     y: float
     text: str
-    """The last, and the best where that is another."""
+    """The last, and the best if that is another."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Curve:
     path: str
     """As it was logged."""
     smooth: str
-    """Averaged over neighbouring points; empty where they are few, or have no noise."""
+    """Averaged over neighbouring points; empty if they are few, or without noise."""
     held_out: HeldOut | None
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
@@ -54,9 +54,9 @@ class Curve:
 
 
 def read_curves(folder: Path) -> list[Curve]:
-    """Loss, accuracy and learning rate over the steps of a run; empty where nothing is recorded.
+    """Loss, accuracy and learning rate over the steps of a run; empty if nothing is recorded.
 
-    What a resumed run did again counts once.
+    What a resumed run repeated counts once.
     """
     training: dict[float, dict[str, float]] = {}
     held_out: dict[float, dict[str, float]] = {}
@@ -124,7 +124,7 @@ def _held_out(title: str, points: Points, places: Points) -> HeldOut | None:
     choose = max if title.startswith("Accuracy") else min
     step, best = choose(points, key=lambda point: point[1])
     if best != points[-1][1]:
-        text += f", at best {_number(title, best)} after {step:g} steps"
+        text += f", best {_number(title, best)} after {step:g} steps"
     return HeldOut(_path(places) if len(points) > 1 else "", *places[-1], text)
 
 
@@ -152,7 +152,7 @@ def _path(places: Points) -> str:
 
 
 def _smoothed(points: Points) -> Points:
-    """Every value as the mean of those around it."""
+    """Every value as the mean of the values around it."""
     reach = max(1, round(len(points) * _SMOOTHING))
     sums = [0.0, *accumulate(value for _, value in points)]
     ends = [(max(0, place - reach), min(len(points), place + reach + 1)) for place in range(len(points))]
@@ -163,6 +163,6 @@ def _smoothed(points: Points) -> Points:
 
 
 def _thinned(points: Points) -> Points:
-    """At most so many points as can be told apart, the last among them."""
+    """At most as many points as can be told apart, including the last."""
     stride = math.ceil(len(points) / _MOST_POINTS)
     return [*points[:-1:stride], points[-1]]

@@ -1,4 +1,4 @@
-"""Some of the evaluated clips as strips of small pictures: the surest that were named right, and wrong."""
+"""Some of the evaluated clips as strips of small pictures: the most confident correct and wrong predictions."""
 
 # T frames, H W pixels
 
@@ -23,11 +23,11 @@ _JPEG_QUALITY = 78
 
 @dataclass(frozen=True)
 class Filmstrip:
-    """Frames of one clip, and what was said of it."""
+    """Frames of one clip, and what was predicted for it."""
 
     prediction: ClipPrediction
     pictures: tuple[str, ...]
-    """JPEG files as data: addresses; empty where the clip cannot be read any more."""
+    """JPEG files as data: addresses; empty if the clip can no longer be read."""
     width: int
     """Pixels."""
     height: int
@@ -38,9 +38,9 @@ class Filmstrip:
 def make_filmstrips(
     report: Report, manifest: Manifest | None, clip_config: ClipConfig, *, limit: int
 ) -> tuple[list[Filmstrip], list[Filmstrip]]:
-    """Strips of the surest clips that were named right, and of the surest that were named wrong, at most `limit` each.
+    """Strips of the most confident correct predictions, and of the most confident wrong ones, at most `limit` each.
 
-    Of those named right no class comes twice before all have come. Without a manifest there are none.
+    Among the correct ones no class comes twice before all have come. Without a manifest there are none.
     """
     if manifest is None:
         return [], []
@@ -59,9 +59,9 @@ def make_filmstrips(
 
 
 def make_filmstrip(prediction: ClipPrediction, entry: Entry | None, clip_config: ClipConfig) -> Filmstrip:
-    """The frames that the model looked at, 8 of them where they are more; never an error."""
+    """The frames that the model looked at, at most 8 of them; never an error."""
     if entry is None:
-        return Filmstrip(prediction, (), 0, 0, "not in the data any more")
+        return Filmstrip(prediction, (), 0, 0, "no longer in the data")
     try:
         frames = load_frames(
             entry.path,
@@ -72,7 +72,7 @@ def make_filmstrip(prediction: ClipPrediction, entry: Entry | None, clip_config:
         )  # (T, 3, H, W)
         pictures = [_picture(frames[place]) for place in _spread(len(frames))]
     except (STAdapterError, OSError, ValueError) as error:
-        return Filmstrip(prediction, (), 0, 0, f"cannot be read any more: {error}")
+        return Filmstrip(prediction, (), 0, 0, f"can no longer be read: {error}")
     addresses = tuple("data:image/jpeg;base64," + base64.b64encode(_jpeg(picture)).decode() for picture in pictures)
     return Filmstrip(prediction, addresses, pictures[0].width, pictures[0].height, "")
 

@@ -1,1 +1,1 @@
-"""Training: what a run is, what it would take, and the one loop that does it."""
+"""Training: what a run is, what it would take, and the one loop that runs it."""

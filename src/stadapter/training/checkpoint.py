@@ -1,7 +1,7 @@
-"""Where a training run stands, in one safetensors file: what learns, the optimizer's moments, the step.
+"""Where a training run stands, in one safetensors file: the trained weights, the optimizer's moments, the step.
 
 Frozen weights are not in it, and nothing is pickled. It is written whole or not at all, with a sha256 of everything
-in it. There is no random state to keep: all that is random in a run is a pure function of the seed, the epoch and the
+in it. There is no random state to keep: everything random in a run is a pure function of the seed, the epoch and the
 position in it.
 """
 
@@ -27,8 +27,8 @@ _FORMAT = "stadapter-checkpoint-2"
 _FORMAT_WITHOUT_DIGEST = "stadapter-checkpoint-1"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 DIVERGED = (
-    "{what} at step {step}: the run stops, and nothing of this is saved. Start anew with a lower lr, with "
-    "gradient_clip above 0, or with precision fp32"
+    "{what} at step {step}: the run stops, and none of this is saved. Start again with a lower lr, with gradient_clip "
+    "above 0, or with precision fp32"
 )
 
 
@@ -41,15 +41,15 @@ class Progress:
     settings: dict[str, Any]
     """The run's settings, as JSON values."""
     identity: dict[str, Any]
-    """What it found at its start: hashes of data and trunk, labels, and the like."""
+    """What the run found at its start: hashes of data and trunk, labels, and the like."""
     failures: dict[str, str]
     """Clips that could not be read so far, and why."""
     changes: tuple[str, ...] = ()
-    """Settings and data that were changed on the way: when, and from what to what."""
+    """Settings and data that were changed along the way: when, and from what to what."""
 
 
 class Checkpoints:
-    """The checkpoints of a run: written when they are due, read when it goes on."""
+    """The checkpoints of a run: written when they are due, read when it resumes."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def is_due(self, step: int) -> bool:
-        """Whether an epoch is over, or enough time has gone by since the last one."""
+        """Whether an epoch is over, or enough time has passed since the last checkpoint."""
         seconds = time.monotonic() - self._last
         epoch_over = step % self._steps_per_epoch == 0 and seconds >= EPOCH_PAUSE_SECONDS
         return epoch_over or seconds >= self._seconds_between
@@ -74,8 +74,8 @@ class Checkpoints:
         """Write the state.
 
         Raises:
-            TrainingError: the weights are not finite numbers; the last good checkpoint stays then.
-            ArtefactError: it cannot be written; the last good checkpoint stays then too.
+            TrainingError: the weights are not finite numbers; the last good checkpoint is kept.
+            ArtefactError: it cannot be written; the last good checkpoint is kept too.
         """
         check_weights(self._trained, progress.step)
         save_checkpoint(self._folder, self._trained, self._optimizer, progress)
@@ -84,19 +84,19 @@ class Checkpoints:
     def restore(
         self, settings: Mapping[str, Any], identity: Mapping[str, Any], *, total_steps: int, accept_changes: bool
     ) -> Progress:
-        """Put parameters and optimizer where the checkpoint stands.
+        """Set parameters and optimizer to the state of the checkpoint.
 
         Raises:
             TrainingError: the run was started with other settings, data, labels or trunk, and that cannot be
-                accepted, or was not; or it has gone further than `total_steps`.
-            ArtefactError: there is none, or it is damaged or of another model.
+                accepted or was not; or it has gone beyond `total_steps`.
+            ArtefactError: there is no checkpoint, or it is damaged or belongs to another model.
         """
         progress, tensors = read_checkpoint(self._folder)
         changes = accepted_changes(self._folder, progress, settings, identity, accept_changes=accept_changes)
         if progress.step > total_steps:
             raise TrainingError(
-                f"{self._folder} has done {progress.step} steps; with these settings there are {total_steps} in all: "
-                "ask for more --epochs, or start a new run folder"
+                f"{self._folder} has done {progress.step} steps; these settings give only {total_steps} in all: "
+                "raise --epochs, or start a new run folder"
             )
         put_back(self._folder / CHECKPOINT_NAME, tensors, self._trained, self._optimizer)
         return Progress(
@@ -111,31 +111,31 @@ class Checkpoints:
 def accepted_changes(
     folder: Path, progress: Progress, settings: Mapping[str, Any], identity: Mapping[str, Any], *, accept_changes: bool
 ) -> list[str]:
-    """What differs from how a run was started, as "lr was 0.002, is 0.1".
+    """The differences from how a run was started, such as "lr was 0.002, is 0.1".
 
     Raises:
-        TrainingError: something does, and changes are not accepted; or it is one that never fits.
+        TrainingError: there are some, and changes are not accepted, or one of them never can be.
     """
     now = {name: value for name, value in settings.items() if name not in FREE_SETTINGS} | dict(identity)
     then = {**completed(progress.settings), **progress.identity}
     changes = {name: told for name in now if name in then and (told := changed(name, then[name], now[name]))}
     told = [change.replace("_sha256 ", " (sha256) ") for of_one in changes.values() for change in of_one]
-    found = f"{folder} was started otherwise: {'; '.join(told)}. "
+    found = f"{folder} was started with other settings: {'; '.join(told)}. "
     if never := [name for name in changes if name in FIXED_SETTINGS]:
         reasons = ", ".join(f"{name.removesuffix('_sha256')} ({FIXED_SETTINGS[name]})" for name in never)
-        raise TrainingError(f"{found}A run cannot go on with another {reasons}: start a new run folder")
+        raise TrainingError(f"{found}A run cannot resume with another {reasons}: start a new run folder")
     if changes and not accept_changes:
         raise TrainingError(
-            f"{found}Resume it as it was started, go on all the same with --accept-changes, or start a new run folder"
+            f"{found}Resume it as it was started, resume anyway with --accept-changes, or start a new run folder"
         )
     return told
 
 
 def check_weights(trained: Mapping[str, Tensor], step: int) -> None:
-    """Stop before weights that are not finite numbers are written over good ones.
+    """Stop before weights that are not finite numbers overwrite good ones.
 
     Raises:
-        DivergedError: they are not.
+        DivergedError: there are some.
     """
     for name, tensor in trained.items():
         if not bool(tensor.detach().isfinite().all()):
@@ -165,10 +165,10 @@ def save_checkpoint(
 
 
 def read_checkpoint(folder: Path) -> tuple[Progress, dict[str, Tensor]]:
-    """What `folder`/checkpoint.safetensors says of itself, and its tensors.
+    """The progress that `folder`/checkpoint.safetensors records, and its tensors.
 
     Raises:
-        ArtefactError: there is none, it is damaged, or it is not ours.
+        ArtefactError: there is none, it is damaged, or it is not from this program.
     """
     path = folder / CHECKPOINT_NAME
     if not path.is_file():
@@ -178,7 +178,7 @@ def read_checkpoint(folder: Path) -> tuple[Progress, dict[str, Tensor]]:
     try:
         tensors, metadata = read_tensors(path)
     except ArtefactError as error:
-        raise ArtefactError(f"{error}; where there is no copy, delete it and start anew, without --resume") from error
+        raise ArtefactError(f"{error}; if there is no copy, delete it and start again without --resume") from error
     if metadata.get("format") not in (_FORMAT, _FORMAT_WITHOUT_DIGEST):
         raise ArtefactError(f"{path} is not a checkpoint of this program")
     if metadata["format"] == _FORMAT and DIGEST_KEY not in metadata:
@@ -201,7 +201,7 @@ def put_back(
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Put the tensors of the checkpoint `path` back: parameters and moments. All of them must fit, or none is.
+    """Restore parameters and moments from the tensors of the checkpoint `path`. Either all of them fit, or none is set.
 
     Raises:
         ArtefactError: it was made by a model with other parameters.
@@ -216,7 +216,7 @@ def put_back(
             found = f"{tuple(tensors[name].shape)} {tensors[name].dtype}" if name in tensors else "nothing"
             raise ArtefactError(f"{path} holds {found} for {name}; the model expects {tuple(shape)} torch.float32")
     if unknown := sorted(tensors.keys() - expected.keys()):
-        raise ArtefactError(f"{path} holds what the model does not have: {listed(unknown)}; it is of another model")
+        raise ArtefactError(f"{path} has tensors that the model lacks: {listed(unknown)}; it belongs to another model")
     for name, parameter in parameters.items():
         with torch.no_grad():
             parameter.copy_(tensors[f"parameter/{name}"])
@@ -227,4 +227,4 @@ def put_back(
 
 
 def _damaged(path: Path, reason: str) -> ArtefactError:
-    return ArtefactError(f"{path} is damaged or not ours: {reason}")
+    return ArtefactError(f"{path} is damaged or not from this program: {reason}")

@@ -1,4 +1,4 @@
-"""A run that could start, in words: what it learns from and on, and what its user may not have meant."""
+"""A run that could start, in words: what it trains from and on, and what the user may not have intended."""
 
 import math
 
@@ -34,8 +34,8 @@ def _val_notes(run: Prepared, val_set: Manifest) -> list[str]:
     leak = []
     if shared := run.train_set.shared_with(val_set):
         leak = [
-            f"{len(shared)} of {counted(len(val_set.entries), 'clip')} held out are also trained on, so that the "
-            f"accuracy will come out too high: {listed(shared)}"
+            f"{len(shared)} of {counted(len(val_set.entries), 'held-out clip')} are also trained on, so the accuracy "
+            f"will be too high: {listed(shared)}"
         ]
     return [*val_set.notes(), *leak]
 
@@ -45,8 +45,8 @@ def _lr_notes(run: Prepared) -> list[str]:
     if run.lr <= highest:
         return []
     return [
-        f"a learning rate of {run.lr:g} is high for {tuning_name(run.config.tuning)}, which wants about "
-        f"{highest / 10:g} to {highest:g} (--lr {highest / 2:g}); one for new layers destroys what a trunk knows"
+        f"a learning rate of {run.lr:g} is high for {tuning_name(run.config.tuning)}, which needs about "
+        f"{highest / 10:g} to {highest:g} (--lr {highest / 2:g}); a rate for new layers destroys what a trunk knows"
     ]
 
 
@@ -54,8 +54,8 @@ def _time_notes(run: Prepared) -> list[str]:
     wanted = run.clip_config.num_frames
     found = {len(module.weight) for module in run.model.modules() if isinstance(module, TimeEmbedding)} - {wanted}
     return [
-        f"the time embedding has {counted(count, 'frame')}, which are interpolated to the {wanted} of a clip; "
-        f"--tuning.num-frames {wanted} learns one for each, as published"
+        f"the time embedding has {counted(count, 'frame')}, interpolated to the clip's {wanted}; "
+        f"--tuning.num-frames {wanted} learns one per frame, as published"
         for count in found
     ]
 

@@ -1,4 +1,4 @@
-"""What a training would take, found by a short run before anything starts: arithmetic, memory, steps, time."""
+"""What a training would take, found by a short trial before anything starts: arithmetic, memory, steps, time."""
 
 import math
 import time
@@ -33,44 +33,44 @@ from stadapter.training.validation import TIME_CHECK_CLIPS, is_due
 from stadapter.wording import bytes_text, counted, duration, listed, percent
 
 SECONDS = 60.0
-"""Time for the short run; with a large trunk on a slow machine a single step may take longer."""
+"""Time for the short trial; with a large trunk on a slow machine a single step may take longer."""
 BUSY_SHARE = 0.8
-"""An idle machine gives a step on the CPU a whole core at the least; with less of one, others took part of its time."""
+"""An idle machine gives a step on the CPU at least a whole core; with less, other programs took part of its time."""
 _SHARE_OF_READING = 1 / 6
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a training would take. Times are in seconds of one process among those that share the work."""
+    """What a training would take. Times are in seconds of one of the processes that share the work."""
 
     run: Prepared
     parameters: ParameterCount
     gmacs_per_view: float
     """See `costs.COUNTED`."""
     clips_per_batch: int
-    """Clips of a batch of one process."""
+    """Clips in a batch of one process."""
     num_workers: int
     """Decoding processes."""
     trials: tuple[Trial, ...]
-    """The steps that were tried, as `try_steps` returns them: the largest last, and none at all first."""
+    """The steps that were tried, as `try_steps` returns them: one of no frames first, the largest last."""
     reading_seconds: float | None
-    """A training clip, once an epoch, in one decoding process; None where none could be read."""
+    """To read a training clip, per epoch, in one decoding process; None if none could be read."""
     held_out_reading_seconds: float | None
     """The same for a held-out clip and all its views."""
     forward_seconds: float
-    """A frame to be classified."""
+    """To classify one frame."""
     failures: tuple[Failure, ...]
     """Clips among those tried that could not be read."""
     available_bytes: int | None
-    """Memory that could be taken beside what the loaded model holds, when the short run began."""
+    """Memory that was available in addition to what the loaded model holds, when the trial began."""
     held_bytes: int
-    """What the loaded model, and on a CPU the whole process, held then."""
+    """What the loaded model, or on a CPU the whole process, held at that time."""
     steps_done: int = 0
-    """Of a training that is resumed."""
+    """Steps already done by a training that is resumed."""
     on_tokens_seconds: float | None = None
-    """A frame to be trained on once its tokens are kept; None where none are."""
+    """To train on one frame once its tokens are kept; None if none are."""
     checkpointing: CheckpointingCost | None = None
-    """What gradient checkpointing takes and saves in a step on a batch of one process, whether it is on or not."""
+    """What gradient checkpointing costs and saves per step on a batch of one process, whether it is on or not."""
 
     @property
     def is_whole(self) -> bool:
@@ -79,43 +79,43 @@ class Estimate:
 
     @property
     def frames_per_batch(self) -> int:
-        """Frames of a batch of one process."""
+        """Frames in a batch of one process."""
         return self.clips_per_batch * self.run.clip_config.num_frames
 
     @property
     def peak_bytes(self) -> int:
-        """Memory of a step: on a GPU allocated there, on a CPU held by the training process."""
+        """Memory of a step: allocated on the GPU, or held by the training process on a CPU."""
         return round(extrapolated(list(self.trials), self.frames_per_batch, attrgetter("peak_bytes")))
 
     @property
     def fits(self) -> bool:
-        """Whether there is as much memory; yes where the system does not tell."""
+        """Whether there is enough memory; true if the system does not say."""
         return self.available_bytes is None or self.peak_bytes <= self.held_bytes + self.available_bytes
 
     @property
     def batch_seconds(self) -> float:
-        """Forward and backward of a batch."""
+        """Forward and backward pass of a batch."""
         return extrapolated(list(self.trials), self.frames_per_batch, attrgetter("step_seconds"))
 
     @property
     def batch_reading_seconds(self) -> float:
-        """All decoding processes together on a batch."""
+        """Decoding a batch, with all decoding processes together."""
         return self.clips_per_batch * (self.reading_seconds or 0.0) / max(1, self.num_workers)
 
     @property
     def seconds_per_step(self) -> float:
-        """An optimizer step, with decoding beside it or by turns."""
+        """An optimizer step, with decoding in parallel or in turns."""
         seconds = self._together(self.clips_per_batch * (self.reading_seconds or 0.0), self.batch_seconds)
         return seconds * self.run.config.accumulation_steps
 
     @property
     def steps_left(self) -> int:
-        """Steps to be taken."""
+        """Steps still to take."""
         return self.run.plan.total_steps - self.steps_done
 
     @property
     def training_seconds(self) -> float:
-        """All steps that are left; the last of an epoch may be of fewer batches than the others."""
+        """All remaining steps; the last of an epoch may have fewer batches than the others."""
         plan, batches = self.run.plan, self.run.config.accumulation_steps
         epochs_done, steps_done = divmod(self.steps_done, plan.steps_per_epoch)
         done = epochs_done * plan.batches_per_epoch + steps_done * batches
@@ -125,44 +125,44 @@ class Estimate:
 
     @property
     def fresh_epochs(self) -> int:
-        """Epochs that show views for the first time; all of them where nothing is kept of any."""
+        """Epochs that show views for the first time; all of them if nothing is kept."""
         views = self.run.config.views_per_clip
         return views if views is not None and self.on_tokens_seconds is not None else self.run.plan.epochs
 
     @property
     def seconds_per_later_step(self) -> float:
-        """An optimizer step on tokens that are kept; reading them is not counted."""
+        """An optimizer step on kept tokens; reading them is not counted."""
         return (self.on_tokens_seconds or 0.0) * self.frames_per_batch * self.run.config.accumulation_steps
 
     @property
     def validation_seconds(self) -> float:
-        """The held-out clips at the end, every view, and where it is asked whether time matters, in every order."""
+        """The held-out clips at the end: every view, in every frame order if the check whether time matters is on."""
         if self.run.val_set is None:
             return 0.0
-        # Frozen blocks see the frames once for all orders.
+        # Frozen blocks see the frames only once for all orders.
         again = 1 - self.run.frozen_part.num_blocks / len(self.run.model.trunk.blocks)
         return self._held_out_seconds(passes=1 + (self.num_orders - 1) * again)
 
     @property
     def validations_on_the_way(self) -> int:
-        """How often they are looked at before the end."""
+        """How often the held-out clips are evaluated before the end."""
         of_epoch = self.run.plan.steps_per_epoch
         next_epoch = math.ceil(self.steps_done / of_epoch)
         return sum(is_due(self.run, epoch * of_epoch) for epoch in range(next_epoch, self.run.plan.epochs))
 
     @property
     def on_the_way_seconds(self) -> float:
-        """All of these, every view as it is."""
+        """All of these validations, with every view in its own order only."""
         times = self.validations_on_the_way
         return times * self._held_out_seconds(passes=1) if times else 0.0
 
     @property
     def seconds(self) -> float:
-        """All that is left of the run."""
+        """Everything that remains of the run."""
         return self.training_seconds + self.on_the_way_seconds + self.validation_seconds
 
     def _held_out_seconds(self, *, passes: float) -> float:
-        """Every held-out clip with every view, put through the model so often."""
+        """Every held-out clip with every view, run through the model this many times."""
         assert self.run.val_set is not None
         clip = self.run.clip_config
         arithmetic = self.forward_seconds * clip.num_frames * self.num_views * passes
@@ -186,10 +186,10 @@ class Estimate:
         return 1 + (len(CHANGED_ORDERS) if asked else 0)
 
     def _together(self, reading: float, arithmetic: float) -> float:
-        """The time that takes both, given the seconds of one decoding process and those of the model.
+        """The time both take together, given the seconds of one decoding process and those of the model.
 
-        On a GPU, and on cores of their own, decoding processes work beside the model; else they take turns with it, or
-        share some of its cores.
+        On a GPU, and on cores of their own, decoding processes work in parallel with the model; otherwise they take
+        turns with it, or share some of its cores.
         """
         if self.num_workers == 0:
             return reading + arithmetic
@@ -206,17 +206,17 @@ class Estimate:
 
 
 def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
-    """Read some clips, take some steps on them, and say what the whole run would take; nothing is written or learned.
+    """Read some clips, take some steps on them, and estimate the whole run; nothing is written or learned.
 
-    With several processes this one measures alone: what they lose by waiting for each other is not counted.
+    With several processes only this one is measured: what they lose by waiting for each other is not counted.
 
     Args:
-        run: a prepared training; its model is put on its device and cast as for training, its weights stay as they are.
-        seconds: time for the short run.
+        run: a prepared training; its model is put on its device and cast as for training; its weights do not change.
+        seconds: time for the short trial.
 
     Raises:
-        TrainingError: memory does not suffice for a single frame.
-        ArtefactError: a training that is to be resumed has left no checkpoint, or a damaged one.
+        TrainingError: there is not enough memory for a single frame.
+        ArtefactError: the training to resume left no checkpoint, or a damaged one.
     """
     started = time.monotonic()
     steps_done = read_checkpoint(run.folder)[0].step if run.config.resume else 0
@@ -257,8 +257,8 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
 
 
 def tables(estimate: Estimate) -> Group:
-    """What the training takes, as a table with how each figure is known, and what to mind; to be printed with rich."""
-    table = Table(title="What this training takes, about", title_justify="left", show_header=False)
+    """The estimate as a table, with the basis of each figure, and notes; to be printed with rich."""
+    table = Table(title="What this training takes, approximately", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right", no_wrap=True)
     table.add_column(max_width=100)
@@ -274,7 +274,7 @@ def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
         (
             "parameters",
             f"{trained:,}",
-            f"learn, of {estimate.parameters.total:,}; {bytes_text(4 * trained)} in the run folder",
+            f"trained, of {estimate.parameters.total:,}; {bytes_text(4 * trained)} in the run folder",
         ),
         (
             "arithmetic",
@@ -288,7 +288,7 @@ def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
         ),
         ("memory", bytes_text(estimate.peak_bytes), _memory_reason(estimate)),
         *_checkpointing(estimate),
-        ("a step", duration(estimate.seconds_per_step), _step_reason(estimate, batch)),
+        ("per step", duration(estimate.seconds_per_step), _step_reason(estimate, batch)),
         *_later_step(estimate),
         ("training", duration(estimate.training_seconds), _training_reason(estimate)),
     ]
@@ -297,10 +297,10 @@ def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
         orders = f", their frames in {estimate.num_orders} orders" if estimate.num_orders > 1 else ""
         if times := estimate.validations_on_the_way:
             rows.append(
-                ("on the way", duration(estimate.on_the_way_seconds), f"{counted(times, 'validation')}, {what}")
+                ("mid-run validation", duration(estimate.on_the_way_seconds), f"{counted(times, 'validation')}, {what}")
             )
         rows.append(("validation", duration(estimate.validation_seconds), what + orders))
-        rows.append(("in all", duration(estimate.seconds), ""))
+        rows.append(("total", duration(estimate.seconds), ""))
     return rows
 
 
@@ -316,19 +316,19 @@ def _step(run: Prepared, batch: str) -> str:
 def _later_step(estimate: Estimate) -> list[tuple[str, str, str]]:
     if estimate.on_tokens_seconds is None or estimate.fresh_epochs >= estimate.run.plan.epochs:
         return []
-    when = f"after {counted(estimate.fresh_epochs, 'epoch')}, on tokens that are kept: nothing is decoded then"
-    return [("a later step", duration(estimate.seconds_per_later_step), when)]
+    when = f"after {counted(estimate.fresh_epochs, 'epoch')}, on kept tokens: nothing is decoded"
+    return [("per later step", duration(estimate.seconds_per_later_step), when)]
 
 
 def _training_reason(estimate: Estimate) -> str:
-    """The steps that are counted."""
+    """The steps that count."""
     left, done = f"{estimate.steps_left:,} steps", estimate.steps_done
     return (f"{left} left after step {done:,}" if done else left) + "; checkpoints not counted"
 
 
 def _memory_reason(estimate: Estimate) -> str:
     on_gpu = estimate.run.accelerator.device.type == "cuda"
-    what = "at its highest in a step, " + ("on the GPU" if on_gpu else "the training process; decoding comes on top")
+    what = "peak in a step, " + ("on the GPU" if on_gpu else "training process only; decoding comes on top")
     if estimate.available_bytes is None:
         return what
     return f"of {bytes_text(estimate.held_bytes + estimate.available_bytes)} free; {what}"
@@ -343,7 +343,7 @@ def _checkpointing(estimate: Estimate) -> list[tuple[str, str, str]]:
 
 
 def _step_reason(estimate: Estimate, batch: str) -> str:
-    """What the model takes and what decoding takes, the slower first, which limits."""
+    """What the model takes and what decoding takes; the slower one, the bottleneck, comes first."""
     seconds = estimate.trials[-1].seconds
     model = duration(estimate.batch_seconds)
     if estimate.is_whole and duration(min(seconds)) != duration(max(seconds)):
@@ -351,10 +351,10 @@ def _step_reason(estimate: Estimate, batch: str) -> str:
     if estimate.reading_seconds is None:
         return f"the model takes {model} for {batch}"
     reading = duration(estimate.batch_reading_seconds)
-    where = f"in {counted(estimate.num_workers, 'process')}" if estimate.num_workers else "before that"
+    where = f"in {counted(estimate.num_workers, 'process')}" if estimate.num_workers else "in the training process"
     if estimate.batch_reading_seconds > estimate.batch_seconds:
-        return f"decoding limits: it takes {reading} for {batch} {where}, the model {model}"
-    return f"the model limits: it takes {model} for {batch}, decoding {reading} {where}"
+        return f"decoding is the bottleneck: {reading} for {batch} {where}; the model takes {model}"
+    return f"the model is the bottleneck: {model} for {batch}; decoding takes {reading} {where}"
 
 
 def _notes(estimate: Estimate) -> list[str]:
@@ -364,31 +364,31 @@ def _notes(estimate: Estimate) -> list[str]:
             [f"{counted(t.num_clips, 'clip')} of {counted(t.num_frames, 'frame')}" for t in estimate.trials[1:]]
         )
         notes.append(
-            f"Memory and time of a step are scaled: a whole batch was too much to try. Tried were {tried}; "
+            f"Memory and time per step are extrapolated: a whole batch was too much to try. Tried: {tried}; "
             + ("both have a fixed part and one" if len(estimate.trials) > 2 else "both were taken to be")
-            + " in proportion to the frames."
+            + " proportional to the frames."
         )
     if not estimate.fits:
         flags = [] if run.config.gradient_checkpointing else ["--gradient-checkpointing"]
         flags += ["--precision bf16"] if run.autocast_dtype is None else []
         notes.append(
-            "It does not fit into memory: lower --batch-size (and raise --accumulation-steps by as much), --num-frames "
-            "or --size" + (f", or use {' and '.join(flags)}." if flags else ".")
+            "It does not fit into memory: lower --batch-size (and raise --accumulation-steps accordingly), "
+            "--num-frames or --size" + (f", or use {' and '.join(flags)}." if flags else ".")
         )
     share = estimate.trials[-1].processor_share
     if run.accelerator.device.type == "cpu" and share < BUSY_SHARE:
         notes.append(
-            f"The machine is busy: the steps had a processor core for {percent(share, 0)} of their time. Alone it is "
-            "faster."
+            f"The machine is busy: the steps had a processor core for {percent(share, 0)} of their time. They are "
+            "faster on an idle machine."
         )
     if estimate.failures:
         names = listed(sorted({name for name, _ in estimate.failures}))
-        cost = "; the time is without decoding" if estimate.reading_seconds is None else ""
-        notes.append(f"Could not be read, of the few clips tried: {names}{cost}. stadapter check tells of all.")
+        cost = "; the time excludes decoding" if estimate.reading_seconds is None else ""
+        notes.append(f"Unreadable among the few clips tried: {names}{cost}. stadapter check reports all.")
     if run.config.compile:
         notes.append("Measured without --compile.")
     if run.accelerator.num_processes > 1:
-        notes.append("Measured in one process alone: what several lose by waiting for each other is not counted.")
+        notes.append("Measured in one process only: what several lose by waiting for each other is not counted.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""The frozen part of a run: the first blocks, where none of them learns, and the tokens they give every view."""
+"""The frozen part of a run: the first blocks, if none of them is trained, and the tokens they give for every view."""
 
 # B batch, T frames, N tokens, D width
 
@@ -24,14 +24,14 @@ from stadapter.wording import counted
 
 DEFAULT_GIGABYTES = 8.0
 _NOTHING_FROZEN = (
-    "this strategy changes the first block already; linear-probe, attentive-pooling and partial leave first blocks as "
-    "they are, and so do st-adapter, bottleneck and lora with --tuning.last-blocks"
+    "this strategy already changes the first block; linear-probe, attentive-pooling and partial leave the first blocks "
+    "as they are, and so do st-adapter, bottleneck and lora with --tuning.last-blocks"
 )
 
 
 @dataclass(frozen=True)
 class FrozenPart:
-    """What of a model is the same throughout a run, and whether its tokens are worth keeping: do views come again?"""
+    """The part of a model that stays the same throughout a run, and whether its tokens are worth keeping for reuse."""
 
     config: TrainConfig
     model: VideoClassifier
@@ -41,12 +41,12 @@ class FrozenPart:
 
     @property
     def num_blocks(self) -> int:
-        """How many of the first blocks are frozen; 0 if the embeddings are not."""
+        """How many of the first blocks are frozen, or 0 if the embeddings are not."""
         return self.model.trunk.num_frozen_blocks()
 
     @property
     def room_bytes(self) -> int:
-        """The most that may be kept; 0 where nothing is, as nothing comes again or nothing shall be."""
+        """The most bytes that may be kept; 0 if nothing is kept, because nothing is reused or the user wants none."""
         if self.config.views_per_clip is None or not self.num_blocks:
             return 0
         given = self.config.token_cache_gigabytes
@@ -54,32 +54,32 @@ class FrozenPart:
 
     @property
     def folder(self) -> Path:
-        """Where it is kept."""
+        """The folder of the cache."""
         given = self.config.token_cache_folder
         return expanded(given) if given is not None else default_folder()
 
     def check(self) -> None:
-        """Refuse a cache that was asked for and would stay empty.
+        """Refuse a cache that was requested but would stay empty.
 
         Raises:
-            SettingsError: views do not come again, or no block gives the same for them.
+            SettingsError: views are not reused, or no block gives them the same tokens again.
         """
         asked = self.config.token_cache_gigabytes
         if not asked or self.room_bytes:
             return
         reasons = [] if self.num_blocks else [_NOTHING_FROZEN]
         if self.config.views_per_clip is None:
-            reasons.append("views of a clip do not come again without --views-per-clip")
+            reasons.append("views of a clip are not reused without --views-per-clip")
         raise SettingsError(f"token_cache_gigabytes {asked:g} would keep nothing: {'; '.join(reasons)}")
 
     def cache(self) -> TokenCache | None:
-        """Where tokens are kept, if they are; opens nothing."""
+        """The cache of tokens, if they are kept; opens nothing."""
         if not self.room_bytes:
             return None
         return TokenCache(self.folder, scope=self.scope(), max_bytes=self.room_bytes)
 
     def scope(self) -> dict[str, Any]:
-        """All that decides the tokens of a view beside the view: with another value they are others, if in rounding."""
+        """What determines a view's tokens besides the view: any change here changes them, if only in rounding."""
         import av
         import numpy
         import transformers
@@ -104,7 +104,7 @@ class FrozenPart:
         }
 
     def tokens(self, batch: Batch, cache: TokenCache | None = None) -> Tensor:
-        """The tokens (B, T, N, D) of a batch: those found in the cache, and the others computed and put there."""
+        """The tokens (B, T, N, D) of a batch: those in the cache are read, the others computed and added to it."""
         found, is_found = batch["tokens"].to(self.device), batch["is_found"]
         if not batch["keys"]:
             return found
@@ -122,18 +122,18 @@ class FrozenPart:
         return self.model.frozen_tokens(self.model.normalise(clips))
 
     def describe(self, *, num_clips: int, num_epochs: int) -> list[str]:
-        """What comes of views that come again, if they do, in a line."""
+        """What reusing views saves, if they are reused, in a line."""
         count, blocks = self.config.views_per_clip, counted(len(self.model.trunk.blocks), "block")
         if count is None:
-            return self._unused_folder("views do not come again without --views-per-clip")
-        views = f"{counted(count, 'view')} of each clip"
+            return self._unused_folder("views are not reused without --views-per-clip")
+        views = f"{counted(count, 'view')} per clip"
         if not self.room_bytes:
             told = views if self.num_blocks else f"{views}, and no tokens to keep: {_NOTHING_FROZEN}"
             return [told, *self._unused_folder("no tokens are kept")]
         size, room = num_clips * min(count, num_epochs) * self._view_bytes(), self.room_bytes
         return [
-            f"{views}: the first {self.num_blocks} of {blocks} see them once; their tokens, {size / 1e9:.2g} GB of at "
-            f"most {room / 1e9:.3g} GB, are kept in {self.folder}"
+            f"{views}: the first {self.num_blocks} of {blocks} run once per view; their tokens, {size / 1e9:.2g} GB of "
+            f"at most {room / 1e9:.3g} GB, are kept in {self.folder}"
         ]
 
     def _unused_folder(self, why: str) -> list[str]:
@@ -149,7 +149,7 @@ class FrozenPart:
 
 
 def _that_computes(configuration: Mapping[str, Any]) -> dict[str, str]:
-    """What of a pre-trained model's configuration may decide its tokens: all but what names and stores it."""
+    """The part of a pre-trained model's configuration that may affect its tokens: all but its names and storage."""
     return {
         name: str(value)
         for name, value in sorted(configuration.items())

@@ -1,4 +1,4 @@
-"""The only training loop: one process or many, CPU or GPU, the same code."""
+"""The only training loop: the same code for one process or many, CPU or GPU."""
 
 # B batch, T frames, C classes, K heads
 
@@ -54,14 +54,14 @@ LOG_EVERY_STEPS = 10
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run left."""
+    """What a finished run leaves."""
 
     folder: Path
     """The run folder: an artefact that `Classifier.load` takes."""
     steps: int
-    """Optimizer steps done in all."""
+    """Optimizer steps done in total."""
     report: Report | None
-    """Evaluation on the held-out clips; None where there were none."""
+    """Evaluation on the held-out clips; None if there were none."""
     metrics: dict[str, float]
     """Its headline figures: top1, top5, mean_class_accuracy, loss."""
 
@@ -71,17 +71,17 @@ class TrainResult:
 
 
 def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult:
-    """Train a video classifier and leave it as a run folder.
+    """Train a video classifier and save it as a run folder.
 
     Args:
         config: the run.
-        console: where to show progress; default standard error.
+        console: where to show progress; default: standard error.
 
     Raises:
         STAdapterError: a setting, the data, the trunk or the run folder is not usable, too many videos cannot be
-            read, the loss is not a number, or memory does not suffice; the message says what to do.
-        KeyboardInterrupt: asked to stop, by Ctrl-C, SIGTERM or the loss of the terminal. While it trains, a
-            checkpoint has been written then; resume goes on from there.
+            read, the loss is not a number, or memory runs out; the message says what to do.
+        KeyboardInterrupt: asked to stop, by Ctrl-C, SIGTERM or the loss of the terminal. If it was training, a
+            checkpoint has been written, from which resume continues.
     """
     if not isinstance(config, TrainConfig):
         raise SettingsError(f"{config!r}: expected a TrainConfig, such as TrainConfig(data=…, out=…)")
@@ -101,7 +101,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
 
 
 class Loop:
-    """A training run under way, and what is done with it."""
+    """A training run in progress."""
 
     def __init__(self, run: Prepared, console: Console | None) -> None:
         self.run = run
@@ -119,7 +119,7 @@ class Loop:
         self.curves = Curves(run.folder)
 
     def fit(self) -> None:
-        """Train from the first step, or the one a checkpoint stands at, to the last.
+        """Train from the first step, or the one a checkpoint is at, to the last.
 
         Raises:
             TrainingError: the loss is not a number, too many videos cannot be read, or a decoding process died.
@@ -159,12 +159,12 @@ class Loop:
         self._announce(display)
         meter = Meter(self.accelerator.device, num_heads=self.run.model.label_space.num_heads)
         for epoch in range(self.step // plan.steps_per_epoch, plan.epochs):
-            if is_due(self.run, self.step):  # here and not after the epoch: a run that is resumed comes by again
+            if is_due(self.run, self.step):  # here and not after the epoch, so that a resumed run passes here again
                 with meter.paused():
                     self._validate_on_the_way(checkpoints, display, interrupted)
             done = self.step % plan.steps_per_epoch * config.accumulation_steps
             batches.start(epoch, done * self.accelerator.num_processes)
-            loader.set_epoch(epoch)  # reaches the dataset: accelerate would count epochs from 0 after resuming
+            loader.set_epoch(epoch)  # this reaches the dataset; accelerate would count epochs from 0 after resuming
             for number, batch in enumerate(self.turns.over(loader), start=done):
                 self.unreadable.note(batch, display)
                 self._note_lost_room(display)
@@ -186,7 +186,7 @@ class Loop:
                     raise KeyboardInterrupt
 
     def _compile(self, display: RunDisplay) -> None:
-        """Compile for whole batches and for the last one of an epoch; say so if that fails."""
+        """Compile for whole batches and for an epoch's last one; report it if that fails."""
         num_clips, batch_size = len(self.run.train_set.entries), self.config.batch_size
         sizes = dict.fromkeys(size for size in (min(batch_size, num_clips), num_clips % batch_size) if size)
         clip = self.run.clip_config
@@ -199,10 +199,10 @@ class Loop:
             size=clip.size,
         )
         if reason is not None:
-            display.say(f"the blocks could not be compiled and run as they are: {reason}")
+            display.say(f"the blocks could not be compiled and run uncompiled: {reason}")
 
     def _go_on(self, checkpoints: Checkpoints) -> None:
-        """Put the loop where its checkpoint stands."""
+        """Set the loop to the state of its checkpoint."""
         progress = checkpoints.restore(
             settings_to_json(self.config),
             self.run.identity,
@@ -218,29 +218,29 @@ class Loop:
             settings = settings_to_json(self.config)
             failures = self.unreadable.reasons
             checkpoints.save(Progress(self.step, settings, self.run.identity, failures, self.changes))
-            display.record("checkpoint", step=self.step)  # also tells how long the run ran until here
+            display.record("checkpoint", step=self.step)  # also records how long the run has taken so far
 
     def _say_where_it_stands(self, display: RunDisplay) -> None:
-        """After an error: what is safe, if there is anything."""
+        """After an error: say what has been saved, if anything."""
         with suppress(ArtefactError):
             if self.step:
                 step, folder = read_checkpoint(self.run.folder)[0].step, shlex.quote(str(self.run.folder))
-                display.say(f"the state after step {step} is in {folder}; --resume goes on from there")
+                display.say(f"the state after step {step} is in {folder}; --resume continues from there")
 
     def validate(self) -> Report:
-        """Evaluate on the held-out clips and record the figures; what was learned is on disk already."""
+        """Evaluate on the held-out clips and record the figures; the trained weights are already on disk."""
         assert self.run.val_set is not None
         with self._display("validating", len(self.run.val_set.entries)) as display:
             try:
                 report = validate(self.run, progress=lambda done, total: display.advance(done), time_check=True)
             except DivergedError:
-                display.say("trained, but what was learned names nothing: start anew with a lower learning rate")
+                display.say("trained, but the scores are not finite: start again with a lower learning rate")
                 raise
             except BaseException:
                 folder = shlex.quote(str(self.run.folder))
                 display.say(
-                    f"trained, but not validated: {folder} can be used as it is, and resuming validates it, "
-                    f"or stadapter evaluate {folder} --data …"
+                    f"trained, but not validated: {folder} can be used as it is; to validate it, resume, "
+                    f"or run stadapter evaluate {folder} --data …"
                 )
                 raise
             self._record(report, display)
@@ -249,7 +249,7 @@ class Loop:
     def _validate_on_the_way(
         self, checkpoints: Checkpoints, display: RunDisplay, interrupted: Callable[[], bool]
     ) -> None:
-        """Look at the held-out clips between two epochs; that none of them can be read ends nothing yet."""
+        """Evaluate on the held-out clips between two epochs; if none can be read, the run still continues."""
 
         def progress(done: int, total: int) -> None:
             display.note(f"validating {done}/{total}")
@@ -273,10 +273,10 @@ class Loop:
         display.draw(self.step, {f"validation/{name}": value for name, value in figures.items()})
 
     def save(self, *, metrics: Mapping[str, float]) -> None:
-        """Leave the artefact in the run folder.
+        """Write the artefact in the run folder.
 
         Raises:
-            TrainingError: the weights are not finite numbers; nothing is written then.
+            TrainingError: the weights are not finite numbers; nothing is written.
             ArtefactError: it cannot be written.
         """
         if self.accelerator.is_main_process:
@@ -284,7 +284,7 @@ class Loop:
             save_artefact(self.run.folder, self.run.model, self.run.clip_config, receipt=self.receipt(metrics))
 
     def write_report(self, report: Report | None) -> None:
-        """Leave the page to look at; that it cannot be written is said, and ends nothing: all else is on disk."""
+        """Write the page to look at; if it cannot be written, say so and continue: everything else is on disk."""
         if self.accelerator.is_main_process:
             folder, val_set = self.run.folder, self.run.val_set
             try:
@@ -296,7 +296,7 @@ class Loop:
                     display.say(f"no {REPORT_NAME}: {error}")
 
     def receipt(self, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """What an artefact tells of its training: settings, data, versions, hardware, outcome."""
+        """What an artefact records about its training: settings, data, versions, hardware, outcome."""
         import transformers
 
         from stadapter import __version__
@@ -322,7 +322,7 @@ class Loop:
         }
 
     def close(self) -> None:
-        """Let the other processes finish; the checkpoint has done its work."""
+        """Let the other processes finish; the checkpoint is no longer needed."""
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         if self.accelerator.is_main_process:
@@ -351,7 +351,7 @@ class Loop:
         return self.accelerator.prepare(loader), batches
 
     def learn(self, batch: Batch, model: nn.Module, stepper: Any, meter: Meter) -> None:
-        """One batch forward and backward; the weights change when enough batches have been added up."""
+        """Run one batch forward and backward; the weights change when enough batches have been accumulated."""
         with self.accelerator.accumulate(model):
             loss, logits = self.run.loss(batch, model, self.cache)
             self.accelerator.backward(loss)
@@ -375,22 +375,22 @@ class Loop:
         display.step(self.step, epoch=(self.step - 1) // self.run.plan.steps_per_epoch, **figures)
 
     def _note_lost_room(self, display: RunDisplay) -> None:
-        """Say once that views, or tokens, are no longer kept, and that some of these were damaged."""
+        """Say, once each, that views or tokens are no longer kept, and that some tokens were damaged."""
         if self.store is not None and (problem := self.store.problem()):
             self._say_once(
                 display,
                 f"no room for views drawn ahead ({problem}): every video is decoded in every epoch, which is slower. "
-                "TMPDIR chooses another disk, --view-store-megabytes less room",
+                "Choose another disk with TMPDIR, or less room with --view-store-megabytes",
             )
         if self.cache is not None and (problem := self.cache.problem()):
             self._say_once(
                 display,
-                f"no more tokens are kept in {self.cache.folder} ({problem}): what is not there goes through the "
-                "frozen blocks in every epoch, which is slower. --token-cache-folder chooses another disk, "
-                "--token-cache-gigabytes more room",
+                f"no more tokens are kept in {self.cache.folder} ({problem}): clips without them go through the frozen "
+                "blocks in every epoch, which is slower. Choose another disk with --token-cache-folder, or more room "
+                "with --token-cache-gigabytes",
             )
         if self.cache is not None and self.cache.num_damaged():
-            self._say_once(display, f"damaged files in {self.cache.folder} are made anew")
+            self._say_once(display, f"damaged files in {self.cache.folder} are recomputed")
 
     def _say_once(self, display: RunDisplay, line: str) -> None:
         if line not in self.told:
@@ -401,7 +401,7 @@ class Loop:
         run, count = self.run, self.run.model.count_parameters()
         display.say(describe(run))
         if self.step:
-            display.say(f"going on after step {self.step}")
+            display.say(f"resuming after step {self.step}")
         display.advance(self.step)
         display.record(
             "start", step=self.step, total_steps=run.plan.total_steps, trained=count.trained, total=count.total

@@ -46,22 +46,22 @@ if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
 
 CPU_SIZE_PIXELS = 112
-"""Largest size of a clip on a CPU, about, where none is asked for."""
+"""Approximate upper limit for the side of a clip on a CPU, where none is asked for."""
 _SPLITTING = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_MEGATRON_LM")
-"""By these `accelerate launch` says how to split a model."""
+"""The variables by which `accelerate launch` says how to split a model."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that could start: all it needs has been found and fits together; nothing has been written."""
+    """A run that could start: all it needs has been found and fits together, and nothing has been written."""
 
     config: TrainConfig
     accelerator: "Accelerator"
     train_set: Manifest
     val_set: Manifest | None
     held_out_up_to: Mapping[str, str] | None
-    """The largest hash of a held-out name of each class, or the hashes of the held-out groups; None where no share of
-    the clips is held out."""
+    """The largest hash of a held-out name of each class, or the hashes of the held-out groups; None if no share of the
+    clips is held out."""
     model: VideoClassifier
     clip_config: ClipConfig
     autocast_dtype: torch.dtype | None
@@ -74,14 +74,14 @@ class Prepared:
 
     @property
     def lr(self) -> float:
-        """The highest learning rate, scaled to the clips of a step where that is asked for."""
+        """The highest learning rate, scaled to the clips per step if that is asked for."""
         config = self.config
         clips = config.batch_size * config.accumulation_steps * self.accelerator.num_processes
         return config.lr * clips / config.lr_clips if config.lr_clips is not None else config.lr
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What a run is made of beside its settings, as JSON values: a resumed one must find the same."""
+        """What makes up a run besides its settings, as JSON values: a resumed one must find the same."""
         return {
             "data_sha256": self.train_set.hash(),
             "labels": self.model.label_space.to_json(),
@@ -123,7 +123,7 @@ class Prepared:
 
     @cached_property
     def frozen_part(self) -> FrozenPart:
-        """The blocks that give a view the same tokens in every epoch."""
+        """The first blocks, which give a view the same tokens in every epoch."""
         return FrozenPart(self.config, self.model, self.clip_config, self.accelerator.device, self.autocast_dtype)
 
     @cached_property
@@ -135,7 +135,7 @@ class Prepared:
     def loss(self, batch: Batch, network: nn.Module, cache: TokenCache | None = None) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and the logits (B, C) it comes from.
 
-        `network` is the model as prepared for training, or its `Finisher` for a batch of tokens, kept in `cache`.
+        `network` is the model as prepared for training, or its `Finisher` for tokens, which are kept in `cache`.
         """
         space = self.model.label_space
         inputs = self.frozen_part.tokens(batch, cache) if "tokens" in batch else self.model.normalise(batch["clips"])
@@ -144,22 +144,22 @@ class Prepared:
 
     @contextmanager
     def occupied(self) -> Iterator[None]:
-        """Make the run folder and keep other trainings out of it; the first of several processes does that."""
+        """Create the run folder and keep other trainings out of it; with several processes the first does that."""
         first = self.accelerator.is_main_process
         with occupied(self.folder, resume=self.config.resume) if first else nullcontext():
             yield
 
     def check_memory(self) -> None:
-        """Refuse clips of which not even one batch can be held, before any is read.
+        """Refuse clips of which memory cannot hold even one batch, before any is read.
 
         Raises:
-            TrainingError: they take more memory than there is, counted from below: as they are read, and for a CPU
-                once more as normalised floats.
+            TrainingError: they take more memory than there is, by a lower bound: as they are read, and on a CPU once
+                more as normalised floats.
         """
         clip, free = self.clip_config, available_memory_bytes(torch.device("cpu"))
         is_fast, on_cpu = clip.resize == "fast", self.accelerator.device.type == "cpu"
         bytes_read = 1 if is_fast else 4
-        bytes_normalised = 4 if is_fast and on_cpu else 0  # what is read on the released road is normalised
+        bytes_normalised = 4 if is_fast and on_cpu else 0  # what is read on the released path is already normalised
         for manifest, num_views in ((self.train_set, 1), (self.val_set, clip.num_views)):
             if free is None or manifest is None:
                 continue
@@ -169,12 +169,12 @@ class Prepared:
                 raise TrainingError(
                     f"a batch of {counted(num_clips, 'clip')}, {counted(num_views, 'view')} each, of "
                     f"{counted(clip.num_frames, 'frame')} of {clip.size} x {clip.size} pixels takes "
-                    f"{needed / 2**30:,.0f} GiB of memory at least, {free / 2**30:,.0f} GiB are free; lower "
+                    f"at least {needed / 2**30:,.0f} GiB of memory, but only {free / 2**30:,.0f} GiB are free; lower "
                     "--batch-size, --num-frames, --size or --num-temporal-views"
                 )
 
     def checkpointing_cost(self, num_clips: int) -> CheckpointingCost:
-        """What gradient checkpointing takes and saves in a step on so many clips, whether it is on or not."""
+        """What gradient checkpointing costs and saves per step on this many clips, whether it is on or not."""
         return checkpointing_cost(
             self.model,
             num_clips=num_clips,
@@ -187,14 +187,14 @@ class Prepared:
 
 @readable_memory_errors()
 def prepare(config: TrainConfig) -> Prepared:
-    """Find and check all that a run needs; write nothing.
+    """Find and check everything a run needs; write nothing.
 
     Raises:
         STAdapterError: something is missing or does not fit; the message says what to do.
     """
     for name in ("data", "out", "backbone"):
         if not str(getattr(config, name)):
-            raise SettingsError(f"{name} is an empty name; is a variable not set?")
+            raise SettingsError(f"{name} is an empty name; is a variable unset?")
     accelerator = make_accelerator(config)
     if accelerator.is_main_process:
         refuse_folder(expanded(config.out), resume=config.resume)
@@ -238,7 +238,7 @@ def prepare(config: TrainConfig) -> Prepared:
 
 
 def _find_clips(config: TrainConfig) -> tuple[Manifest, Manifest | None, Mapping[str, str] | None]:
-    """The clips to train on and those held out, and how the latter were chosen; in a run that goes on as it began."""
+    """The clips to train on and those held out, and how the latter were chosen; a resumed run splits as it began."""
     up_to = read_checkpoint(expanded(config.out))[0].identity.get("held_out_up_to") if config.resume else None
     train_set, val_set = read_splits(
         config.data,
@@ -261,16 +261,16 @@ def _refuse_folder_in_data(config: TrainConfig) -> None:
         for root in class_folder_roots(data, split_number=config.split_number) if data is not None else ():
             if Path(folder).is_relative_to(os.path.realpath(root)):
                 raise SettingsError(
-                    f"out {config.out} lies in {root}, whose folders are classes: it would be taken for one of them; "
+                    f"out {config.out} is inside {root}, whose folders are classes: it would be taken for one of them; "
                     "choose another --out"
                 )
 
 
 def make_accelerator(config: TrainConfig) -> "Accelerator":
-    """Devices and processes, as `accelerate launch` or the one given device says.
+    """Devices and processes, as `accelerate launch` or the given device says.
 
     Raises:
-        SettingsError: the device is not there, or `accelerate launch` is to split the model among processes.
+        SettingsError: there is no such device, or `accelerate launch` is to split the model among processes.
     """
     from accelerate.accelerator import Accelerator
     from accelerate.state import AcceleratorState, is_initialized
@@ -279,38 +279,38 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
     if asked := [name for name in _SPLITTING if os.environ.get(name, "false").lower() in ("1", "true", "yes", "on")]:
         raise SettingsError(
             f"{', '.join(asked)} is set, which splits a model among processes; expected whole models: the trunk is "
-            "frozen and what learns is small. Launch with torchrun, or with accelerate launch --multi_gpu"
+            "frozen and what is trained is small. Launch with torchrun, or with accelerate launch --multi_gpu"
         )
 
     device = choose_device(config.device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if is_initialized() and not torch.distributed.is_initialized():
             raise SettingsError(
-                "these processes have trained together before, and cannot be connected again: launch every training of "
-                "several processes by itself"
+                "these processes have trained together before and cannot be connected again: launch every training "
+                "with several processes separately"
             )
-        # DistributedDataParallel imports it. Once processes are connected it would keep hold of the connection, whose
-        # threads then outlive it, and abort a process where they meet the end of Python.
+        # DistributedDataParallel imports it. After processes are connected, it would keep a reference to the
+        # connection, whose threads then outlive it and abort a process when they meet Python's shutdown.
         importlib.import_module("torch._dynamo")
     else:
-        # A process may train twice, on different devices: let go of what the last run chose.
+        # A process may train twice, on different devices: forget what the last run chose.
         AcceleratorState._reset_state(reset_partial_state=True)
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
     return Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision="no",  # the model has an autocast of its own
-        # Not as a number, which an environment variable of accelerate's would overrule.
+        mixed_precision="no",  # the model has its own autocast
+        # Not as a number, which one of accelerate's environment variables would override.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.accumulation_steps),
         dataloader_config=DataLoaderConfiguration(non_blocking=copies_beside_work(device)),
     )
 
 
 def clip_size(asked: int | None, info: BackboneInfo, device: torch.device) -> int:
-    """The side of a clip, pixels: the one that is asked for, or one that suits trunk and device.
+    """The side of a clip in pixels: the requested one, or one that suits trunk and device.
 
     Raises:
-        SettingsError: a size that the trunk's patches do not divide.
+        SettingsError: the trunk's patches do not divide the size.
     """
     size = asked
     if size is None and device.type == "cpu":
@@ -324,7 +324,7 @@ def make_clip_config(config: TrainConfig, trunk: ImageViT, device: torch.device)
     """The preprocessing of a run: its settings, and the trunk's mean, std and patch size.
 
     Raises:
-        SettingsError: a size that the trunk's patches do not divide.
+        SettingsError: the trunk's patches do not divide the size.
     """
     info = trunk.info
     views = config.num_spatial_views

@@ -1,7 +1,7 @@
-"""What a person and a program see of a training run: a bar on a terminal, lines elsewhere, metrics.jsonl always.
+"""What people and programs see of a training run: a bar on a terminal, lines elsewhere, metrics.jsonl always.
 
-metrics.jsonl is part of what a run leaves: where it cannot be written, the run ends. Lines for people, and the curves
-for TensorBoard, are not: where they cannot be written, the run goes on.
+metrics.jsonl is part of what a run leaves: if it cannot be written, the run ends. Lines for people and the curves for
+TensorBoard are not: if they cannot be written, the run continues.
 """
 
 import importlib.util
@@ -42,7 +42,7 @@ class RunDisplay:
     def __init__(
         self, folder: Path, *, title: str, total: int, console: Console | None, curves: "Curves | None" = None
     ) -> None:
-        """`console` None shows nothing and writes nothing: for all processes but the first."""
+        """`console` None shows nothing and writes nothing: for all processes except the first."""
         self._console = console
         self._curves = curves if console is not None else None
         self._folder = folder
@@ -101,17 +101,17 @@ class RunDisplay:
             self.say(f"step {step}/{self._total}  {text}  {duration(left)} left")
 
     def note(self, text: str) -> None:
-        """Show beside the bar what is being done, until the next step."""
+        """Show next to the bar what is being done, until the next step."""
         self._bar.update(self._task, description=text)
 
     def draw(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add to the curves; when they cannot be written, say so once and go on without."""
+        """Add to the curves; when they cannot be written, say so once and continue without."""
         if self._curves is None:
             return
         try:
             self._curves.add(step, figures)
         except OSError as error:
-            self.say(f"no more curves for TensorBoard: {error.strerror}; the run goes on, {METRICS_NAME} has them too")
+            self.say(f"no more curves for TensorBoard: {error.strerror}; {METRICS_NAME} has them and the run continues")
 
     def say(self, lines: str | Iterable[str]) -> None:
         """Print above the bar, if there still is somewhere to print to."""
@@ -122,12 +122,12 @@ class RunDisplay:
 
 
 def shows_bars(console: Console) -> bool:
-    """Whether lines can be drawn over there: on a terminal, but for one that calls itself dumb."""
+    """Whether lines can be redrawn there: on any terminal except one that calls itself dumb."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
 def _bar_columns(console: Console | None) -> list[ProgressColumn]:
-    """What is beside the bar: on a narrow terminal no figures, which would leave it no room."""
+    """What stands next to the bar: no figures on a narrow terminal, where they would leave it no room."""
     columns: list[ProgressColumn] = [BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()]
     if console is not None and console.width < _NARROW_COLUMNS:
         return columns
@@ -135,7 +135,7 @@ def _bar_columns(console: Console | None) -> list[ProgressColumn]:
 
 
 class LastingConsole(Console):
-    """A console that falls silent when whoever read it has gone, rather than end the run."""
+    """A console that falls silent when its reader has gone, instead of ending the run."""
 
     def on_broken_pipe(self) -> None:
         """Called by rich when a pipe has no reader."""
@@ -143,14 +143,14 @@ class LastingConsole(Console):
 
 
 class Curves:
-    """An event file for TensorBoard, where that is installed.
+    """An event file for TensorBoard, if that is installed.
 
-    It is written here and at once: TensorBoard's own writer does it in a thread, which a full disk ends with a
+    It is written here and immediately: TensorBoard's own writer does it in a thread, which a full disk ends with a
     traceback.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Writes nothing before there is something to add."""
+        """Write nothing until there is something to add."""
         self._is_on = importlib.util.find_spec("tensorboard") is not None
         self._path = folder / CURVES_NAME / f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}"
 
@@ -158,7 +158,7 @@ class Curves:
         """Add the value of each curve at a step.
 
         Raises:
-            OSError: they cannot be written; what is added from then on is passed over.
+            OSError: they cannot be written; whatever is added later is ignored.
         """
         if not self._is_on:
             return
@@ -170,7 +170,7 @@ class Curves:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
         events = [Event(wall_time=now, step=step, summary=Summary(value=values))]
         if not self._path.exists():
-            # A start makes TensorBoard forget what an interrupted run wrote of this step and later ones.
+            # A start event makes TensorBoard forget what an interrupted run wrote for this step and later ones.
             start = Event(wall_time=now, step=step, session_log=SessionLog(status=SessionLog.START))
             events = [Event(wall_time=now, file_version="brain.Event:2"), start, *events]
         content = io.BytesIO()
@@ -186,14 +186,14 @@ class Curves:
 
 
 def rewind(folder: Path, *, step: int, failures: Collection[str]) -> None:
-    """Drop from `folder`/metrics.jsonl what was recorded after a checkpoint, and a line that was cut off.
+    """Drop from `folder`/metrics.jsonl what was recorded after a checkpoint, and any line that was cut off.
 
-    What a resumed run does again is then recorded once: the steps after it, and the validation where it stands.
+    What a resumed run repeats is then recorded only once: the steps after it, and the validation at that point.
 
     Args:
         folder: the run folder.
         step: optimizer steps done at the checkpoint.
-        failures: names of the clips that it knows to be unreadable.
+        failures: names of the clips the checkpoint knows to be unreadable.
 
     Raises:
         ArtefactError: it cannot be written.
@@ -214,14 +214,14 @@ class Reading(NamedTuple):
     loss: float
     """Mean over the clips."""
     accuracy: float
-    """Share of the clips named right by every head, 0 to 1."""
+    """Share of the clips classified correctly by every head, 0 to 1."""
     by_head: tuple[float, ...]
-    """The same for each head."""
+    """The same per head."""
     clips_per_second: float
 
 
 class Meter:
-    """Loss and accuracy since the last reading, summed on the device so that a GPU need not wait every step."""
+    """Loss and accuracy since the last reading, summed on the device so that a GPU need not wait at every step."""
 
     def __init__(self, device: torch.device, *, num_heads: int = 1) -> None:
         dtype = torch.float64 if device.type != "mps" else torch.float32
@@ -229,19 +229,19 @@ class Meter:
         self._started = time.monotonic()
 
     def add(self, loss: Tensor, hits: Tensor) -> None:
-        """Add a batch: its mean loss, and whether each head named each clip right, bool (B, K)."""
+        """Add a batch: its mean loss, and whether each head classified each clip correctly, bool (B, K)."""
         count = torch.full_like(loss, len(hits))
         self._sums += torch.stack([loss * len(hits), count, hits.all(-1).sum(), *hits.sum(0)]).to(self._sums.dtype)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time of the block out of the clips per second."""
+        """Exclude the time spent in the block from the clips per second."""
         started = time.monotonic()
         yield
         self._started += time.monotonic() - started
 
     def read(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> Reading:
-        """What has been added; then start anew. `reduce` adds the sums of the processes that train together up."""
+        """What was added since the last reading; then restart. `reduce` sums over processes that train together."""
         loss, count, right, *by_head = reduce(self._sums).tolist()
         seconds = time.monotonic() - self._started
         self._sums.zero_()

@@ -1,6 +1,6 @@
 """Published training runs by name: each function returns the whole configuration.
 
-What is published and what is not stands in each docstring. Every setting may still be changed:
+Each docstring says what is published and what is not. Every setting can still be changed:
 `stadapter train --recipe ssv2-b16 --data … --out … --epochs 10`.
 """
 
@@ -88,15 +88,15 @@ def ssv2_b16(data: str | Path, out: str | Path) -> TrainConfig:
 
 
 def k400_l14(data: str | Path, out: str | Path) -> TrainConfig:
-    """Kinetics-400 on CLIP ViT-L/14, 32 frames. Its accuracy is published, its training is not.
+    """Kinetics-400 on CLIP ViT-L/14, 32 frames. Its accuracy is published, but not its training.
 
-    Source: trunk, frames and views from Pan et al. (NeurIPS 2022, arXiv 2206.13559). One adapter of width 384 a block
-    follows from the cost that later papers' tables give for it, 8,248 GFLOPs for three views: 7,783 of the trunk and
-    465 of 24 such adapters.
+    Source: trunk, frames and views from Pan et al. (NeurIPS 2022, arXiv 2206.13559). One adapter of width 384 per block
+    follows from the cost that later papers' tables give for it, 8,248 GFLOPs for three views: 7,783 for the trunk and
+    465 for 24 such adapters.
     Published: 87.2 % top-1, 3 temporal views of the centre crop.
-    Ours: all else is that of k400-b16 (place of the adapter, augmentation, 12 epochs, 192 clips a step and their
+    Ours: everything else is as in k400-b16 (place of the adapter, augmentation, 12 epochs, 192 clips per step and their
     learning rate); the stride of 8 frames is that of the same authors' EVL (arXiv 2208.03550) for 32 frames.
-    Hardware: 8 GPUs with 8 clips each, 3 batches a step.
+    Hardware: 8 GPUs with 8 clips each, 3 batches per step.
 
     accelerate launch --num_processes 8 -m stadapter train --recipe k400-l14 --data kinetics/ --out runs/k400-l14
     """
@@ -106,13 +106,13 @@ def k400_l14(data: str | Path, out: str | Path) -> TrainConfig:
 
 
 def ssv2_l14(data: str | Path, out: str | Path) -> TrainConfig:
-    """Something-Something-v2 on CLIP ViT-L/14, 32 frames. Its accuracy is published, its training is not.
+    """Something-Something-v2 on CLIP ViT-L/14, 32 frames. Its accuracy is published, but not its training.
 
     Source: trunk, frames and views from Pan et al. (NeurIPS 2022, arXiv 2206.13559).
     Published: 72.3 % top-1, one temporal view, 3 crops.
-    Ours: all else is that of ssv2-b16 (adapters before attention and MLP, augmentation, 50 epochs, 256 clips a step
-    and their learning rate), with the width of 384 that k400-l14 has.
-    Hardware: 8 GPUs with 8 clips each, 4 batches a step.
+    Ours: everything else is as in ssv2-b16 (adapters before attention and MLP, augmentation, 50 epochs, 256 clips per
+    step and their learning rate), with k400-l14's width of 384.
+    Hardware: 8 GPUs with 8 clips each, 4 batches per step.
 
     accelerate launch --num_processes 8 -m stadapter train --recipe ssv2-l14 --data ssv2/ --out runs/ssv2-l14
     """
@@ -120,11 +120,11 @@ def ssv2_l14(data: str | Path, out: str | Path) -> TrainConfig:
 
 
 def ek100_b16(data: str | Path, out: str | Path) -> TrainConfig:
-    """EPIC-Kitchens-100 on CLIP ViT-B/16: a head for verbs and one for nouns. Its accuracy is published, no more.
+    """EPIC-Kitchens-100 on CLIP ViT-B/16: a head for verbs and one for nouns. Only its accuracy is published.
 
     Source: Pan et al. (NeurIPS 2022, arXiv 2206.13559), who give the trunk and both accuracies.
     Published: verb 67.6 %, noun 55.0 % top-1.
-    Ours: all else is that of ssv2-b16, the other data set in which motion is the class: 8 frames over the whole
+    Ours: everything else is as in ssv2-b16, the other data set in which motion is the class: 8 frames over the whole
     segment, adapters before attention and MLP, no flip, 50 epochs, one temporal view and 3 crops.
     Hardware: 4 GPUs with 64 clips each.
 

@@ -1,4 +1,4 @@
-"""The folder of a training run: which may be started in or gone on with, and by one training at a time."""
+"""The folder of a training run: which ones may be started in or resumed, and only by one training at a time."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ _LEFT_BY_A_FAILED_START = {METRICS_NAME, LOCK_NAME, "tensorboard"}
 
 
 def refuse_folder(folder: Path, *, resume: bool) -> None:
-    """Refuse a run folder that is in use, holds something already, or nothing to resume; writes nothing.
+    """Refuse a run folder that is in use, already holds something, or holds nothing to resume; writes nothing.
 
     Raises:
         TrainingError: another process trains in it, it exists and `resume` is not set, or it is finished.
@@ -33,10 +33,10 @@ def refuse_folder(folder: Path, *, resume: bool) -> None:
 
 @contextmanager
 def occupied(folder: Path, *, resume: bool) -> Iterator[None]:
-    """Make the run folder, and keep other trainings out of it while in the block.
+    """Create the run folder, and keep other trainings out of it while in the block.
 
     Raises:
-        TrainingError: the folder cannot be written, another process trains in it, or as `refuse_folder`.
+        TrainingError: the folder cannot be written, another process trains in it, or as raised by `refuse_folder`.
     """
     with locked(folder):
         _refuse_content(folder, resume=resume)  # again: another process may just have finished here
@@ -46,9 +46,9 @@ def occupied(folder: Path, *, resume: bool) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make a folder, and keep other processes that ask for it out while in the block.
+    """Create a folder, and keep out other processes that ask for it while in the block.
 
-    The lock ends with this process, however that ends. Where the filesystem knows no locks there is none.
+    The lock ends with this process, however it ends. On a filesystem without locks there is none.
 
     Raises:
         TrainingError: the folder is a file, cannot be written, or another process holds it.
@@ -77,10 +77,10 @@ def _refuse_content(folder: Path, *, resume: bool) -> None:
         return
     _refuse_file(folder)
     if (folder / CHECKPOINT_NAME).is_file():
-        raise TrainingError(f"{folder} holds an unfinished run; go on with --resume, or choose another --out")
+        raise TrainingError(f"{folder} holds an unfinished run; resume it with --resume, or choose another --out")
     parts = tuple(f".{name}." for name in _WRITTEN_WHOLE)
     if any(item.name not in _LEFT_BY_A_FAILED_START and not item.name.startswith(parts) for item in folder.iterdir()):
-        raise TrainingError(f"{folder} exists already; choose another --out, or delete it")
+        raise TrainingError(f"{folder} already exists; choose another --out, or delete it")
 
 
 def _refuse_file(folder: Path) -> None:
@@ -89,7 +89,7 @@ def _refuse_file(folder: Path) -> None:
 
 
 def _clear(folder: Path, *, resume: bool) -> None:
-    """Remove what a killed run left half written, and see that the folder can be written."""
+    """Remove what a killed run left half-written, and make sure the folder can be written."""
     for name in _WRITTEN_WHOLE:
         remove_parts(folder / name)
     try:
@@ -112,7 +112,7 @@ def refuse_folder_in_use(folder: Path) -> None:
     try:
         descriptor = os.open(folder / LOCK_NAME, os.O_RDWR)
     except OSError:
-        return  # nobody has begun here, or it is not ours to write
+        return  # nothing has started here, or it is not ours to write
     try:
         _lock(descriptor, folder)
     finally:
@@ -120,7 +120,7 @@ def refuse_folder_in_use(folder: Path) -> None:
 
 
 def _take_lock(folder: Path) -> int:
-    """The descriptor of the lock file, with this process's name in it; closing it gives the lock back."""
+    """The descriptor of the lock file, with this process's name in it; closing it releases the lock."""
     while True:
         descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -144,9 +144,9 @@ def _is_still_there(descriptor: int, folder: Path) -> bool:
 
 
 def _lock(descriptor: int, folder: Path) -> None:
-    """Lock an open file against other processes, of this machine and, on a network disk, of others.
+    """Lock an open file against other processes, on this machine and, on a network disk, on others.
 
-    A record lock: processes that are forked from this one do not hold it, so it is gone when this one is killed.
+    A record lock: processes forked from this one do not hold it, so it goes when this one is killed.
 
     Raises:
         TrainingError: another process holds it.

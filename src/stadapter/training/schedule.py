@@ -1,6 +1,6 @@
 """A training run laid out in advance: how many steps, which clips in which batch, at which learning rate.
 
-All of it is a pure function of the settings and the position in the run: resuming needs no state of it.
+All of it is a pure function of the settings and the position in the run: resuming it needs no state.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from torch.utils.data import Sampler
 from stadapter.wording import counted
 
 MIN_STEPS = 600
-"""With fewer optimizer steps than this a small data set is not learned."""
+"""A small data set is not learned with fewer optimizer steps than this."""
 MIN_EPOCHS = 8
 
 
@@ -27,7 +27,7 @@ class Plan:
     steps_per_epoch: int
     epochs: int
     batches_per_epoch: int
-    """Of each process; more than the steps where the gradients of several batches are added up."""
+    """Batches per process; more than the steps if the gradients of several batches are accumulated."""
 
     @property
     def total_steps(self) -> int:
@@ -52,11 +52,11 @@ def make_plan(
 
 
 class EpochBatches(Sampler[list[int]]):
-    """The batches of an epoch, in an order that is a pure function of (seed, epoch); may start in its middle.
+    """The batches of an epoch, in an order that is a pure function of (seed, epoch); can start partway through.
 
-    With `balanced_targets`, the class of every clip, or those of its heads, every class, or combination of them, comes
-    equally often; without, every clip once. For several processes, which take the batches in turn, the first clips of
-    the epoch come again at its end until all have as many batches, and these are whole.
+    With `balanced_targets`, the class of every clip or those of its heads, every class (or combination of them) comes
+    equally often; otherwise every clip comes once. Several processes take the batches in turn; the first clips of the
+    epoch are then repeated at its end until all have equally many batches, and full ones.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class EpochBatches(Sampler[list[int]]):
     ) -> None:
         self.num_clips, self.batch_size, self.seed = num_clips, batch_size, seed
         self.balanced_targets = balanced_targets
-        # accelerate would fill up too, but with the first clips after a resume, which are others.
+        # accelerate would fill up too, but with the first clips after a resume, which are different ones.
         self.num_visits = num_clips
         if num_processes > 1:
             self.num_visits += -num_clips % (batch_size * num_processes)
@@ -78,7 +78,7 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = self.first_batch = 0
 
     def start(self, epoch: int, first_batch: int) -> None:
-        """Choose what the next iteration goes through: an epoch, from one of its batches on."""
+        """Choose what the next iteration covers: an epoch, starting at one of its batches."""
         self.epoch, self.first_batch = epoch, first_batch
 
     def __len__(self) -> int:
@@ -95,14 +95,14 @@ class EpochBatches(Sampler[list[int]]):
 
 
 _NOT_DECAYED = ("time_embedding", "position_embedding", "cls_token", "class_embedding", "register_tokens")
-"""Parts of the names of what is added to tokens, and not multiplied with them: pulling it to 0 would be no smoothing.
-TimeSformer and AIM leave theirs out too."""
+"""Parts of the names of what is added to tokens, not multiplied with them: pulling it to 0 would not be smoothing.
+TimeSformer and AIM exempt theirs too."""
 
 
 def make_optimizer(trained: Mapping[str, nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW over the trained parameters, by name; vectors (biases, norms) and embeddings are not decayed.
 
-    Fused: one pass over what it reads and writes, not one for each of its operations (docs/log.md).
+    Fused: one pass over what it reads and writes, instead of one per operation (docs/log.md).
     """
     decayed = [p for name, p in trained.items() if p.ndim > 1 and not any(part in name for part in _NOT_DECAYED)]
     kept = [p for name, p in trained.items() if p.ndim <= 1 or any(part in name for part in _NOT_DECAYED)]
@@ -123,7 +123,7 @@ def learning_rate_share(step: int, total: int, warmup_fraction: float) -> float:
 
 
 def seed_dropout(*key: int) -> None:
-    """Make what is random inside the model a pure function of a key, as the order of clips and their views are."""
+    """Make randomness inside the model a pure function of a key, as the clips' order and views already are."""
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
 
@@ -133,16 +133,16 @@ def epoch_order(num_clips: int, seed: int, epoch: int) -> list[int]:
     >>> epoch_order(4, seed=0, epoch=1) == epoch_order(4, seed=0, epoch=1)
     True
     """
-    sequence = np.random.SeedSequence((seed, epoch), spawn_key=(1,))  # not the stream of any clip
+    sequence = np.random.SeedSequence((seed, epoch), spawn_key=(1,))  # not any clip's stream
     return [int(index) for index in np.random.default_rng(sequence).permutation(num_clips)]
 
 
 def balanced_order(targets: Sequence[tuple[int, ...]], seed: int, epoch: int) -> list[int]:
-    """As many clips as there are, equally many of every class that has any, give or take one, in random order.
+    """As many clips as there are, equally many of every class that has any (give or take one), in random order.
 
-    Of a large class other clips are taken in every epoch; those of a small one come several times: visit number v of
-    clip i is i + v * len(targets), which `TrainingClips` gives a view of its own. With several heads it is their
-    combinations that come equally often: what is balanced for one head is not for another.
+    From a large class other clips are taken in every epoch; those of a small class are repeated: visit number v of clip
+    i is i + v * len(targets), for which `TrainingClips` gives a separate view. With several heads their combinations
+    are balanced: what is balanced for one head is not for another.
 
     >>> sorted(balanced_order([(0,), (0,), (0,), (1,)], seed=0, epoch=0))[-2:]  # the only clip of class 1, twice
     [3, 7]

@@ -27,125 +27,126 @@ FREE_SETTINGS = frozenset(
         *("token_cache_gigabytes", "token_cache_folder"),
     )
 )
-"""May differ when a run is resumed: they change nothing that is learned, or the run's identity tells what they mean."""
+"""May differ when a run is resumed: they do not change what is learned, or the run's identity records their effect."""
 FIXED_SETTINGS = {
-    "tuning": "other weights would learn",
+    "tuning": "other weights would be trained",
     "labels": "the classifier is made for its classes",
-    "backbone_sha256": "what was learned is worth nothing on another trunk",
+    "backbone_sha256": "what was learned is useless on another trunk",
     "val_fraction": "clips that were trained on would count as held out",
 }
-"""Settings and parts of a run's identity that can never change on the way, and why."""
+"""Settings and parts of a run's identity that can never change along the way, and why."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything a training run is made of. The defaults are the `small` recipe: few clips, little compute."""
+    """All settings of a training run. The defaults are the `small` recipe: few clips, little compute."""
 
     data: str | Path
     """Folder with one sub-folder of videos per class, a list (CSV path,label[,start,end] or "<path> <number>"), or
-    the annotations of Kinetics, Something-Something-v2, UCF101, HMDB51 or EPIC-Kitchens-100, file or folder."""
+    the annotations of Kinetics, Something-Something-v2, UCF101, HMDB51 or EPIC-Kitchens-100, as a file or folder."""
     out: str | Path
-    """Run folder to make; an existing one is refused unless you resume."""
+    """Run folder to create; an existing one is refused unless you resume."""
     backbone: str | Path = DEFAULT_BACKBONE
     """Image trunk: a Hub id, a local folder in Hugging Face layout, or tiny, which comes with the package."""
     tuning: Tuning = field(default_factory=STAdapter)
-    """What learns."""
+    """What is trained."""
     val_data: str | Path | None = None
-    """Held-out clips, laid out as the training data; default what the data itself tells (the folder val/ or test/
-    beside train/, a list's column split, the validation part of annotations), else a share of each class."""
+    """Held-out clips, laid out like the training data; default: what the data itself defines (the folder val/ or test/
+    next to train/, a list's split column, the validation part of annotations), else a share of each class."""
     val_fraction: float = VAL_FRACTION
-    """Share of each class held out by a stable hash of the file's name, below 1; 0 trains on everything. Of a list with
-    a column group whole groups are held out."""
+    """Share of each class held out by a stable hash of the file's name, below 1; 0 trains on everything. In a list with
+    a group column, whole groups are held out."""
     validate_every_epochs: int = 0
-    """Look at the held-out clips after so many epochs, too; 0 at the end alone. The figures are shown and kept in
-    metrics.jsonl and the report; the weights that are kept are the last ones all the same."""
+    """Also evaluate on the held-out clips every this many epochs; 0: only at the end. The figures are shown, and kept
+    in metrics.jsonl and the report; the weights kept are the last ones in any case."""
     video_root: str | Path | None = None
-    """Folder of the videos that a list names; default its own folder, or for a public data set the one above too."""
+    """Folder of the videos a list names; default: the list's own folder, and for a public data set also its parent."""
     label_kind: LabelKind = "action"
-    """What EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class, verb+noun are two heads
-    that learn together."""
+    """Labels of EPIC-Kitchens clips: action is a verb and a noun as one class, verb+noun uses two heads that are
+    trained together."""
     split_number: int = 1
-    """Which of the three splits of UCF101 or HMDB51, where their folder is given."""
+    """Which of the three splits of UCF101 or HMDB51 to use, if their folder is given."""
     num_frames: int = 8
-    """Frames of a clip."""
+    """Frames per clip."""
     size: int | None = None
-    """Side of a clip, pixels; default the trunk's own; on a CPU at most about 112."""
+    """Side of a clip in pixels; default: the trunk's own, but on a CPU at most about 112."""
     stride_frames: int | None = None
-    """Distance between frames, in frames; default spreads them over the whole video."""
+    """Distance between frames, in frames; default: spread over the whole video."""
     resize: Literal["fast", "released"] = "fast"
     """fast resizes bytes, antialiased; released is what released checkpoints were trained with (float, aliased)."""
     fit: Fit = "crop"
     """crop cuts the frame to a square; stretch squeezes the whole frame, so that nothing at its edges is lost."""
     short_clips: Literal["repeat", "error"] = "repeat"
-    """What becomes of a video with fewer frames than a clip: its frames are repeated, or it counts as unreadable."""
+    """What to do with a video that has fewer frames than a clip: repeat its frames, or count it as unreadable."""
     num_temporal_views: int = 1
-    """Clips along time that are averaged when testing."""
+    """Clips along time to average when testing."""
     num_spatial_views: int | None = None
-    """Crops averaged when testing, 1 (centre) or 3 (they show the whole frame); default 3, with stretch 1."""
+    """Crops to average when testing, 1 (centre) or 3 (together the whole frame); default: 3, but 1 with stretch."""
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(colour_jitter=0.4))
-    """How training clips are varied; no flip, which would confuse left with right (docs/log.md on the colours)."""
+    """How training clips are varied; no flip, which would confuse left and right (on the colours, see docs/log.md)."""
     views_per_clip: int | None = None
-    """Different random views of each training clip, which come again in turn; default a fresh one in every epoch. The
-    first blocks, where none of them learns, then see each view once: see token_cache_gigabytes."""
+    """Number of random views per training clip, reused in rotation; default: a fresh view every epoch. Frozen first
+    blocks then run once per view: see token_cache_gigabytes."""
     epochs: int | None = None
-    """Passes over the data; default as many as give 600 optimizer steps, at least 8."""
+    """Passes over the data; default: as many as give 600 optimizer steps, at least 8."""
     batch_size: int = 8
-    """Clips a step and process."""
+    """Clips per step and process."""
     accumulation_steps: int = 1
-    """Batches whose gradients are added up before the weights change."""
+    """Batches whose gradients are accumulated before the weights change."""
     balance_classes: bool = False
-    """Every class comes equally often in an epoch, whatever its number of clips; else every clip comes once. With
-    verb+noun it is their combinations that come equally often."""
+    """Show every class equally often per epoch, however many clips it has; otherwise every clip once. With verb+noun,
+    their combinations are balanced."""
     lr: float = 2e-3
     """Highest learning rate."""
     lr_clips: int | None = None
-    """Clips a step that lr is meant for: it is scaled linearly to those there are; default not scaled."""
+    """Clips per step that lr is meant for: lr is scaled linearly to the actual number; default: not scaled."""
     weight_decay: float = 1e-2
-    """AdamW's weight decay; biases and norms have none."""
+    """AdamW's weight decay; not applied to biases and norms."""
     warmup_fraction: float = 0.1
-    """Share of the steps in which the learning rate rises; then it falls along a cosine to 0."""
+    """Share of the steps in which the learning rate rises; then it falls to 0 along a cosine."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes, 0 to 1."""
     dropout: float = 0.0
     """Dropout before the classifier, 0 to below 1."""
     gradient_clip: float = 1.0
-    """Largest norm of the gradient of all trained weights; 0 does not clip."""
+    """Clip the gradient norm over all trained weights to this; 0 disables clipping."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Precision of the arithmetic; auto takes bf16 where the device computes in it. Trained weights stay fp32."""
+    """Precision of the arithmetic; auto takes bf16 if the device supports it. Trained weights stay fp32."""
     gradient_checkpointing: bool = False
-    """Of most blocks keep the input alone and compute the rest again in the backward pass: much less memory for a
-    third to a half more arithmetic, and the same result. The run says what it takes and saves when it starts."""
+    """Keep only the input of most blocks and recompute the rest in the backward pass: much less memory for a third to a
+    half more arithmetic, with the same result. The run reports cost and saving when it starts."""
     compile: bool = False
-    """Compile the trunk's blocks for training with torch.compile, which takes a minute or so; for GPUs, on a CPU it
-    gains nothing. If it fails, the run says so and goes on without."""
+    """Compile the trunk's blocks for training with torch.compile, which takes a minute or so; meant for GPUs, no gain
+    on a CPU. If it fails, the run says so and continues without."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """auto, cpu, cuda, cuda:1 or mps."""
     num_workers: int | None = None
-    """Processes that decode videos; default chosen from the machine, 0 decodes in the training process."""
+    """Processes that decode videos; default: chosen for the machine; 0 decodes in the training process."""
     view_store_megabytes: int = 1024
-    """Room for views drawn ahead, MiB on disk: a video is then decoded once for up to 8 epochs; 0 decodes each time."""
+    """MiB on disk for views drawn ahead: a video is then decoded once for up to 8 epochs; 0 decodes it every epoch."""
     token_cache_gigabytes: float | None = None
-    """Room on disk for what frozen first blocks make of views_per_clip views (--tuning.last-blocks leaves some frozen);
-    default 8, or 0 where there is nothing to keep. 0 computes it in every epoch: slower, and the same."""
+    """Gigabytes on disk for the output of frozen first blocks for views_per_clip views (some are frozen with
+    --tuning.last-blocks); default: 8, or 0 if there is nothing to keep. 0 recomputes it every epoch: slower, with the
+    same result."""
     token_cache_folder: str | Path | None = None
-    """Where that is kept, also for later runs on the same clips; default the user's cache folder, stadapter in it."""
+    """Folder for that output, reused by later runs on the same clips; default: stadapter in the user's cache folder."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
     max_bad_fraction: float = 0.1
-    """The run stops when more than this share of the videos cannot be read, 0 to 1; one alone never stops it."""
+    """Stop the run when more than this share of the videos cannot be read, 0 to 1; a single one never stops it."""
     checkpoint_minutes: float = 5.0
-    """Longest time between two checkpoints, minutes; 0 writes one after every step. There is also one after every
-    epoch, though not within 10 seconds of the last, and on Ctrl-C, SIGTERM and a lost terminal."""
+    """Longest time between two checkpoints, in minutes; 0 writes one after every step. There is also one after every
+    epoch, unless the last is less than 10 seconds old, and on Ctrl-C, SIGTERM and a lost terminal."""
     resume: bool = False
-    """Go on with the unfinished run in the run folder; refused when its settings or its data have changed."""
+    """Resume the unfinished run in the run folder; refused if its settings or data have changed."""
     accept_changes: bool = False
-    """With resume: go on though settings or data have changed; the receipt then says so. Never accepted: another
+    """With resume: continue although settings or data have changed; the receipt records it. Never accepted: another
     tuning, other classes, another trunk, another val_fraction."""
 
     def __post_init__(self) -> None:
         check_types(self)
         object.__setattr__(self, "tuning", checked_tuning(self.tuning))
-        if isinstance(self.backbone, Path):  # as a text, tiny would be the trunk that comes with the package
+        if isinstance(self.backbone, Path):  # as text, tiny would mean the trunk that comes with the package
             object.__setattr__(self, "backbone", os.path.abspath(expanded(self.backbone)))
         for name in ("data", "out", "backbone", "val_data", "video_root", "token_cache_folder"):
             value = getattr(self, name)
@@ -155,7 +156,7 @@ class TrainConfig:
         if not 0 < self.lr < math.inf:
             raise SettingsError(f"lr {self.lr}: expected a learning rate above 0, such as 2e-3")
         if self.accept_changes and not self.resume:
-            raise SettingsError("accept_changes without resume: expected both, to go on with an unfinished run")
+            raise SettingsError("accept_changes without resume: expected both, to continue an unfinished run")
 
 
 _LIMITS: Limits = {
@@ -204,7 +205,7 @@ def settings_from_json(values: Mapping[str, Any]) -> TrainConfig:
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON values, with the defaults of those that an older version of this program did not know."""
+    """Settings as JSON values, with the defaults of those unknown to an older version of this program."""
     defaults = settings_to_json(TrainConfig(data="-", out="-"))
     known = {part: values[part] for part in ("tuning", "augmentation") if isinstance(values.get(part), Mapping)}
     if "tuning" in known and (strategy := STRATEGIES.get(known["tuning"].get("name"))):

@@ -1,4 +1,4 @@
-"""A few steps of a training on its own clips, tried for what they take: nothing is kept of them, nothing is written."""
+"""A few training steps on the run's own clips, to measure what they take: nothing is kept or written."""
 
 # B clips, V views, T frames
 
@@ -27,19 +27,19 @@ from stadapter.training.schedule import make_optimizer
 MAX_CLIPS = 16
 MAX_TIMED_STEPS, ENOUGH_SECONDS = 8, 10.0
 LARGEST_GROWTH = 4
-"""So much larger than the last trial the next may be: further out, a straight line through the last two is a guess."""
+"""How many times larger than the last trial the next may be: beyond that, extrapolating the last two is a guess."""
 SHARE_OF_MEMORY = 0.8
-"""Of the memory that is available, what a trial is allowed to be expected to take."""
+"""The share of the available memory that a trial may be expected to take."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Clips read as a training reads them, and the time that took."""
+    """Clips read as a training reads them, and the time it took."""
 
     batch: Batch
-    """Those that could be read; where none could, one that is black."""
+    """Those that could be read, or one black clip if none could."""
     seconds: tuple[float, ...]
-    """For each of them, the time of one decoding process for one clip in one epoch; empty where none could be read."""
+    """For each of them, one decoding process's time per clip and epoch; empty if none could be read."""
     failures: tuple[Failure, ...]
 
 
@@ -50,38 +50,38 @@ class Trial:
     num_clips: int
     num_frames: int
     seconds: tuple[float, ...]
-    """Of each step, forward and backward and the change of the weights; the first is left out if there is time."""
+    """Per step: forward, backward and weight update; the first step is left out if there is time."""
     peak_bytes: int
-    """The most memory in use meanwhile: on a GPU what was allocated there, on a CPU what the process held."""
+    """Peak memory in use: on a GPU what was allocated there, on a CPU what the process held."""
     processor_share: float = 1.0
-    """Of the time of the steps that were timed, what this process had a processor core for; above 1 with several."""
+    """Processor cores this process had during the timed steps, as a share of their time; above 1 with several."""
 
     @property
     def size(self) -> int:
-        """Frames of the batch: what time and memory grow with."""
+        """Frames of the batch: time and memory grow with these."""
         return self.num_clips * self.num_frames
 
     @property
     def step_seconds(self) -> float:
-        """The time of a step: the median of those timed."""
+        """The time of a step: the median of the timed ones."""
         return statistics.median(self.seconds)
 
 
 def read_training_clips(dataset: TrainingClips, *, num_epochs: int, seconds: float) -> Reading:
-    """Read up to 16 clips from all over a data set, in this process and one thread, as a decoding process does.
+    """Read up to 16 clips from all over a data set, in this process and one thread, like a decoding process.
 
-    Where views are kept for later epochs, the time of a clip is shared by all of the `num_epochs` that it is read for.
+    If views are kept for later epochs, a clip's time is divided over all of the `num_epochs` it is read for.
 
     Args:
         dataset: the clips.
         num_epochs: how often the run will visit each.
-        seconds: no clip is begun after so long.
+        seconds: no clip is started after this long.
     """
     span = dataset.store.epochs_ahead + 1 if dataset.store is not None else 1
     visits = min(span, num_epochs)
 
     def read(index: int) -> Sample:
-        first = -index % span  # an epoch in which this clip is read for as many as there is room for
+        first = -index % span  # an epoch in which this clip is read for as many epochs as there is room for
         dataset.num_epochs = first + visits
         dataset.set_epoch(first)
         return dataset[index]
@@ -90,7 +90,7 @@ def read_training_clips(dataset: TrainingClips, *, num_epochs: int, seconds: flo
 
 
 def read_evaluation_clips(dataset: EvaluationClips, *, seconds: float) -> Reading:
-    """The same of clips to evaluate on, with all their views."""
+    """Likewise read clips to evaluate on, with all their views."""
     return _read_some(dataset, dataset.__getitem__, seconds=seconds, visits=1)
 
 
@@ -113,34 +113,34 @@ def _read_some(
         dtype = torch.uint8 if clip.resize == "fast" else torch.float32
         samples[0]["clip"] = torch.zeros(clip.num_frames, 3, clip.size, clip.size, dtype=dtype)
         taken.clear()
-    return Reading(collate(samples), tuple(taken[1:] or taken), failures)  # the first finds everything cold
+    return Reading(collate(samples), tuple(taken[1:] or taken), failures)  # the first starts with cold caches
 
 
 class Stepper:
-    """The step of the training loop, in this process alone."""
+    """The step of the training loop, in this process only."""
 
     def __init__(self, run: Prepared) -> None:
-        """Put the model on its device, as training does; it is of use for training after that, and as fresh."""
+        """Put the model on its device, as training does; it can still be trained afterwards, unchanged."""
         self.run, self.device = run, run.accelerator.device
         self.model = run.model.to(self.device)
         self._finisher = Finisher(self.model, size=run.clip_config.size)
         prepare_trunk(self.model, self.device, run.autocast_dtype)
-        # With a learning rate of 0 the arithmetic is that of training, and the weights stay as they are.
+        # With a learning rate of 0 the arithmetic is that of training, but the weights do not change.
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._optimizer = make_optimizer(trained, lr=0.0, weight_decay=run.config.weight_decay)
-        for parameter in trained.values():  # what the optimizer keeps is there before any step, and counts as such
+        for parameter in trained.values():  # optimizer state exists before any step, and is counted as such
             parameter.grad = torch.zeros_like(parameter)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._meter = Meter(self.device, num_heads=run.model.label_space.num_heads)
 
     def memory(self) -> tuple[int, int | None]:
-        """Bytes in use now, as `Trial.peak_bytes` counts them, and those that could be taken beside them if known."""
+        """Bytes in use now, as counted by `Trial.peak_bytes`, and bytes still available, if known."""
         forget_peak_memory(self.device)
         return peak_memory_bytes(self.device), available_memory_bytes(self.device)
 
     def step(self, batch: Batch) -> None:
-        """One step, to its end; on tokens where the batch has them."""
+        """Complete one step; on tokens if the batch has them."""
         loss, logits = self.run.loss(batch, self._finisher if "tokens" in batch else self.model)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.run.config.gradient_clip > 0:
@@ -151,7 +151,7 @@ class Stepper:
         self._wait()
 
     def found(self, batch: Batch) -> Batch:
-        """A batch as it comes when the tokens of all its clips are kept."""
+        """A batch as it arrives when the tokens of all its clips are kept."""
         count = len(batch["clips"])
         kept = Batch(clips=torch.empty(0), labels=batch["labels"], indices=batch["indices"], failures=[])
         kept["tokens"] = self.run.frozen_part.compute(batch["clips"])
@@ -159,8 +159,8 @@ class Stepper:
         return kept
 
     def classify(self, batch: Batch) -> None:
-        """One forward pass as in evaluation, to its end."""
-        clips = batch["clips"][:, None]  # (B, V, T, 3, H, W) of one view
+        """Complete one forward pass as in evaluation."""
+        clips = batch["clips"][:, None]  # (B, V, T, 3, H, W) with one view
         view_scores(self.model, clips, views_at_once=len(clips))
         self._wait()
 
@@ -172,21 +172,21 @@ class Stepper:
 def try_steps(stepper: Stepper, batch: Batch, *, num_clips: int, seconds: float) -> list[Trial]:
     """Steps on more and more clips, to a whole batch if time and memory allow.
 
-    The first is on one clip of one frame. From the last two follows what larger ones will take, as time and memory have
-    a fixed part and one in proportion to the frames; what would take longer than there is time, or more memory than
-    there is to spare, is not tried.
+    The first is on one clip of one frame. The last two predict what larger ones take, since time and memory have a
+    fixed part and one proportional to the frames; what would take longer than there is time, or more memory than there
+    is to spare, is not tried.
 
     Args:
         stepper: what takes the steps.
-        batch: clips (·, T, 3, H, W), of which a batch is made, several times the same if need be.
+        batch: clips (·, T, 3, H, W), which make up a batch, repeated if need be.
         num_clips: B of a whole batch.
         seconds: time for all of it.
 
     Returns:
-        The trials, the largest last; before them one of no frames, with the memory that is in use before any step.
+        The trials, the largest last; before them one of no frames, with the memory in use before any step.
 
     Raises:
-        TrainingError: memory does not suffice for one clip of one frame.
+        TrainingError: there is not enough memory for one clip of one frame.
     """
     end = time.monotonic() + seconds
     held, available = stepper.memory()
@@ -218,9 +218,9 @@ def try_steps(stepper: Stepper, batch: Batch, *, num_clips: int, seconds: float)
 
 
 def time_forward(stepper: Stepper, batch: Batch, trial: Trial, *, seconds: float) -> float:
-    """Seconds for a frame of a clip to be classified, on batches of the size of a trial.
+    """Seconds to classify one frame of a clip, on batches of the size of a trial.
 
-    Without the time to try it, a third of a training step: that goes back through the trunk as well, for up to twice
+    If there is no time to try it, a third of a training step: that also goes back through the trunk, for up to twice
     the arithmetic.
     """
     if trial.step_seconds > seconds:
@@ -237,9 +237,9 @@ def time_forward(stepper: Stepper, batch: Batch, trial: Trial, *, seconds: float
 
 
 def time_on_tokens(stepper: Stepper, batch: Batch, trial: Trial, *, seconds: float) -> float | None:
-    """Seconds for a frame of a clip to be trained on when its tokens are kept, on batches of the size of a trial.
+    """Seconds to train on one frame of a clip when its tokens are kept, on batches of the size of a trial.
 
-    None where no tokens are kept, or without the time to try it.
+    None if no tokens are kept, or there is no time to try it.
     """
     if not stepper.run.frozen_part.room_bytes or 3 * trial.step_seconds > seconds:
         return None
@@ -249,7 +249,7 @@ def time_on_tokens(stepper: Stepper, batch: Batch, trial: Trial, *, seconds: flo
 
 
 def extrapolated(trials: list[Trial], size: int, figure: Callable[[Trial], float]) -> float:
-    """A figure at another size in frames: on the straight line through the last two of several trials; it never falls.
+    """A figure at another size in frames: linear in the last two of several trials, and never decreasing.
 
     >>> one, two = Trial(1, 1, (0.2,), 500), Trial(1, 2, (0.3,), 600)
     >>> round(extrapolated([one, two], 64, attrgetter("step_seconds")), 3)
@@ -263,7 +263,7 @@ def extrapolated(trials: list[Trial], size: int, figure: Callable[[Trial], float
 
 
 def _try(stepper: Stepper, batch: Batch, *, is_last: bool, end: float) -> Trial:
-    """A step to warm up, then one that is timed; of a whole batch more, for ten seconds or up to eight."""
+    """One warm-up step, then a timed one; of a whole batch more, for ten seconds or up to eight steps."""
     forget_peak_memory(stepper.device)
     times = [_timed_step(stepper, batch)]
     end = min(end, time.monotonic() + ENOUGH_SECONDS)
@@ -277,14 +277,14 @@ def _try(stepper: Stepper, batch: Batch, *, is_last: bool, end: float) -> Trial:
 
 
 def _timed_step(stepper: Stepper, batch: Batch) -> tuple[float, float]:
-    """Take a step; its time, and that of the processor cores it had."""
+    """Take a step; returns its time, and the processor time it had."""
     started, processor = time.monotonic(), time.process_time()
     stepper.step(batch)
     return time.monotonic() - started, time.process_time() - processor
 
 
 def _sizes(num_clips: int, num_frames: int) -> list[tuple[int, int]]:
-    """Numbers of clips and frames that double, from one frame to a whole batch.
+    """Numbers of clips and frames that double from one frame to a whole batch.
 
     >>> _sizes(6, 3)
     [(1, 1), (1, 2), (1, 3), (2, 3), (4, 3), (6, 3)]
@@ -299,14 +299,14 @@ def _doubling(last: int) -> list[int]:
 
 
 def _part(batch: Batch, num_clips: int, num_frames: int, device: torch.device) -> Batch:
-    """Clips of a batch, cut short, and the same again where they are too few; labels on the device."""
+    """Clips of a batch, cut short, and repeated if there are too few; labels on the device."""
     places = torch.arange(num_clips) % len(batch["clips"])
     clips, labels = batch["clips"][places, :num_frames], batch["labels"][places]
     return Batch(clips=clips, labels=labels.to(device), indices=batch["indices"][places], failures=[])
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """Up to `most` different positions among `count`, evenly apart.
+    """Up to `most` different positions among `count`, evenly spaced.
 
     >>> _spread(10, 4), _spread(2, 4)
     ([1, 3, 6, 8], [0, 1])

@@ -12,15 +12,15 @@ from stadapter.wording import counted, listed, named_once, percent
 
 
 class UnreadableClips:
-    """What could not be read so far, and why; of other processes what they had met when `gather` last asked them."""
+    """What could not be read so far, and why; for other processes, as of the last `gather`."""
 
     def __init__(self, run: Prepared) -> None:
         self._run = run
         self.reasons: dict[str, str] = {}
-        """Why, by the name of the clip."""
+        """The reason, by the name of the clip."""
 
     def note(self, batch: Batch, display: RunDisplay) -> None:
-        """Name what of a batch could not be read.
+        """Name the clips of a batch that could not be read.
 
         Raises:
             TrainingError: no clip of the batch could be read, or too many so far; with several processes only `gather`
@@ -33,7 +33,7 @@ class UnreadableClips:
             raise self._error("a batch in which no clip could be read")
 
     def gather(self, display: RunDisplay) -> None:
-        """Learn from the other processes what they could not read, so that all stop at the same step, or none.
+        """Learn what the other processes could not read, so that all stop at the same step, or none.
 
         Raises:
             TrainingError: there are too many.
@@ -52,7 +52,7 @@ class UnreadableClips:
                 display.record("unreadable", name=name, reason=reason)
 
     def _refuse_too_many(self) -> None:
-        """One alone never stops a run."""
+        """A single clip never stops a run."""
         total, bad, share = len(self._run.train_set.entries), len(self.reasons), self._run.config.max_bad_fraction
         if bad > 1 and bad > share * total:
             raise self._error(
@@ -63,9 +63,9 @@ class UnreadableClips:
     def _error(self, what: str, or_else: str = "") -> TrainingError:
         data = expanded(self._run.config.data)
         if not data.exists():
-            return TrainingError(f"{data} is not there any more; bring the data back, then resume")
+            return TrainingError(f"{data} no longer exists; restore the data, then resume")
         them = "it" if len(self.reasons) == 1 else "them"
         return TrainingError(
-            f"{what}: {listed(sorted(self.reasons))}; {counted(len(self.reasons), 'clip')} in all, named in "
+            f"{what}: {listed(sorted(self.reasons))}; {counted(len(self.reasons), 'clip')} in total, named in "
             f"{self._run.folder / METRICS_NAME}. Remove or repair {them}{or_else}"
         )

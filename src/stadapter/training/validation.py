@@ -1,4 +1,4 @@
-"""How good a run is on its held-out clips, on the way and at its end."""
+"""How good a run is on its held-out clips, along the way and at its end."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ from stadapter.evaluation.figures import Report
 from stadapter.training.preparation import Prepared
 
 TIME_CHECK_CLIPS = 1000
-"""With more clips held out, whether time matters is left to the evaluate verb: asking may take four times as long."""
+"""With more held-out clips, the check whether time matters is left to evaluate: it may take four times as long."""
 
 
 def is_due(run: Prepared, step: int) -> bool:
-    """Whether the held-out clips are looked at after so many steps: after every so many epochs, but for the last."""
+    """Whether to evaluate on the held-out clips after this step: every so many epochs, except after the last."""
     epochs, steps_into = divmod(step, run.plan.steps_per_epoch)
     every = run.config.validate_every_epochs
     is_between = 0 < epochs < run.plan.epochs and steps_into == 0
@@ -20,21 +20,21 @@ def is_due(run: Prepared, step: int) -> bool:
 
 
 def validate(run: Prepared, *, progress: Callable[[int, int], None], time_check: bool = False) -> Report:
-    """Evaluate the model of a run, as it stands, on the clips that are held out; all its processes share them.
+    """Evaluate a run's model, in its current state, on the held-out clips; all its processes share them.
 
     Args:
         run: one with held-out clips.
-        progress: called with the number of clips done and to do by this process, after every batch.
-        time_check: ask whether time matters too, if there are not too many clips.
+        progress: called after every batch with this process's number of clips done and its total.
+        time_check: also check whether time matters, if there are not too many clips.
 
     Raises:
         DataError: not one clip could be read.
         DivergedError: the scores are not finite.
-        TrainingError: a process that reads clips ended by itself.
+        TrainingError: a process that reads clips died.
     """
     assert run.val_set is not None
     accelerator = run.accelerator
-    with uncompiled(run.model):  # for other sizes compiling would begin anew
+    with uncompiled(run.model):  # other sizes would trigger another compilation
         return evaluate(
             accelerator.unwrap_model(run.model),
             run.val_set,
