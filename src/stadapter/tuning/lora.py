@@ -23,10 +23,10 @@ class LoRA:
     dropout: float = 0.0
     """Dropout before each update, 0 to 1."""
     last_blocks: int | None = None
-    """Adapt only the last so many blocks; default all."""
+    """Adapt only this many blocks, counted from the last; by default all."""
 
     def apply(self, vit: "ImageViT") -> None:
-        """Wrap the query and value projections of a frozen trunk, in place; they start as they were.
+        """Wrap the query and value projections of a frozen trunk, in place; at first nothing changes.
 
         Raises:
             SettingsError: a setting that has no meaning, or with which nothing would learn.
@@ -36,7 +36,7 @@ class LoRA:
         if self.alpha <= 0:
             raise SettingsError(f"LoRA alpha {self.alpha}: expected more than 0, or nothing would learn")
         if not 0 <= self.dropout < 1:
-            raise SettingsError(f"LoRA dropout {self.dropout}: expected a share of at least 0 and below 1")
+            raise SettingsError(f"LoRA dropout {self.dropout}: expected at least 0 and less than 1")
         indices = "|".join(str(index) for index in vit.last_blocks(self.last_blocks))
         import peft
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 class Prompt:
     """Deep prompt tuning (VPT-Deep, arXiv 2203.12119): learned tokens at every block; blind to the order of frames.
 
-    It does not start as the trunk: fresh prompts take part in attention.
+    A fresh model does not equal its trunk: untrained prompts already take part in attention.
     """
 
     num_prompts: int = 50
-    """Learned tokens at each block, the same for every frame; the paper searches 1 to 200 for each task."""
+    """Learned tokens at each block, the same for every frame; the paper searches 1 to 200 per task."""
     dropout: float = 0.1
-    """Dropout on the prompts, 0 to 1; 50 prompts with 0.1 is one point of the paper's search."""
+    """Dropout on the prompts, 0 to 1; 50 prompts with 0.1 is one point in the paper's search."""
 
     def apply(self, vit: "ImageViT") -> None:
         """Give every block fresh prompts, uniform within the Xavier bound of a patch embedding, as published.
@@ -35,7 +35,7 @@ class Prompt:
         if self.num_prompts < 1:
             raise SettingsError(f"num_prompts {self.num_prompts}: expected at least 1, or nothing would learn")
         if not 0 <= self.dropout < 1:
-            raise SettingsError(f"prompt dropout {self.dropout}: expected a share of at least 0 and below 1")
+            raise SettingsError(f"prompt dropout {self.dropout}: expected at least 0 and less than 1")
         bound = math.sqrt(6 / (3 * vit.info.patch_size**2 + vit.width))
         for block in vit.block_list():
             prompts = torch.empty(self.num_prompts, vit.width).uniform_(-bound, bound)
