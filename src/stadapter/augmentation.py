@@ -1,4 +1,4 @@
-"""What a clip shows of its frames: the windows of test views, and the one random draw of a training clip."""
+"""What a clip shows of its frames: the windows of test views, and the random draw for a training clip."""
 
 import math
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ _CROP_TRIES = 10
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training clip, drawn once per clip and the same on every frame."""
+    """Random changes to a training clip, drawn once per clip and the same for every frame."""
 
     crop: Literal["random_resized", "short_side_jitter", "centre"] = "random_resized"
-    """random_resized: a window of random area and shape; short_side_jitter: a square, as released; centre: no draw."""
+    """random_resized: a window of random area and shape; short_side_jitter: a square, as released; centre: fixed."""
     scale: tuple[float, float] = (0.4, 1.0)
-    """Window's share of the area for random_resized, 0 to 1; short side over size for short_side_jitter, from 1."""
+    """For random_resized the window's share of the area, 0 to 1; for short_side_jitter short side / size, from 1."""
     ratio: tuple[float, float] = (0.75, 1.3333)
     """Smallest and largest width over height of a random_resized window."""
     flip: bool = False
-    """Mirror half of the clips left to right. Leave off where direction is part of the class."""
+    """Mirror half of the clips left to right. Leave this off if direction is part of the class."""
     colour_jitter: float = 0.0
     """Strength, 0 to 1: brightness, contrast and saturation are scaled by 1 - strength to 1 + strength."""
     rand_augment: str | None = None
@@ -45,9 +45,9 @@ class Augmentation:
                 f"scale is {self.scale}; short_side_jitter expects 1 <= low <= high (1.0 1.15 as released)"
             )
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise SettingsError(f"ratio is {self.ratio}; 0 < low <= high is expected")
+            raise SettingsError(f"ratio is {self.ratio}; expected 0 < low <= high")
         if not 0 <= self.colour_jitter <= 1:
-            raise SettingsError(f"colour_jitter is {self.colour_jitter}; 0 to 1 is expected")
+            raise SettingsError(f"colour_jitter is {self.colour_jitter}; expected 0 to 1")
         if self.rand_augment is not None:
             parse_policy(self.rand_augment)
 
@@ -67,7 +67,7 @@ class Window:
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
     def within(self, part: "Window") -> "Window":
-        """The same pixels in a frame of which only `part` is left."""
+        """The same pixels in a frame that was cropped to `part`."""
         return replace(self, top=self.top - part.top, left=self.left - part.left)
 
 
@@ -81,7 +81,7 @@ class Draw:
     contrast: float
     saturation: float
     operations: tuple[Operation, ...] = ()
-    """Of RandAugment."""
+    """Those of RandAugment."""
 
 
 def draw(
@@ -93,11 +93,11 @@ def draw(
     *,
     fit: Fit = "crop",
 ) -> Draw:
-    """Draw once for a clip of `height` x `width` pixels that becomes `size` x `size`.
+    """Draw once for a clip of `height` x `width` pixels that will become `size` x `size`.
 
-    With fit="stretch" windows and their ratios are measured on the frame squeezed to a square, so that
-    training clips are as squeezed as test clips. The draw is a pure function of the generator's state, from
-    which always the same number of values is taken.
+    With fit="stretch", windows and their ratios are measured on the frame squeezed to a square, so that
+    training clips are squeezed like test clips. The draw is a pure function of the generator's state, and
+    always takes the same number of values from it.
     """
     flip_draw, *colour_draws = generator.random(4)
     crop_draws = generator.random((_CROP_TRIES, 4))
@@ -119,7 +119,7 @@ def draw(
 
 
 def centre_window(height: int, width: int, fit: Fit = "crop") -> Window:
-    """The largest centred square, or the whole frame where it is to be stretched."""
+    """The largest centred square, or the whole frame if it will be stretched."""
     if fit == "stretch":
         return Window(0, 0, height, width)
     side = min(height, width)
@@ -134,14 +134,14 @@ def enclosing(windows: Sequence[Window]) -> Window:
 
 
 def spatial_windows(height: int, width: int, num_views: int) -> list[Window]:
-    """Squares as wide as the shorter side: the centre, or start, middle and end of the longer side.
+    """Squares as wide as the shorter side: one in the centre, or three at the start, middle and end of the longer side.
 
     Raises SettingsError unless there are 1 or 3 views.
     """
     if num_views == 1:
         return [centre_window(height, width)]
     if num_views != 3:
-        raise SettingsError(f"num_spatial_views is {num_views}; 1 or 3 is expected")
+        raise SettingsError(f"num_spatial_views is {num_views}; expected 1 or 3")
     side = min(height, width)
     margin = max(height, width) - side
     starts = (0, margin // 2, margin)
@@ -151,7 +151,7 @@ def spatial_windows(height: int, width: int, num_views: int) -> list[Window]:
 
 
 def _random_resized_window(augmentation: Augmentation, height: int, width: int, draws: np.ndarray, fit: Fit) -> Window:
-    """The first drawn window that fits the frame (Inception-style crop), else the centre."""
+    """The first drawn window that fits the frame (Inception-style crop), or else the centre."""
     low, high = augmentation.scale
     log_ratio = np.log(augmentation.ratio)
     # On a squeezed frame a square window has the frame's own shape.
