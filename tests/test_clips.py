@@ -297,7 +297,7 @@ def test_frames_are_chosen_again_when_fewer_came_than_promised(
 def test_arrays_of_another_kind_are_refused_with_what_was_found(
     frames: npt.NDArray[np.uint8] | torch.Tensor,
 ) -> None:
-    with pytest.raises(VideoError, match=r"found, uint8 \(T, H, W, 3\)"):
+    with pytest.raises(VideoError, match=r"found; expected RGB frames as uint8 \(T, H, W, 3\)"):
         clip_from_array(frames, SMALL)
 
 

@@ -689,7 +689,7 @@ def test_a_copy_of_a_test_clip_is_refused_whatever_its_name_and_empty_files_are_
         ({"seeds": (1, 1)}, "none twice"),
         ({"reference": "st-adapter"}, "reference 'st-adapter': expected strategy/name"),
         ({"reference": "st-adaptor/default"}, "expected strategy/name, such as st-adapter/default"),
-        ({"size": 18}, "size 18: the trunk cuts patches of 4 pixels"),
+        ({"size": 18}, "size 18: the trunk's patches are 4 pixels wide"),
         ({"size": 0}, "size 0: expected at least 1"),
         ({"num_spatial_views": 2}, "num_spatial_views 2: expected 1"),
         ({"fit": "stretch", "num_spatial_views": 3}, "shows the whole frame"),

@@ -211,7 +211,7 @@ def test_labels_are_positions_in_the_given_names(manifest: Manifest) -> None:
 
 
 def test_classes_that_are_not_among_the_labels_are_named(manifest: Manifest) -> None:
-    with pytest.raises(DataError, match="2 classes of the data not among the labels: right, up;"):
+    with pytest.raises(DataError, match="2 classes of the data missing from the labels: right, up;"):
         EvaluationClips(manifest, CONFIG, labels=["left", "down"])
 
 

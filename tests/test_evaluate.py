@@ -324,7 +324,7 @@ def test_data_of_which_nothing_can_be_read_is_an_error(manifest: Manifest) -> No
 
 
 def test_labels_that_the_model_does_not_know_are_named(manifest: Manifest) -> None:
-    with pytest.raises(DataError, match="1 class of the data not among the labels: up; expected some of down"):
+    with pytest.raises(DataError, match="1 class of the data missing from the labels: up; expected some of down"):
         evaluate(knowing(manifest, ("down", "left"), ANSWERS), manifest, CONFIG)
 
 
