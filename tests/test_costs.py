@@ -74,7 +74,7 @@ def test_the_price_of_gradient_checkpointing_is_counted_without_computing(
         assert counted.gmacs * 2e9 == pytest.approx(counter.get_total_flops())
         prepare_trunk(model, torch.device("cpu"), dtype)
     assert cost.checkpointed.kept_bytes + cost.block_bytes < cost.plain.kept_bytes
-    assert "GMACs more a batch" in str(cost)
+    assert "GMACs more per batch" in str(cost)
     on_gpu = checkpointing_cost(
         model, num_clips=2, num_frames=3, size=24, device=torch.device("cuda"), autocast_dtype=dtype
     )

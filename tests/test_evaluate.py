@@ -374,7 +374,7 @@ def test_the_report_survives_json(manifest: Manifest) -> None:
     assert json.loads(json.dumps(report)) == report
     assert report["confusion"][0] == [0, 0, 0, 1]
     assert report["per_class"][2]["accuracy"] is None
-    assert report["failures"][0].keys() == {"name", "start_seconds", "end_seconds", "message"}
+    assert report["failures"][0].keys() == {"name", "start_seconds", "end_seconds", "error"}
     assert (report["failures"][0]["name"], report["failures"][0]["start_seconds"]) == ("down/down_00.mp4", None)
     assert report["top1_interval"].keys() == {"low", "high"}
     assert (report["confidence"], report["num_resamples"], report["num_calibration_bins"]) == (0.95, 2000, 15)

@@ -29,7 +29,7 @@ from stadapter.synthetic import write_clips
 from stadapter.training import run_folder
 from stadapter.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from stadapter.training.loop import TrainConfig, train
-from stadapter.training.run_folder import occupied
+from stadapter.training.run_folder import claimed
 from stadapter.tuning import STAdapter
 from trainings import at_step
 from trunks import save_trunk
@@ -465,7 +465,7 @@ def test_a_folder_that_may_not_be_written_is_refused_with_a_sentence(mode: int, 
         out = Path(parent, inside)
         refused = pytest.raises(TrainingError, match=f"cannot (read|write to) {out}: Permission denied; choose another")
         try:
-            with nobody(), refused, occupied(out, resume=False):
+            with nobody(), refused, claimed(out, resume=False):
                 pass
         finally:
             Path(parent).chmod(0o755)

@@ -10,7 +10,7 @@ from stadapter.errors import SettingsError, TrainingError
 from stadapter.machine import (
     choose_device,
     choose_precision,
-    copies_beside_work,
+    copies_asynchronously,
     default_workers,
     describe_device,
     takes_turns,
@@ -89,7 +89,7 @@ def test_decoding_processes_follow_the_cores_of_this_machine(
 
 
 def test_copies_go_on_beside_work_on_cuda_alone() -> None:
-    assert [name for name in ("cpu", "cuda", "cuda:1", "mps") if copies_beside_work(torch.device(name))] == [
+    assert [name for name in ("cpu", "cuda", "cuda:1", "mps") if copies_asynchronously(torch.device(name))] == [
         "cuda",
         "cuda:1",
     ]

@@ -238,6 +238,6 @@ def test_a_training_learns_the_same_with_gradient_checkpointing(
 def test_a_run_with_gradient_checkpointing_says_what_it_takes_and_saves(config: TrainConfig) -> None:
     told = "\n".join(describe(prepare(dataclasses.replace(config, gradient_checkpointing=True))))
     assert "gradient checkpointing: " in told
-    assert "GMACs more a batch" in told
-    assert "to compute 2 blocks again; activations kept " in told
+    assert "GMACs more per batch" in told
+    assert "to recompute 2 blocks; activations kept: " in told
     assert "gradient checkpointing" not in "\n".join(describe(prepare(config)))

@@ -15,7 +15,7 @@ from stadapter.quickstart.config import QuickstartConfig
 from stadapter.quickstart.runner import RESULT_NAME, quickstart
 from stadapter.quickstart.tables import tables
 
-SMALL = {"seed": 0, "train_clips": 1, "test_clips": 1, "epochs": 1}
+SMALL = {"seed": 0, "train_clips_per_class": 1, "test_clips_per_class": 1, "epochs": 1}
 
 
 def small(folder: Path, **changes: int) -> QuickstartConfig:
@@ -89,7 +89,9 @@ def test_a_file_in_the_place_of_the_folder_is_refused_and_kept(tmp_path: Path) -
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("wrong", [{"seed": -1}, {"train_clips": 0}, {"test_clips": 0}, {"epochs": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"seed": -1}, {"train_clips_per_class": 0}, {"test_clips_per_class": 0}, {"epochs": 0}]
+)
 def test_a_wrong_number_is_refused_before_anything_is_written(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match="expected at least"):
         quickstart(small(tmp_path / "q", **wrong), console=quiet())

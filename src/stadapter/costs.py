@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stadapter.model import VideoClassifier, prepare_trunk
-from stadapter.products import as_elsewhere, count_products
+from stadapter.products import count_products, without_fast_kernels
 from stadapter.wording import bytes_text, counted, percent
 
 COUNTED = (
@@ -62,10 +62,10 @@ class CheckpointingCost:
             return "nothing to save: no block but the last keeps anything for the backward pass"
         more = self.checkpointed.gmacs - self.plain.gmacs
         return (
-            f"{gmacs_text(more)} more a batch, {percent(more / self.plain.gmacs, 0)} of a step, to compute "
-            f"{counted(self.num_blocks, 'block')} again; activations kept {bytes_text(self.checkpointed.kept_bytes)} "
-            f"instead of {bytes_text(self.plain.kept_bytes)}, and {bytes_text(self.block_bytes)} while a block is "
-            "computed again"
+            f"{gmacs_text(more)} more per batch, {percent(more / self.plain.gmacs, 0)} of a step, to recompute "
+            f"{counted(self.num_blocks, 'block')}; activations kept: {bytes_text(self.checkpointed.kept_bytes)} "
+            f"instead of {bytes_text(self.plain.kept_bytes)}, plus {bytes_text(self.block_bytes)} while a block is "
+            "recomputed"
         )
 
 
@@ -94,7 +94,7 @@ def checkpointing_cost(
     from torch._subclasses.fake_tensor import FakeTensorMode  # tensors with a shape and dtype but no values
 
     rotary = _rotary(model, size, autocast_dtype)
-    with FakeTensorMode(), nullcontext() if device.type == "cpu" else as_elsewhere():
+    with FakeTensorMode(), nullcontext() if device.type == "cpu" else without_fast_kernels():
         fake = _without_values(model, _on_cpu)
         if rotary is not None:
             fake.trunk.rotary = _Given(_on_cpu(rotary[0]), _on_cpu(rotary[1]))

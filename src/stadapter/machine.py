@@ -96,7 +96,7 @@ def random_devices(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
 
 
-def copies_beside_work(device: torch.device) -> bool:
+def copies_asynchronously(device: torch.device) -> bool:
     """Whether copies to a device can run while it computes: from pinned memory to a CUDA device."""
     return device.type == "cuda"
 

@@ -15,7 +15,7 @@ from stadapter.backbones import load_backbone
 from stadapter.errors import ArtefactError, SettingsError
 from stadapter.heads import FrameAverageHead, Head
 from stadapter.labels import Labels, LabelSpace
-from stadapter.machine import copies_beside_work
+from stadapter.machine import copies_asynchronously
 from stadapter.tuning import MakesHead, STAdapter, Tuning, checked_tuning
 from stadapter.vit import ImageViT, share_weights
 from stadapter.wording import listed
@@ -87,7 +87,7 @@ class VideoClassifier(nn.Module):
 
     def normalise(self, clips: Tensor) -> Tensor:
         """uint8 clips (..., 3, H, W) to normalised fp32, on the model's device; float clips pass unchanged."""
-        clips = clips.to(self.mean.device, non_blocking=copies_beside_work(self.mean.device))
+        clips = clips.to(self.mean.device, non_blocking=copies_asynchronously(self.mean.device))
         if clips.is_floating_point():
             return clips
         return (clips.float() / 255 - self.mean) / self.std

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import FlopCounterMode
 
-_AS_ELSEWHERE: ContextVar[bool] = ContextVar("as_elsewhere", default=False)
+_WITHOUT_FAST: ContextVar[bool] = ContextVar("without_fast_kernels", default=False)
 
 
 class Linear(nn.Linear):
@@ -111,7 +111,7 @@ def has_fast_kernel(x: Tensor) -> bool:
         return False
     dtype = _product_dtype(x)
     is_faster = dtype == torch.bfloat16 or (dtype == torch.float32 and not _is_of_intel())
-    return x.dtype.is_floating_point and is_faster and _is_at_hand() and x.numel() > 0 and not _AS_ELSEWHERE.get()
+    return x.dtype.is_floating_point and is_faster and _is_at_hand() and x.numel() > 0 and not _WITHOUT_FAST.get()
 
 
 def is_traced() -> bool:
@@ -120,13 +120,13 @@ def is_traced() -> bool:
 
 
 @contextmanager
-def as_elsewhere() -> Iterator[None]:
+def without_fast_kernels() -> Iterator[None]:
     """Let torch choose the kernel, as on other devices, so that a CPU can count what a GPU will do."""
-    token = _AS_ELSEWHERE.set(True)
+    token = _WITHOUT_FAST.set(True)
     try:
         yield
     finally:
-        _AS_ELSEWHERE.reset(token)
+        _WITHOUT_FAST.reset(token)
 
 
 def count_products() -> FlopCounterMode:

@@ -30,11 +30,11 @@ def command_line() -> str:
     """The command of this process as one would type it, without the path of the program."""
     program, *arguments = sys.argv or [""]
     if Path(program).stem == "stadapter" or Path(program) == Path(__file__).with_name("__main__.py"):
-        return shlex.join([*started("stadapter"), *arguments])
+        return shlex.join([*launch_command("stadapter"), *arguments])
     return shlex.join([*_launcher(), program, *arguments])
 
 
-def started(program: str) -> list[str]:
+def launch_command(program: str) -> list[str]:
     """How one would start this program with as many processes as it has now."""
     launcher = _launcher()
     return [*launcher, "-m", program] if launcher else [program]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stadapter.clips import ClipConfig
 from stadapter.errors import DivergedError, SettingsError
 from stadapter.labels import LabelSpace
-from stadapter.machine import copies_beside_work
+from stadapter.machine import copies_asynchronously
 from stadapter.model import VideoClassifier
 from stadapter.wording import listed
 
@@ -84,7 +84,7 @@ def scores_in_orders(
     with torch.inference_mode():
         for start in range(0, len(views), views_at_once):
             part = slice(start, start + views_at_once)
-            frames = views[part].to(device, non_blocking=copies_beside_work(device))
+            frames = views[part].to(device, non_blocking=copies_asynchronously(device))
             rest: Callable[[Tensor], Tensor] = normalised
             if orders and _sees_frames_alone(model):
                 images = model.normalise(frames)

@@ -104,7 +104,7 @@ def _our_loop(
 
     def train() -> None:
         run = replace(prepared, config=replace(settings, out=f"{settings.out}-{next(runs)}"))
-        with run.occupied():
+        with run.claimed():
             Loop(run, Console(file=io.StringIO())).fit()
 
     return train

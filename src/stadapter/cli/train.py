@@ -13,7 +13,7 @@ from stadapter.cli.flags import flags_class
 from stadapter.cli.output import next_step, output_console, say
 from stadapter.errors import SettingsError
 from stadapter.paths import expanded
-from stadapter.provenance import started
+from stadapter.provenance import launch_command
 from stadapter.wording import listed
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _train(config: "TrainConfig", arguments: Sequence[str]) -> int:
         if (expanded(config.out) / CHECKPOINT_NAME).is_file():
             again = [argument for argument in arguments if argument != "--resume"]
             if os.environ.get("RANK", "0") == "0":
-                say(f"\nstopped; resume with: {shlex.join([*started('stadapter'), 'train', *again])} --resume")
+                say(f"\nstopped; resume with: {shlex.join([*launch_command('stadapter'), 'train', *again])} --resume")
         raise
     if os.environ.get("RANK", "0") != "0":
         return 0

@@ -19,7 +19,7 @@ from stadapter.wording import counted, listed
 if TYPE_CHECKING:
     from rich.console import Group
 
-Answers = Mapping[Clip, tuple[bool, ...]]
+RightBySeed = Mapping[Clip, tuple[bool, ...]]
 """Whether each of the seeds classified a clip correctly."""
 
 
@@ -32,7 +32,7 @@ class Row:
     about: str
     runs: tuple[FinishedRun, ...]
     """Its results, by seed."""
-    correct: Answers
+    correct: RightBySeed
     """Whether each of the seeds classified a clip correctly, for the clips that all of them read."""
     top1: float
     """Mean over the seeds."""
@@ -105,14 +105,14 @@ def summarise(folder: Path, *, reference: str = "st-adapter/default") -> Compari
     return Comparison(folder, tuple(rows), tuple(failures), reference, num_clips, tuple(sentences))
 
 
-def _correct(runs: Sequence[FinishedRun]) -> Answers:
+def _correct(runs: Sequence[FinishedRun]) -> RightBySeed:
     """Whether each of the runs classified a clip correctly, for the clips that all of them read."""
     tables = [run.right_by_clip() for run in runs]
     shared = [clip for clip in tables[0] if all(clip in table for table in tables)]
     return {clip: tuple(table[clip] for table in tables) for clip in shared}
 
 
-def difference(ours: Answers, theirs: Answers) -> Difference | None:
+def difference(ours: RightBySeed, theirs: RightBySeed) -> Difference | None:
     """How far the mean of one is above that of the other, on clips that both read; None if there are none."""
     both = [clip for clip in ours if clip in theirs]
     if not both:
@@ -120,12 +120,12 @@ def difference(ours: Answers, theirs: Answers) -> Difference | None:
     return difference_over_seeds(_by_seed(ours, both), _by_seed(theirs, both))
 
 
-def _by_seed(answers: Answers, clips: Sequence[Clip]) -> npt.NDArray[np.bool_]:
+def _by_seed(answers: RightBySeed, clips: Sequence[Clip]) -> npt.NDArray[np.bool_]:
     """(s, n): whether each seed classified each of these clips correctly."""
     return np.array([answers[clip] for clip in clips], dtype=bool).T
 
 
-def _row(title: str, runs: Sequence[FinishedRun], correct: dict[str, Answers], reference: str) -> Row:
+def _row(title: str, runs: Sequence[FinishedRun], correct: dict[str, RightBySeed], reference: str) -> Row:
     ordered = tuple(sorted(runs, key=lambda run: run.seed))
     found, verdict = None, ""
     if title == reference:

@@ -16,7 +16,7 @@ from stadapter.errors import DataError, SettingsError
 from stadapter.evaluation.figures import ClipFailure, Report, make_report
 from stadapter.evaluation.timecheck import CHANGED_ORDERS, Order, frame_places
 from stadapter.labels import LabelSpace
-from stadapter.machine import copies_beside_work, takes_turns
+from stadapter.machine import copies_asynchronously, takes_turns
 from stadapter.manifest import Manifest
 from stadapter.processes import Turns, quiet_worker, workers_of
 from stadapter.samples import Failure, collate
@@ -133,7 +133,7 @@ def _classify(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=collate,
-        pin_memory=copies_beside_work(next(model.parameters()).device),
+        pin_memory=copies_asynchronously(next(model.parameters()).device),
         persistent_workers=num_workers > 0,  # so that they can be ended
         worker_init_fn=quiet_worker,
     )

@@ -70,7 +70,7 @@ class ClipFailure:
     """Path relative to the data folder."""
     start_seconds: float | None
     end_seconds: float | None
-    message: str
+    error: str
     """Why."""
 
     @property

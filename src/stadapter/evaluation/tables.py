@@ -47,7 +47,7 @@ def summary_table(report: Report) -> Table:
 
 def _unreadable(report: Report) -> list[Text]:
     """The first clips that could not be read, one line each."""
-    told = [named_once(failure.title, failure.message) for failure in report.failures]
+    told = [named_once(failure.title, failure.error) for failure in report.failures]
     lines = [f"could not be read: {printable(line)}" for line in told[:_SHOWN_FAILURES]]
     if len(told) > _SHOWN_FAILURES:
         lines.append(f"and {len(told) - _SHOWN_FAILURES} more")

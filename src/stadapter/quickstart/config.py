@@ -15,14 +15,14 @@ class QuickstartConfig:
     """Folder to create, for clips, two run folders and result.json; an unfinished one is resumed."""
     seed: int = 0
     """Seed of the drawings and of training."""
-    train_clips: int = 64
+    train_clips_per_class: int = 64
     """Training clips per class, for each of the 8 classes."""
-    test_clips: int = 16
+    test_clips_per_class: int = 16
     """Test clips per class, drawn from another seed."""
     epochs: int = 7
     """Passes over the training clips, the same for both."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        at_least_1 = dict.fromkeys(("train_clips", "test_clips", "epochs"), (1, math.inf))
+        at_least_1 = dict.fromkeys(("train_clips_per_class", "test_clips_per_class", "epochs"), (1, math.inf))
         check_limits(self, {"seed": (0, math.inf), **at_least_1})

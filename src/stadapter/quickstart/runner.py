@@ -66,7 +66,7 @@ def _run_all(folder: Path, config: QuickstartConfig, console: Console) -> dict[s
     _write(folder, result)
     console.print(f"drawing clips of a hand into {folder / 'clips'}", highlight=False)
     for drawing in _DRAWINGS:
-        count = {"train": config.train_clips, "test": config.test_clips}.get(drawing, 1)
+        count = {"train": config.train_clips_per_class, "test": config.test_clips_per_class}.get(drawing, 1)
         seed = len(_DRAWINGS) * config.seed + _DRAWINGS.index(drawing)
         write_hand_clips(folder / "clips" / drawing, clips_per_class=count, seed=seed)
     for name in CONTESTANTS:
@@ -87,7 +87,7 @@ def _so_far(folder: Path, config: QuickstartConfig) -> dict[str, Any]:
         return {
             "version": __version__,
             "settings": settings,
-            "test_clips": config.test_clips * len(CLASSES),
+            "num_test_clips": config.test_clips_per_class * len(CLASSES),
             "runs": {},
         }
     try:

@@ -16,7 +16,7 @@ TITLES = {"linear-probe": "linear probe", "st-adapter": "ST-Adapter"}
 def tables(result: dict[str, Any]) -> Group:
     """The comparison, the prediction, and where to look next, to be printed with rich."""
     table = Table(
-        title=f"Quickstart: {result['test_clips']} test clips of {len(CLASSES)} classes", title_justify="left"
+        title=f"Quickstart: {result['num_test_clips']} test clips of {len(CLASSES)} classes", title_justify="left"
     )
     table.add_column("")
     for header in ("trained parameters", "top-1", "95 % interval", "played backwards", "training"):

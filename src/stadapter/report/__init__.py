@@ -207,7 +207,7 @@ def _unreadable(spec: Mapping[str, Any], report: Report | None) -> list[tuple[st
     """(where it occurred, name, reason) of every clip that could not be read."""
     trained = spec.get("receipt", {}).get("unreadable", {}).items()
     evaluated = report.failures if report is not None else ()
-    told = [("evaluation", failure.title, failure.message) for failure in evaluated]
+    told = [("evaluation", failure.title, failure.error) for failure in evaluated]
     return told + [("training", name, reason) for name, reason in trained]
 
 

@@ -21,7 +21,7 @@ from stadapter.artefact import save_artefact
 from stadapter.compiled import try_compiled
 from stadapter.errors import ArtefactError, DataError, DivergedError, SettingsError, STAdapterError, TrainingError
 from stadapter.evaluation.figures import Report, headline
-from stadapter.machine import copies_beside_work, describe_device, random_devices, takes_turns
+from stadapter.machine import copies_asynchronously, describe_device, random_devices, takes_turns
 from stadapter.memory import readable_memory_errors
 from stadapter.model import Finisher, prepare_trunk
 from stadapter.processes import Turns, workers_of, yielding_worker
@@ -86,7 +86,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     if not isinstance(config, TrainConfig):
         raise SettingsError(f"{config!r}: expected a TrainConfig, such as TrainConfig(data=…, out=…)")
     run = prepare(config)
-    with stopped_by_signals(), readable_memory_errors(), run.occupied():
+    with stopped_by_signals(), readable_memory_errors(), run.claimed():
         loop = Loop(run, console or LastingConsole(stderr=True))
         loop.fit()
         loop.save(metrics={})  # before validation, which may fail
@@ -343,7 +343,7 @@ class Loop:
             batch_sampler=batches,
             num_workers=self.run.num_workers,
             collate_fn=collate,
-            pin_memory=copies_beside_work(self.accelerator.device),
+            pin_memory=copies_asynchronously(self.accelerator.device),
             persistent_workers=self.run.num_workers > 0,
             prefetch_factor=4 if self.run.num_workers else None,
             worker_init_fn=yielding_worker,

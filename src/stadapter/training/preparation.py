@@ -22,7 +22,7 @@ from stadapter.errors import SettingsError, TrainingError
 from stadapter.machine import (
     choose_device,
     choose_precision,
-    copies_beside_work,
+    copies_asynchronously,
     default_workers,
     precision_name,
 )
@@ -35,7 +35,7 @@ from stadapter.samples import Batch
 from stadapter.token_cache import TokenCache
 from stadapter.training.checkpoint import read_checkpoint
 from stadapter.training.frozen import FrozenPart
-from stadapter.training.run_folder import occupied, refuse_folder
+from stadapter.training.run_folder import claimed, refuse_folder
 from stadapter.training.schedule import Plan, make_plan
 from stadapter.training.settings import TrainConfig
 from stadapter.view_store import MAX_EPOCHS_AHEAD, ViewStore
@@ -143,10 +143,10 @@ class Prepared:
         return space.loss(logits, batch["labels"], label_smoothing=self.config.label_smoothing), logits
 
     @contextmanager
-    def occupied(self) -> Iterator[None]:
+    def claimed(self) -> Iterator[None]:
         """Create the run folder and keep other trainings out of it; with several processes the first does that."""
         first = self.accelerator.is_main_process
-        with occupied(self.folder, resume=self.config.resume) if first else nullcontext():
+        with claimed(self.folder, resume=self.config.resume) if first else nullcontext():
             yield
 
     def check_memory(self) -> None:
@@ -302,7 +302,7 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
         mixed_precision="no",  # the model has its own autocast
         # Not as a number, which one of accelerate's environment variables would override.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=config.accumulation_steps),
-        dataloader_config=DataLoaderConfiguration(non_blocking=copies_beside_work(device)),
+        dataloader_config=DataLoaderConfiguration(non_blocking=copies_asynchronously(device)),
     )
 
 

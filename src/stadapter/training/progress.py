@@ -208,7 +208,7 @@ def rewind(folder: Path, *, step: int, failures: Collection[str]) -> None:
     write_records(folder, filter(is_kept, read_records(folder)))
 
 
-class Reading(NamedTuple):
+class MeterReading(NamedTuple):
     """What a meter has measured."""
 
     loss: float
@@ -240,11 +240,13 @@ class Meter:
         yield
         self._started += time.monotonic() - started
 
-    def read(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> Reading:
+    def read(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> MeterReading:
         """What was added since the last reading; then restart. `reduce` sums over processes that train together."""
         loss, count, right, *by_head = reduce(self._sums).tolist()
         seconds = time.monotonic() - self._started
         self._sums.zero_()
         self._started = time.monotonic()
         clips = max(1.0, count)
-        return Reading(loss / clips, right / clips, tuple(of / clips for of in by_head), count / max(seconds, 1e-9))
+        return MeterReading(
+            loss / clips, right / clips, tuple(of / clips for of in by_head), count / max(seconds, 1e-9)
+        )

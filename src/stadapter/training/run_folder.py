@@ -32,7 +32,7 @@ def refuse_folder(folder: Path, *, resume: bool) -> None:
 
 
 @contextmanager
-def occupied(folder: Path, *, resume: bool) -> Iterator[None]:
+def claimed(folder: Path, *, resume: bool) -> Iterator[None]:
     """Create the run folder, and keep other trainings out of it while in the block.
 
     Raises:
