@@ -28,6 +28,7 @@ from stadapter.clips import ClipConfig
 from stadapter.errors import ArtefactError, BackboneError
 from stadapter.model import VideoClassifier, build_model
 from stadapter.predict import Classifier
+from stadapter.tensor_file import digest
 from stadapter.tuning import LinearProbe, LoRA, STAdapter, Tuning
 from stadapter.vit import ImageViT
 from trunks import make_clips, make_trunk, save_trunk
@@ -71,12 +72,27 @@ def test_a_strategy_of_ones_own_is_given_again(trunk_folder: Path, tmp_path: Pat
     run = save_artefact(tmp_path / "run", model, CLIP_CONFIG, receipt={})
     with pytest.raises(ArtefactError, match=r"trained with FinalNorm, .* as tuning=FinalNorm\(…\) to Classifier"):
         load_artefact(run)
-    with pytest.raises(ArtefactError, match=r"the strategy .*'scale': 2}; given was .*'scale': 1\.0}"):
+    with pytest.raises(ArtefactError, match=r"the strategy .*'scale': 2}, but .*'scale': 1\.0} was given"):
         load_artefact(run, tuning=FinalNorm())
     loaded = Classifier.load(run, tuning=FinalNorm(scale=2))
     clips = make_clips()
     with torch.no_grad():
         assert torch.equal(loaded.model(clips), model(clips))
+
+
+def test_the_sha256_of_tensors_tells_names_types_shapes_and_metadata() -> None:
+    zeros = torch.zeros(2, 3)
+    contents: list[tuple[dict[str, torch.Tensor], dict[str, str]]] = [
+        ({"a": zeros}, {}),
+        ({"b": zeros}, {}),
+        ({"a": zeros.T}, {}),
+        ({"a": zeros.int()}, {}),
+        ({"a": zeros + 1}, {}),
+        ({"a": zeros}, {"step": "1"}),
+    ]
+    assert len({digest(tensors, metadata) for tensors, metadata in contents}) == len(contents)
+    both = {"a": zeros, "b": zeros + 1}
+    assert digest(both, {}) == digest(dict(reversed(both.items())), {})
 
 
 def test_class_names_are_no_markdown(trunk_folder: Path, tmp_path: Path) -> None:
@@ -198,7 +214,7 @@ def test_a_run_takes_the_revision_of_its_trunk_that_it_was_trained_on(
     assert load_backbone(f"lab/vit@{old}").info.revision == old
     assert Classifier.load(run).model.trunk.info.revision == old
     shutil.rmtree(repository / "snapshots" / old)
-    with pytest.raises(BackboneError, match=f"lab/vit at {old} is not .*; what is there now has other weights"):
+    with pytest.raises(BackboneError, match=f"lab/vit at {old} is not .*; the current revision has other weights"):
         Classifier.load(run)
     save_trunk(repository / "snapshots" / new, "clip", seed=0)  # the same weights under another revision
     assert Classifier.load(run).model.trunk.info.revision == new
@@ -289,7 +305,7 @@ def test_a_missing_tensor_is_named(run: Path) -> None:
 
 def test_of_many_missing_tensors_the_first_five_are_named_and_the_run(run: Path) -> None:
     edit_weights(run, lambda tensors: [tensors.pop(name) for name in sorted(tensors) if "blocks" in name])
-    with pytest.raises(ArtefactError, match=f"^{run / WEIGHTS_NAME}: .* not fit the model, 18 of them") as refusal:
+    with pytest.raises(ArtefactError, match=f"^{run / WEIGHTS_NAME}: .* not fit the model, 18 mismatched") as refusal:
         load_artefact(run)
     assert str(refusal.value).count("missing: ") == 5
     assert "and 13 more" in str(refusal.value)
@@ -311,7 +327,7 @@ def test_a_flipped_bit_in_the_weights_is_found(run: Path) -> None:
     content = bytearray((run / WEIGHTS_NAME).read_bytes())
     content[-5] ^= 1
     (run / WEIGHTS_NAME).write_bytes(content)
-    with pytest.raises(ArtefactError, match=f"{WEIGHTS_NAME} is damaged: its content has another sha256"):
+    with pytest.raises(ArtefactError, match=f"{WEIGHTS_NAME} is damaged: its content does not match the sha256 in it"):
         load_artefact(run)
 
 
@@ -427,7 +443,7 @@ def test_a_run_on_the_hub_is_fetched_once_and_then_found_without_the_hub(
         assert load("tiny/trunk", "tiny/nothing") == [
             "{'seed': 3}",
             "tiny/nothing is neither a folder nor a model on the Hub; check the spelling "
-            "(a private one needs `hf auth login`)",
+            "(a private model needs `hf auth login`)",
         ]
     found, absent = load("tiny/trunk", "tiny/other")
     assert found == "{'seed': 3}"

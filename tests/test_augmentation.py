@@ -81,6 +81,12 @@ def test_stretched_windows_have_the_shape_of_the_frame_on_average() -> None:
     assert np.exp(np.mean(log_ratios)) == pytest.approx(2, rel=0.05)
 
 
+def test_where_no_window_fits_a_clip_shows_what_a_test_clip_shows() -> None:
+    augmentation = Augmentation(scale=(1.0, 1.0), ratio=(5.0, 5.0))
+    for fit, expected in (("crop", Window(0, 12, 48, 48)), ("stretch", Window(0, 0, 48, 72))):
+        assert draw(augmentation, 48, 72, 32, np.random.default_rng(0), fit=fit).window == expected
+
+
 def test_short_side_jitter_sees_the_share_that_a_crop_of_the_enlarged_frame_sees() -> None:
     augmentation = Augmentation(crop="short_side_jitter", scale=(1.5, 1.5))
     window = draw(augmentation, 480, 640, 112, np.random.default_rng(0)).window
@@ -108,6 +114,7 @@ def test_where_a_window_lies_is_drawn_for_rows_and_columns_apart(
         ({"scale": (0.5, 1.2)}, "random_resized expects"),
         ({"crop": "short_side_jitter"}, "short_side_jitter expects"),
         ({"ratio": (2.0, 1.0)}, r"ratio \(2\.0, 1\.0\): expected"),
+        ({"ratio": (0.0, 1.0)}, r"ratio \(0\.0, 1\.0\): expected"),
         ({"colour_jitter": -0.1}, "colour_jitter -0.1: expected 0 to 1"),
         ({"colour_jitter": 1.5}, "colour_jitter 1.5: expected 0 to 1"),
     ],

@@ -115,7 +115,7 @@ def test_attention_kernels_agree(family: str) -> None:
 def test_clips_that_a_trunk_cannot_take_are_refused() -> None:
     vit = make_trunk("dinov2")
     for size, nearest in ((18, 16), (19, 20), (1, 4)):
-        message = rf"size {size}: .*patches of 4 pixels; the nearest size it takes is {nearest}$"
+        message = rf"size {size}: .*patches are 4 pixels wide; the nearest size it takes is {nearest}$"
         with pytest.raises(SettingsError, match=message):
             vit(make_clips(height=size))
         with pytest.raises(SettingsError, match=message):

@@ -64,9 +64,44 @@ def test_samples_that_are_only_declared_are_refused_at_once(
 ) -> None:
     check_tables(changed(clip, lambda nodes: declare(nodes, MAX_SAMPLES - 100)))
     started = time.thread_time()
-    with pytest.raises(VideoError, match=r"^left_00\.mp4: \d{9,} samples declared, 8388608 at most"):
+    with pytest.raises(VideoError, match=r"^left_00\.mp4: \d{9,} samples declared, but at most 8388608"):
         read_frames(changed(clip, lambda nodes: declare(nodes, 10**9)), [0])
     assert time.thread_time() - started < 1
+
+
+def test_samples_in_a_table_of_compact_sizes_count(clip: Path) -> None:
+    def compact(nodes: list[Node]) -> None:
+        for node in damage.named(nodes, b"stsz"):
+            node.kind, node.payload = b"stz2", struct.pack(">III", 0, 4, 10**9)
+
+    with pytest.raises(VideoError, match="1000000000 samples declared"):
+        check_tables(changed(clip, compact))
+
+
+def test_samples_of_all_fragments_are_counted_together(clip: Path) -> None:
+    def add_two(nodes: list[Node]) -> None:
+        for _ in range(2):
+            add_fragment(nodes, MAX_SAMPLES // 2)
+
+    with pytest.raises(VideoError, match=f"{MAX_SAMPLES + 16} samples declared"):
+        check_tables(changed(clip, add_two))
+
+
+@pytest.mark.parametrize("size", ["of 64 bits", "up to the end"])
+def test_a_table_is_found_however_the_size_of_its_box_is_written(size: str, clip: Path) -> None:
+    head, index = b"", b""
+    changed(clip, lambda nodes: declare_samples(nodes, 10**9))
+    for node in damage.parse_mp4(clip.read_bytes()):
+        written = damage.write_mp4([node])
+        if node.kind == b"moov" and size == "up to the end":
+            index = struct.pack(">I4s", 0, b"moov") + written[8:]
+        elif size == "of 64 bits":
+            head += struct.pack(">I4sQ", 1, node.kind, len(written) + 8) + written[8:]
+        else:
+            head += written
+    clip.write_bytes(head + index)
+    with pytest.raises(VideoError, match="1000000000 samples declared"):
+        check_tables(clip)
 
 
 def test_pictures_of_a_tick_each_are_counted(clip: Path) -> None:

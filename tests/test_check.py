@@ -258,11 +258,15 @@ def only_val(data: Path) -> Path:
     ("arrange", "reasons", "num_clips"),
     [
         (empty_class, ["1 class folder without a video: nothing/"], 14),
-        (one_class, ["found one class only, 'shrink'"], 7),
-        (flat, ["7 videos in it without a class folder"], 7),
-        (one_video, ["grow_00.mp4 is one video"], 1),
-        (bad_lines, ["line 2: found 1 field, expected 2 (path,label)", "7 lines that cannot", "one class only"], 6),
-        (only_val, ["holds val/ and no train/"], 2),
+        (one_class, ["found only one class, 'shrink'"], 7),
+        (flat, ["7 videos not in a class folder"], 7),
+        (one_video, ["grow_00.mp4 is a single video"], 1),
+        (
+            bad_lines,
+            ["line 2: found 1 field, expected 2 (path,label)", "7 lines that cannot", "found only one class"],
+            6,
+        ),
+        (only_val, ["holds val/ but no train/"], 2),
         (lambda data: data / "none", ["none: no such file or folder"], 0),
         (lambda data: empty_class(data) / "nothing", ["nothing: found no files"], 0),
     ],
@@ -286,7 +290,7 @@ def test_lines_that_are_refused_for_one_reason_are_one_error(data: Path) -> None
     assert (finding.level, finding.found) == ("error", f"{listed}: 14 lines that cannot be used")
     assert finding.advice == "expected end > start"
     assert len(finding.items) == 14
-    assert finding.items[0] == "line 2: the segment ends at 1.0 s and starts at 3.0 s"
+    assert finding.items[0] == "line 2: the segment ends at 1.0 s but starts at 3.0 s"
     text = shown(report)
     assert "and 9 more, all in --json" in text
     assert "training cannot start: 1 error" in text
@@ -303,7 +307,7 @@ def test_clips_with_two_labels_in_a_list_are_one_error(data: Path) -> None:
     rows = listed.read_text().splitlines()
     listed.write_text("\n".join([*rows, *(row.replace(",grow", ",shrink") for row in rows if row.endswith(",grow"))]))
     (told,) = errors(check_data(listed))
-    assert "grow/grow_04.mp4 is listed as 'grow' and as 'shrink' and 2 more; expected one label a clip" in told
+    assert "grow/grow_04.mp4 is listed as 'grow' and as 'shrink' and 2 more; expected one label per clip" in told
 
 
 def test_a_file_that_vanishes_meanwhile_is_named(data: Path) -> None:

@@ -684,7 +684,7 @@ def test_a_folder_that_cannot_be_listed_is_a_row_and_hides_nothing(
 
 def test_an_address_is_no_video(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(run), "https://example.com/a.mp4", "--format", "csv"]) == 1
-    assert "https://example.com/a.mp4: an address; expected a file or folder" in capsys.readouterr().out
+    assert "https://example.com/a.mp4: a URL; expected a file or folder" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes files")

@@ -122,7 +122,9 @@ def test_a_training_clip_is_stretched_as_test_clips_are(resize: Literal["fast", 
 
 
 def test_frames_to_look_at_are_whole(clip_path: Path) -> None:
-    assert torch.equal(load_frames(clip_path, SMALL), read_frames(clip_path, uniform_indices(20, 4)[0]))
+    for config in (SMALL, replace(SMALL, num_temporal_views=2)):
+        first_view = uniform_indices(20, 4, config.num_temporal_views)[0]
+        assert torch.equal(load_frames(clip_path, config), read_frames(clip_path, first_view))
 
 
 @pytest.mark.parametrize("resize", ["fast", "released"])
@@ -168,6 +170,20 @@ def test_rand_augment_changes_whole_frames_on_the_released_road(clip_path: Path)
     expected = transforms.mirror(transforms.resize_released(seen, config.size, config.size), drawn)
     found = load_clip(clip_path, config, augmentation=augmentation, generator=np.random.default_rng(0))
     assert torch.equal(found[0], expected)
+
+
+def test_views_that_rand_augment_changes_and_views_that_it_leaves_are_drawn_together_as_alone(clip_path: Path) -> None:
+    config = replace(SMALL, resize="released")
+    augmentation = Augmentation(scale=(0.08, 0.5), rand_augment="rand-m10-n1-inc1")
+    spaces = [int(np.random.default_rng(seed).integers(2**63, size=2)[1]) for seed in range(6)]
+    drawn = [draw(augmentation, 48, 64, config.size, np.random.default_rng(space)) for space in spaces]
+    assert {len(each.operations) for each in drawn} == {0, 1}
+    together = load_random_views(
+        clip_path, config, augmentation=augmentation, generators=[np.random.default_rng(seed) for seed in range(6)]
+    )
+    for seed in range(6):
+        alone = load_clip(clip_path, config, augmentation=augmentation, generator=np.random.default_rng(seed))
+        assert torch.equal(together[seed], alone[0]), seed
 
 
 def test_only_what_views_show_is_kept_of_a_frame(clip_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,18 +270,19 @@ def test_a_truncated_video_gives_a_clip_of_the_frames_that_came(
     assert clip.shape == (1, 4, 3, 32, 32)
 
 
+@pytest.mark.parametrize("num_left", [10, 19])
 def test_frames_are_chosen_again_when_fewer_came_than_promised(
-    clip_path: Path, monkeypatch: pytest.MonkeyPatch
+    num_left: int, clip_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = Packets.decode
+    decode, config = Packets.decode, replace(SMALL, num_frames=20, stride_frames=1)
 
-    def decode_half(self: Packets, *arguments: Any, **named: Any) -> Any:
-        return (frame for frame in decode(self, *arguments, **named) if frame.pts < 10 * 512)
+    def decode_part(self: Packets, *arguments: Any, **named: Any) -> Any:
+        return (frame for frame in decode(self, *arguments, **named) if frame.pts < num_left * 512)
 
-    monkeypatch.setattr(Packets, "decode", decode_half)
-    clip = load_clip(clip_path, SMALL)
+    monkeypatch.setattr(Packets, "decode", decode_part)
+    clip = load_clip(clip_path, config)
     monkeypatch.undo()
-    assert torch.equal(clip, clip_from_array(decoded(clip_path)[:10], SMALL))
+    assert torch.equal(clip, clip_from_array(decoded(clip_path)[:num_left], config))
 
 
 @pytest.mark.parametrize(
@@ -280,7 +297,7 @@ def test_frames_are_chosen_again_when_fewer_came_than_promised(
 def test_arrays_of_another_kind_are_refused_with_what_was_found(
     frames: npt.NDArray[np.uint8] | torch.Tensor,
 ) -> None:
-    with pytest.raises(VideoError, match=r"found, uint8 \(T, H, W, 3\)"):
+    with pytest.raises(VideoError, match=r"found; expected RGB frames as uint8 \(T, H, W, 3\)"):
         clip_from_array(frames, SMALL)
 
 
@@ -290,9 +307,10 @@ def test_what_is_no_array_is_refused_with_what_to_do(frames: Any) -> None:
         clip_from_array(frames, SMALL)
 
 
-def test_an_array_without_frames_is_refused() -> None:
-    with pytest.raises(VideoError, match="no frames"):
-        clip_from_array(np.zeros((0, 48, 64, 3), np.uint8), SMALL)
+@pytest.mark.parametrize("shape", [(0, 48, 64, 3), (4, 0, 64, 3), (4, 3, 48, 0)])
+def test_an_array_without_frames_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(VideoError, match="no frames in shape"):
+        clip_from_array(np.zeros(shape, np.uint8), SMALL)
 
 
 @pytest.mark.parametrize(

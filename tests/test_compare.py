@@ -22,7 +22,7 @@ from stadapter.artefact import SPEC_NAME
 from stadapter.comparison import child, process, runner
 from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment, read_experiment, read_experiments
-from stadapter.comparison.jobs import Job, experiment_job, find_common
+from stadapter.comparison.jobs import Job, experiment_job, find_common, rates_of
 from stadapter.comparison.results import FORMAT, FinishedRun, changes, learned_from, read_result
 from stadapter.comparison.runner import compare, write_summary
 from stadapter.comparison.search import choose_rate
@@ -394,7 +394,12 @@ def test_a_narrow_terminal_leaves_out_columns_and_cuts_off_nothing(finished: Pat
 
 @pytest.mark.parametrize(("name", "unit"), [("top1-by-parameters", " k"), ("top1-by-time", " s")])
 def test_the_figures_show_every_experiment_with_its_interval(finished: Path, name: str, unit: str) -> None:
-    write_summary(finished)
+    comparison = write_summary(finished)
+    bars = re.findall(r'd="M\S+ (\S+)V(\S+?)M', (finished / f"{name}.svg").read_text())
+    assert [(float(low), float(high)) for low, high in bars] == [
+        tuple(round(44 + 340 * (1 - end), 1) for end in (row.interval.low, row.interval.high))
+        for row in comparison.rows
+    ]
     picture = ElementTree.parse(finished / f"{name}.svg").getroot()
     svg = "{http://www.w3.org/2000/svg}"
     words = [text.text or "" for text in picture.iter(f"{svg}text")]
@@ -416,6 +421,23 @@ def fake_result(out: Path, source: Path, strategy: str, seed: int, correct: Sequ
     run["top1"] = sum(correct) / len(correct)
     out.mkdir(exist_ok=True)
     (out / f"{strategy}--default--seed{seed}.json").write_text(json.dumps(run))
+
+
+def test_what_one_seed_does_not_tell_is_left_out_and_no_time_at_all_has_its_place_in_the_figure(
+    finished: Path, tmp_path: Path
+) -> None:
+    for seed, told in enumerate(({"peak_memory_bytes": 2**20}, {"peak_memory_bytes": None}, {})):
+        source = tmp_path / "source.json"
+        values = json.loads((finished / "st-adapter--default--seed0.json").read_text())
+        source.write_text(json.dumps(values | {"training_seconds": 0.0, "shuffled": None} | told))
+        fake_result(tmp_path / "out", source, "st-adapter", seed, [True] * 4)
+    (row,) = write_summary(tmp_path / "out").rows
+    assert row.median("peak_memory_bytes") is None
+    assert row.mean("shuffled") is None
+    assert row.median("training_seconds") == 0
+    costs = (tmp_path / "out" / "comparison.md").read_text().partition("What each costs:")[2]
+    assert re.search(r"\| +\| 0 min \|$", costs, re.MULTILINE)  # no peak memory
+    assert "st-adapter/default, 100.0 %, 0.1 s</text>" in (tmp_path / "out" / "top1-by-time.svg").read_text()
 
 
 def test_seeds_that_differ_much_are_no_evidence(finished: Path, tmp_path: Path) -> None:
@@ -468,6 +490,16 @@ def test_differences_are_taken_clip_by_clip(finished: Path, tmp_path: Path) -> N
     assert lora.verdict == "worse than st-adapter/default"
     assert full.verdict == "cannot tell"
     assert (lora.lowest, lora.highest) == (0.25, 0.5)
+
+
+def test_one_clip_less_is_no_evidence(finished: Path, tmp_path: Path) -> None:
+    source = finished / "st-adapter--default--seed0.json"
+    fake_result(tmp_path / "out", source, "st-adapter", 0, [True] * 30 + [False] * 10)
+    fake_result(tmp_path / "out", source, "lora", 0, [True] * 29 + [False] * 11)
+    _, lora = summarise(tmp_path / "out").rows
+    assert lora.difference is not None
+    assert lora.difference.interval.high == 0
+    assert lora.verdict == "cannot tell"
 
 
 def test_a_clip_that_one_seed_could_not_read_counts_for_none_in_the_interval(finished: Path, tmp_path: Path) -> None:
@@ -566,6 +598,27 @@ def test_the_learning_rate_is_searched_without_the_test_clips(
         assert len(trial["predictions"]) == search["num_held_out_clips"] == 2
 
 
+def test_where_no_learning_rate_worked_that_is_the_result(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", lambda command: 1)
+    config = small(stage, tmp_path / "out", lr_search=(1e-3, 1e-2))
+    comparison = compare(config, console=quiet())
+    assert [failure.title for failure in comparison.failures] == ["linear-probe/default", "st-adapter/default"]
+    for failure in comparison.failures:
+        assert failure.error.startswith("no learning rate worked: the training process ended with exit code 1")
+        assert failure.lr_search is not None
+        assert (failure.lr_search.chosen, set(failure.lr_search.errors)) == (None, {"0.001", "0.01"})
+
+
+@pytest.mark.parametrize("own", [(1e-3,), (1e-3, 1e-2, 1e-1)])
+def test_every_experiment_searches_as_many_learning_rates(stage: Path, tmp_path: Path, own: tuple[float, ...]) -> None:
+    config = small(stage, tmp_path / "out", lr_search=(1e-3, 1e-2))
+    assert rates_of(config, Experiment("lora", lr_search=(1.0, 2.0))) == (1.0, 2.0)
+    with pytest.raises(SettingsError, match=f"lora/default searches {len(own)} learning rates .* --lr-search has 2"):
+        rates_of(config, Experiment("lora", lr_search=own))
+
+
 def test_the_search_takes_the_best_and_among_equals_the_one_that_learned_most(finished: Path) -> None:
     found = read_result(finished / "linear-probe--default--seed0.json")
     assert isinstance(found, FinishedRun)
@@ -636,7 +689,7 @@ def test_a_copy_of_a_test_clip_is_refused_whatever_its_name_and_empty_files_are_
         ({"seeds": (1, 1)}, "none twice"),
         ({"reference": "st-adapter"}, "reference 'st-adapter': expected strategy/name"),
         ({"reference": "st-adaptor/default"}, "expected strategy/name, such as st-adapter/default"),
-        ({"size": 18}, "size 18: the trunk cuts patches of 4 pixels"),
+        ({"size": 18}, "size 18: the trunk's patches are 4 pixels wide"),
         ({"size": 0}, "size 0: expected at least 1"),
         ({"num_spatial_views": 2}, "num_spatial_views 2: expected 1"),
         ({"fit": "stretch", "num_spatial_views": 3}, "shows the whole frame"),
@@ -695,6 +748,8 @@ def test_a_training_stops_when_the_comparison_has_been_killed() -> None:
         ("lora/default", {"tuning": {"width": 4}}, "lora has no setting width; it has alpha, dropout"),
         ("lora/default", {"tuning": 4}, "tuning is 4; expected an object"),
         ("lora/default", {"lr": "fast"}, "lr is 'fast'; expected a number"),
+        ("lora/default", {"lr": True}, "lr is True; expected a number"),
+        ("lora/default", {"num_frames": True}, "num_frames is True; expected a whole number"),
         ("lora/default", {"num_frames": 2.5}, r"num_frames is 2\.5; expected a whole number"),
         ("lora/default", {"num_frames": 0}, "num_frames is 0; expected a whole number, at least 1"),
         ("lora/default", {"tuning": {"rank": 0}}, r"default\.json: rank 0: expected at least 1"),
@@ -708,6 +763,13 @@ def test_an_experiment_that_cannot_be_understood_is_refused(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         read_experiment(write_experiment(tmp_path, title, **values))
+
+
+def test_experiments_come_as_the_strategies_do_and_the_default_first(tmp_path: Path) -> None:
+    for title in ("lora/default", "lora/a", "st-adapter/z", "st-adapter/b", "st-adapter/default"):
+        write_experiment(tmp_path, title)
+    titles = [experiment.title for experiment in read_experiments([tmp_path])]
+    assert titles == ["st-adapter/default", "st-adapter/b", "st-adapter/z", "lora/default", "lora/a"]
 
 
 def test_shares_follow_the_trunk() -> None:

@@ -249,7 +249,7 @@ def test_labels_that_do_not_fit_are_refused(checkpoint: Path, trunk: Path, tmp_p
 
 
 def test_a_size_that_the_patches_do_not_divide_is_refused(checkpoint: Path, trunk: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"size 18: .* patches of 4 pixels; the nearest size it takes is 16"):
+    with pytest.raises(SettingsError, match=r"size 18: .* patches are 4 pixels wide; the nearest size it takes is 16"):
         convert_released(checkpoint, backbone=trunk, out=tmp_path / "run", size=18)
 
 

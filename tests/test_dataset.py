@@ -131,6 +131,17 @@ def test_workers_kept_alive_see_the_new_epoch_and_give_what_no_workers_give(mani
     assert not torch.equal(epochs[0], epochs[1])
 
 
+def are_shared(samples: list[Sample]) -> set[bool]:
+    batch = collate(samples)
+    return {tensor.is_shared() for tensor in (batch["clips"], batch["labels"], batch["indices"])}
+
+
+def test_a_batch_is_put_into_shared_memory_before_a_decoding_process_sends_it(manifest: Manifest) -> None:
+    for num_workers in (0, 1):
+        loader = DataLoader(training(manifest), batch_size=8, num_workers=num_workers, collate_fn=are_shared)
+        assert list(loader) == [{num_workers > 0}]
+
+
 def test_an_epoch_left_early_does_not_leak_into_the_next(manifest: Manifest) -> None:
     dataset = training(manifest)
     loader = DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=collate, persistent_workers=True)
@@ -152,15 +163,19 @@ def test_in_training_an_unreadable_clip_is_replaced_and_named(manifest: Manifest
     assert (again["index"], again["failures"]) == (sample["index"], sample["failures"])
     assert torch.equal(clip_of(again), clip_of(sample))
     replacements = set()
-    for epoch in range(8):
+    for epoch in range(50):
         dataset.set_epoch(epoch)
-        replacements.add(dataset[2]["index"])
-    assert len(replacements) > 1
+        replacements.add((replaced := dataset[2])["index"])
+        assert len(replaced["failures"]) == 1  # itself is not tried again
+    assert replacements == set(range(len(dataset))) - {2}
 
 
-def test_a_video_that_has_gone_is_a_failure_too(manifest: Manifest) -> None:
+@pytest.mark.parametrize("has_tokens", [False, True])
+def test_a_video_that_has_gone_is_a_failure_too(manifest: Manifest, tmp_path: Path, has_tokens: bool) -> None:
     manifest.entries[0].path.unlink()
-    assert training(manifest)[0]["failures"][0][0] == manifest.entries[0].name
+    dataset = training(manifest)
+    dataset.tokens = TokenCache(tmp_path / "cache", scope={}, max_bytes=10**6) if has_tokens else None
+    assert [name for name, _ in dataset[0]["failures"]] == [manifest.entries[0].name]
 
 
 def test_where_nothing_is_readable_a_training_sample_is_none_with_all_that_was_tried(manifest: Manifest) -> None:
@@ -196,7 +211,7 @@ def test_labels_are_positions_in_the_given_names(manifest: Manifest) -> None:
 
 
 def test_classes_that_are_not_among_the_labels_are_named(manifest: Manifest) -> None:
-    with pytest.raises(DataError, match="2 classes of the data not among the labels: right, up;"):
+    with pytest.raises(DataError, match="2 classes of the data missing from the labels: right, up;"):
         EvaluationClips(manifest, CONFIG, labels=["left", "down"])
 
 
@@ -391,6 +406,66 @@ def test_a_store_that_cannot_be_read_says_so_and_gives_nothing(monkeypatch: pyte
     monkeypatch.setattr("os.pread", refuse)
     assert store.take(1, 5) is None
     assert store.problem() == os.strerror(errno.EIO)
+
+
+def test_a_store_whose_file_is_cut_off_says_so_and_gives_nothing() -> None:
+    store = ViewStore(num_clips=2, view_shape=(4, 3, 8, 8), max_bytes=2**20)
+    store.put(1, 5, torch.zeros(1, 4, 3, 8, 8, dtype=torch.uint8))
+    os.ftruncate(store._descriptor, store._view_start(1, 0) + 100)
+    assert store.take(1, 5) is None
+    assert store.problem() == os.strerror(errno.EIO)
+
+
+def test_a_view_that_is_written_in_pieces_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.pwrite
+    monkeypatch.setattr("os.pwrite", lambda descriptor, content, place: write(descriptor, content[:100], place))
+    store = ViewStore(num_clips=2, view_shape=(4, 3, 8, 8), max_bytes=2**20)
+    view = torch.arange(4 * 3 * 8 * 8).to(torch.uint8).view(4, 3, 8, 8)
+    store.put(0, 5, view[None])
+    store.put(1, 5, view.flip(0)[None])
+    assert torch.equal(take(store, 0, 5), view)
+    assert torch.equal(take(store, 1, 5), view.flip(0))
+
+
+@pytest.mark.parametrize(("error", "told"), [(OSError(errno.EDQUOT, "quota"), errno.EDQUOT), (OSError(), errno.EIO)])
+def test_a_view_for_which_there_is_no_room_is_not_found_and_no_other_is_tried(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, told: int
+) -> None:
+    write, tried = os.pwrite, []
+
+    def refuse_views(descriptor: int, content: memoryview, place: int) -> int:
+        tried.append(place)
+        if len(content) > 8:
+            raise error
+        return write(descriptor, content, place)
+
+    monkeypatch.setattr("os.pwrite", refuse_views)
+    store = ViewStore(num_clips=2, view_shape=(4, 3, 8, 8), max_bytes=2**20)
+    for epoch in (5, 6):
+        store.put(1, epoch, torch.zeros(2, 4, 3, 8, 8, dtype=torch.uint8))
+        assert store.take(1, epoch) is None
+    assert len(tried) == 1
+    assert store.problem() == os.strerror(told)
+
+
+def test_the_file_of_a_store_is_closed_with_it() -> None:
+    store = ViewStore(num_clips=2, view_shape=(4, 3, 8, 8), max_bytes=2**20)
+    descriptor = store._descriptor
+    os.fstat(descriptor)
+    del store
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        os.fstat(descriptor)
+
+
+def test_a_store_without_a_folder_for_its_file_says_so_and_draws_nothing_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    store = ViewStore(num_clips=2, view_shape=(4, 3, 8, 8), max_bytes=2**20)
+    assert store.epochs_ahead == 0
+    assert store.problem() == os.strerror(errno.ENOENT)
+    store.put(1, 5, torch.zeros(1, 4, 3, 8, 8, dtype=torch.uint8))
+    assert store.take(1, 5) is None
 
 
 def test_a_store_takes_half_of_the_free_disk_at_most(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stadapter.durable import remove_parts, write_whole
+from stadapter.durable import remove_parts, write_where_told, write_whole
 from stadapter.errors import ArtefactError
 
 
@@ -46,7 +46,17 @@ def test_the_content_is_on_the_disk_before_its_name_and_the_name_before_the_end(
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".file.123", "file", ".other.123", "file.123"):
+    kept = (".file.txt.123", ".file.jsonl.123", ".other.json.123", "file.json", "file.json.123")
+    for name in (".file.json.123", ".file.json.4567", *kept):
         (tmp_path / name).touch()
-    remove_parts(tmp_path / "file")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.123", "file", "file.123"]
+    remove_parts(tmp_path / "file.json")
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="this system has no names for open files")
+def test_a_file_that_is_named_by_its_descriptor_stays_the_one_that_is_open(tmp_path: Path) -> None:
+    """As with --json /dev/stdout > report.json."""
+    with (tmp_path / "report.json").open("wb", buffering=0) as file:
+        write_where_told(Path(f"/dev/fd/{file.fileno()}"), b"report\n")
+        assert os.path.samestat(os.fstat(file.fileno()), os.stat(tmp_path / "report.json"))
+    assert (tmp_path / "report.json").read_bytes() == b"report\n"

@@ -19,9 +19,10 @@ from stadapter import evaluation
 from stadapter.clips import ClipConfig, load_clip
 from stadapter.errors import DataError, SettingsError, STAdapterError
 from stadapter.evaluation import evaluate
-from stadapter.evaluation.figures import headline_figures
+from stadapter.evaluation.figures import headline_figures, make_report
 from stadapter.evaluation.tables import ConfusionTable, tables
 from stadapter.evaluation.timecheck import Order
+from stadapter.labels import LabelSpace
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.model import build_model
 from stadapter.synthetic import write_clips
@@ -95,6 +96,10 @@ def test_intervals_hold_their_figures_and_are_the_same_every_time(manifest: Mani
     assert report.mean_class_accuracy_interval == bootstrap_interval([1, 0, 1, 1, 1, 0], groups=[0, 0, 1, 1, 3, 3])
     assert report.top5_interval.high == 1
     assert report.top5_interval.low == pytest.approx(0.025 ** (1 / 6))  # all are right: not certainty
+    few = dataclasses.replace(manifest, entries=manifest.entries[:5])  # classes of two, two and one
+    report = evaluate(knowing(manifest, LABELS, ANSWERS), few, CONFIG)
+    assert report.mean_class_accuracy_interval == bootstrap_interval([1, 0, 1, 1, 1], groups=[0, 0, 1, 1, 3])
+    assert report.mean_class_accuracy_interval != report.top1_interval
 
 
 def test_calibration_error_is_the_gap_between_score_and_accuracy(manifest: Manifest) -> None:
@@ -103,6 +108,27 @@ def test_calibration_error_is_the_gap_between_score_and_accuracy(manifest: Manif
     score = math.exp(4) / (math.exp(4) + 3)
     assert report.calibration_error == pytest.approx(score - 4 / 6, abs=1e-6)
     assert report.mean_score == pytest.approx(score)
+
+
+def test_a_score_a_hair_above_1_is_no_reason_to_read_all_as_logits(manifest: Manifest) -> None:
+    """So an average of softmaxes may come out."""
+    space = LabelSpace.of(("down", "left", "up"))
+    targets = torch.tensor([[0], [0], [1], [1], [2], [2]])
+    scores = torch.tensor([[1.0, 0.0, 0.0]] * 6)
+    for score in (1.0, 1.0000001):
+        scores[0, 0] = score
+        named: dict[Order, Tensor] = {"as_is": space.named(scores)}
+        report = make_report(space, manifest.entries, scores=scores, targets=targets, named=named, failures=())
+        assert report.calibration_error == pytest.approx(4 / 6)
+
+
+def test_a_class_that_is_given_no_chance_at_all_leaves_a_finite_loss(manifest: Manifest) -> None:
+    space = LabelSpace.of(("down", "left", "up"))
+    scores = torch.tensor([[0.0, 0.0, 1.0]] * 6)
+    named: dict[Order, Tensor] = {"as_is": space.named(scores)}
+    targets = torch.tensor([[0], [0], [1], [1], [2], [2]])
+    report = make_report(space, manifest.entries, scores=scores, targets=targets, named=named, failures=())
+    assert report.loss == pytest.approx(-4 / 6 * math.log(torch.finfo(torch.float32).tiny))
 
 
 class SeesOrder(nn.Module):
@@ -298,7 +324,7 @@ def test_data_of_which_nothing_can_be_read_is_an_error(manifest: Manifest) -> No
 
 
 def test_labels_that_the_model_does_not_know_are_named(manifest: Manifest) -> None:
-    with pytest.raises(DataError, match="1 class of the data not among the labels: up; expected some of down"):
+    with pytest.raises(DataError, match="1 class of the data missing from the labels: up; expected some of down"):
         evaluate(knowing(manifest, ("down", "left"), ANSWERS), manifest, CONFIG)
 
 
@@ -373,8 +399,9 @@ def test_tables_show_the_figures_with_rows_true(manifest: Manifest) -> None:
     down = next(line for line in matrix if line.startswith("│ down"))
     assert [cell.strip() for cell in down.split("│")[1:-1]] == ["down", "1", "·", "·", "1"]
     by_class = [line for line in text.splitlines() if "up (1)" in line]
-    assert len(by_class) == 1
-    assert "down" in by_class[0]
+    assert [[cell.strip() for cell in line.split("│")[1:-1]] for line in by_class] == [
+        ["down", "2", "50.0 %", "100.0 %", "up (1)"]
+    ]
 
 
 def test_class_names_in_brackets_are_shown_as_they_are(manifest: Manifest) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from stadapter import dataset as dataset_module
 from stadapter.augmentation import Augmentation
 from stadapter.errors import SettingsError
-from stadapter.model import VideoClassifier
+from stadapter.model import VideoClassifier, prepare_trunk
 from stadapter.synthetic import write_clips
 from stadapter.training.description import describe
 from stadapter.training.loop import TrainConfig, train
@@ -160,6 +160,19 @@ def test_a_head_alone_trains_on_what_the_whole_trunk_gives(config: TrainConfig, 
     assert "the first 3 of 3 blocks run once per view" in cold.said
     tokens = load_file_of_entry(entries(config)[0])
     assert tokens.shape == (4, 1 if isinstance(tuning, LinearProbe) else 17, 32)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("tuning", [LAST_BLOCKS, LinearProbe(), AttentivePooling(num_frames=4, num_heads=2)])
+def test_the_room_that_is_told_is_that_of_the_views_that_there_will_be(
+    config: TrainConfig, tuning: Any, precision: Any
+) -> None:
+    part = prepare(dataclasses.replace(config, tuning=tuning, precision=precision)).frozen_part
+    prepare_trunk(part.model, part.device, part.autocast_dtype)
+    tokens = part.compute(torch.zeros(1, 4, 3, 16, 16, dtype=torch.uint8))
+    for num_epochs in (1, NUM_VIEWS, NUM_VIEWS + 3):
+        (told,) = part.describe(num_clips=10**6, num_epochs=num_epochs)
+        assert f"their tokens, {10**6 * min(num_epochs, NUM_VIEWS) * tokens.nbytes / 1e9:.2g} GB of at most" in told
 
 
 def load_file_of_entry(path: Path) -> torch.Tensor:

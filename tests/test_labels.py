@@ -100,7 +100,7 @@ def test_a_space_survives_json_with_the_order_of_its_heads() -> None:
         ({"verb": VERBS, "noun": ["pan", "pan"]}, "given twice of the head noun: pan"),
         ({"a": ["b: c", "d"], "a: b": ["c", "d"]}, "heads a, a: b: expected names without a colon"),
         ({"verb": ["open", "open door"], "noun": ["door knob", "knob"]}, "classes read 'open door knob': expected"),
-        ({"": VERBS, "noun": NOUNS}, "expected a name of its own for each"),
+        ({"": VERBS, "noun": NOUNS}, "expected a name for each, all different"),
         ({}, "expected a name"),
     ],
 )
@@ -116,7 +116,7 @@ def test_what_names_no_classes_is_refused(labels: Any) -> None:
 
 
 def test_two_heads_of_one_name_are_refused() -> None:
-    with pytest.raises(SettingsError, match="heads 'verb', 'verb': expected a name of its own for each"):
+    with pytest.raises(SettingsError, match="heads 'verb', 'verb': expected a name for each, all different"):
         LabelSpace((tuple(VERBS), tuple(NOUNS)), ("verb", "verb")).check()
 
 

@@ -161,7 +161,7 @@ def test_hostile_kinetics_rows_are_read_or_told(put: Callable[..., Path]) -> Non
     )
     manifest = read_manifest(write(root / "train.csv", text.replace("\n", "\r\n")))
     assert [label for _, label in pairs(manifest)] == ["rock/paper", "rock, paper", "9"]
-    assert manifest.notes()[1:] == ["1 line listed twice, counted once"]
+    assert manifest.notes()[1:] == ["1 line listed twice and counted once"]
     rows = 'x,ddddddddddd,soon,11,train,0\n,ddddddddddd,1,11,train,0\ny,ddddddddddd,1\n"a"b,d,1,2,train,0\n'
     bad = write(root / "train.csv", text + rows + "10,ccccccccccc,1,11,train,0\n")
     told = [
@@ -194,22 +194,22 @@ def test_a_kinetics_list_without_labels_can_be_read_but_not_trained_on(put: Call
         (
             "train.csv",
             "label,youtube_id,start,end\nup,aaaaaaaaaaa,1,2\n",
-            "Kinetics and has no column time_start or time",
+            "Kinetics but has no column time_start or time",
         ),
-        ("train.csv", KINETICS, "it lists no clip"),
+        ("train.csv", KINETICS, "but it lists no clips"),
         (
             "train.csv",
             KINETICS + "up,aaaaaaaaaaa,1,2,train,0\n",
-            "none of its 1 video found, first aaaaaaaaaaa_000001_0000",
+            "none of its 1 video was found below .*, the first being aaaaaaaaaaa_000001_0000",
         ),
-        ("other.json", "[]", "a JSON of no known layout"),
+        ("other.json", "[]", "a JSON file of no known layout"),
         ("something-something-v2-labels.json", "{}", "is the list of classes; give the training list"),
         ("something-something-v2-train.json", "[]", "something-something-v2-labels.json: no such file"),
-        ("wave_test_split2.txt", "a.avi 1\n", "is one class of split 2 of HMDB51; give its folder"),
+        ("wave_test_split2.txt", "a.avi 1\n", "holds one class of split 2 of HMDB51; give its folder"),
         (
             "a.csv",
             "video_id,start_timestamp,verb_class\n",
-            "looks like EPIC-Kitchens-100 and has no column stop_timestamp",
+            "looks like EPIC-Kitchens-100 but has no column stop_timestamp",
         ),
         ("a.csv", "video_id,start_timestamp,stop_timestamp,verb_class\n", "has no column noun_class"),
     ],
@@ -325,7 +325,7 @@ def test_ucf101_has_its_own_splits_and_its_classes_the_order_of_the_index(put: C
     assert "read as UCF101 (trainlist01.txt, split 1 of 1, 2)" in train.notes()[0]
     assert pairs(read_splits(folder, split_number=2)[0]) == [(names[5], "YoYo"), (names[2], "ApplyEyeMakeup")]
     assert pairs(read_manifest(folder / "testlist02.txt")) == [(names[4], "YoYo")]
-    with pytest.raises(DataError, match=r"UCF101's split 1, 2 and no split 3"):
+    with pytest.raises(DataError, match=r"UCF101's split 1, 2 but no split 3"):
         read_splits(folder, split_number=3)
 
 
@@ -341,7 +341,7 @@ def test_ucf101_lines_that_contradict_the_index_are_told(put: Callable[..., Path
     train = folder / "trainlist01.txt"
     write(train, train.read_text() + "YoYo/v_YoYo_g09_c01.avi 2\nTaiChi/v_TaiChi_g01_c01.avi 3\n/broken\n")
     told = [
-        "line 3: YoYo has number 2 here and 1",
+        "line 3: YoYo has number 2 here but 1",
         "line 5: found '/broken'",
         "1 clip of a class that is not in classInd.txt",
     ]
@@ -452,7 +452,7 @@ def test_epic_kitchens_classes_without_their_names_are_numbers(put: Callable[...
     train, _ = read_splits(folder)
     assert train.labels == ("0 2", "0 3", "1 3", "3 2", "3 3")
     assert train.entries[0].label == "3 3"
-    assert "by their numbers where there is no EPIC_100_verb_classes.csv and no EPIC_100_noun" in train.notes()[0]
+    assert "by their numbers, because there is no EPIC_100_verb_classes.csv and no EPIC_100_noun" in train.notes()[0]
     assert read_splits(folder, label_kind="verb")[0].labels == ("0", "1", "3")
 
 

@@ -126,7 +126,7 @@ def test_a_folder_of_other_files_says_what_was_found(tmp_path: Path) -> None:
 
 def test_videos_without_class_folders_are_an_error_that_counts_them(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "b.mp4")
-    with pytest.raises(DataError, match=r"2 videos in it without a class folder \(a.mp4, b.mp4\)"):
+    with pytest.raises(DataError, match=r"2 videos not in a class folder \(a.mp4, b.mp4\)"):
         read_manifest(tmp_path)
 
 
@@ -166,7 +166,7 @@ def test_csv_segments_are_seconds_and_may_be_open(tmp_path: Path) -> None:
         ("path,label,start,start_seconds\na.mp4,up,0,1\n", "start and start_seconds both mean the start"),
         (
             "path;label\na.mp4;up;extra\n",
-            r"found 3 fields, expected 2 \(path;label\); put a path that holds a semicolon",
+            r"found 3 fields, expected 2 \(path;label\); put a path that contains a semicolon",
         ),
         ("path,label,split\na.mp4,up,dev\n", "line 2: found 'dev' as a split; expected train, val or test"),
         ("path,label,split\na.mp4,up,\n", "line 2: found '' as a split"),
@@ -174,7 +174,7 @@ def test_csv_segments_are_seconds_and_may_be_open(tmp_path: Path) -> None:
         ("path,label\na.mp4,up,extra\n", r"line 2: found 3 fields, expected 2 \(path,label\)"),
         ("path,label\na.mp4,\n", "line 2: a.mp4 has no label"),
         ("path,label\n,up\n", "line 2: the path is empty"),
-        ("path,label,start,end\na.mp4,up,3,1\n", r"ends at 1.0 s and starts at 3.0 s"),
+        ("path,label,start,end\na.mp4,up,3,1\n", r"ends at 1.0 s but starts at 3.0 s"),
         ("path,label,start,end\na.mp4,up,soon,1\n", "line 2: found 'soon' as a time"),
         ("path,label,start,end\na.mp4,up,-1,1\n", "line 2: found '-1' as a time"),
         ("path,label,start,end\na.mp4,up,0,inf\n", "line 2: found 'inf' as a time"),
@@ -201,7 +201,7 @@ def test_columns_that_are_not_used_are_told_once(text: str, unused: str, tmp_pat
     listed = write(touch(tmp_path, "a.mp4", "b.mp4") / "list.csv", text)
     manifest = read_manifest(listed)
     assert [(entry.name, entry.label) for entry in manifest.entries] == [("a.mp4", "up"), ("b.mp4", "down")]
-    assert manifest.notes() == [f"columns not used: {unused}"]
+    assert manifest.notes() == [f"unused columns: {unused}"]
     train, _ = read_splits(listed, val_fraction=0)
     assert train.notes() == manifest.notes()
 
@@ -271,7 +271,7 @@ def test_a_column_split_tells_what_is_trained_on_and_what_is_held_out(
     manifest = read_manifest(listed)
     assert manifest.entries == val.entries
     part = "test" if "testing" in splits else "val"
-    assert manifest.notes() == [f"these are the clips of {part}; beside it there is {others}"]
+    assert manifest.notes() == [f"these are the clips of {part}; there is also {others}"]
     more = split_list(tmp_path, "train", "val", path="more.csv")
     train, val = read_splits(listed, val_data=more)
     assert val is not None
@@ -286,7 +286,7 @@ def test_clips_of_a_column_split_that_are_all_to_train_on_have_some_held_out(tmp
 
 def test_a_column_split_without_clips_to_train_on_is_refused(tmp_path: Path) -> None:
     listed = split_list(tmp_path, "val", "test")
-    with pytest.raises(DataError, match=r"list\.csv: the column split holds val and test and no train; add clips"):
+    with pytest.raises(DataError, match=r"list\.csv: the column split holds val and test but no train; add clips"):
         read_splits(listed)
     assert len(read_manifest(listed).entries) == 2
 
@@ -298,7 +298,7 @@ def test_a_split_of_which_no_file_exists_is_told_and_a_missing_file_counts_in_it
     assert val is not None
     assert (train.missing, val.missing) == ((), ("1up.mp4",))
     (tmp_path / "1down.mp4").unlink()
-    with pytest.raises(DataError, match=r"none of its 2 files of the split val exists, first .*1up\.mp4"):
+    with pytest.raises(DataError, match=r"none of its 2 files of the split val exists, the first being .*1up\.mp4"):
         read_splits(listed)
     for name in ("0up.mp4", "0down.mp4"):
         (tmp_path / name).unlink()
@@ -316,7 +316,7 @@ def test_a_clip_with_two_labels_in_two_splits_is_told(tmp_path: Path) -> None:
 
 def test_a_header_without_clips_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "clips.csv", "path,label\n\n")
-    with pytest.raises(DataError, match=r"clips\.csv holds no clips; expected a line path,label"):
+    with pytest.raises(DataError, match=r"clips\.csv holds no clips; expected one line path,label"):
         read_manifest(path)
 
 
@@ -328,7 +328,7 @@ def test_a_list_whose_lines_are_all_refused_is_not_told_to_hold_no_clips(tmp_pat
 
 
 def test_an_empty_name_is_not_the_working_directory() -> None:
-    with pytest.raises(DataError, match="an empty path"):
+    with pytest.raises(DataError, match="the path is empty"):
         read_manifest("")
 
 
@@ -349,7 +349,7 @@ def test_missing_files_are_counted_and_named_and_the_others_kept(tmp_path: Path)
 
 def test_a_list_of_which_nothing_exists_says_where_it_looked(tmp_path: Path) -> None:
     listed = write(tmp_path / "l.csv", "path,label\na.mp4,up\nb.mp4,down\n")
-    with pytest.raises(DataError, match=rf"none of its 2 files exists, first {tmp_path}/a.mp4.*--video-root"):
+    with pytest.raises(DataError, match=rf"none of its 2 files exists, the first being {tmp_path}/a.mp4.*--video-root"):
         read_manifest(listed)
 
 
@@ -389,10 +389,10 @@ def test_class_numbers_get_the_names_of_a_classifier_that_has_names(tmp_path: Pa
     named = numbered.named(["up", "down", "left"])
     assert [(entry.name, entry.label) for entry in named.entries] == [("a.mp4", "left"), ("b.mp4", "up")]
     assert named.labels == ("up", "left")
-    assert named.notes() == ["class numbers are places among the classifier's classes: 0 is 'up'"]
+    assert named.notes() == ["class numbers are positions among the classifier's classes: 0 is 'up'"]
     assert numbered.named(["0", "1", "2"]) is numbered
     assert named.named(["a", "b", "c"]) is named
-    with pytest.raises(DataError, match="class number 2 in the list; expected 0 to 1, as the classifier tells 2 class"):
+    with pytest.raises(DataError, match="class number 2 in the list; expected 0 to 1, as the classifier knows 2 class"):
         numbered.named(["up", "down"])
     by_name = read_manifest(write(tmp_path / "val.csv", "a.mp4,2\nb.mp4,0\n"))
     assert by_name.named(["up", "down", "left"]) is by_name  # a CSV's labels are names, whatever they look like
@@ -464,7 +464,7 @@ def test_split_folders_go_by_everyday_names(train_name: str, val_name: str, tmp_
     assert class_folder_roots(tmp_path) == [tmp_path / train_name, tmp_path / val_name]
     manifest = read_manifest(tmp_path)
     assert names(manifest) == names(val)
-    assert manifest.notes() == [f"these are the clips of {val_name}/; beside it there is {train_name}/"]
+    assert manifest.notes() == [f"these are the clips of {val_name}/; there is also {train_name}/"]
 
 
 @pytest.mark.parametrize(("one", "other", "part"), [("Training", "train", "train"), ("val", "valid", "val")])
@@ -498,7 +498,7 @@ def test_one_manifest_from_split_folders_is_what_is_held_out(
     manifest = read_manifest(tmp_path)
     assert [entry.name for entry in manifest.entries] == [f"{read}/up/{read}.mp4"]
     others = " and ".join(f"{name}/" for name in ("train", *held_out) if name != read)
-    assert manifest.notes()[0] == f"these are the clips of {read}/; beside it there is {others}"
+    assert manifest.notes()[0] == f"these are the clips of {read}/; there is also {others}"
 
 
 def test_what_two_data_sets_share_is_told(tmp_path: Path) -> None:
@@ -520,13 +520,13 @@ def test_segments_of_one_file_are_shared_each_for_itself(tmp_path: Path) -> None
 
 def test_a_validation_folder_without_class_folders_is_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "Train/up/a.mp4", "Train/down/b.mp4", "Valid/notes.txt")
-    with pytest.raises(DataError, match=r"Valid holds no class folders with videos, and Train/ beside it does"):
+    with pytest.raises(DataError, match=r"Valid holds no class folders with videos, but Train/ next to it does"):
         read_splits(tmp_path)
 
 
 def test_validation_folders_without_a_train_folder_are_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "val/up/a.mp4", "test/down/b.mp4")
-    with pytest.raises(DataError, match=r"holds val/, test/ and no train/"):
+    with pytest.raises(DataError, match=r"holds val/, test/ but no train/"):
         read_splits(tmp_path)
 
 
@@ -679,7 +679,7 @@ def test_the_smallest_group_is_held_out_where_all_are_larger_than_the_share(tmp_
 @pytest.mark.parametrize(
     ("clips", "found"),
     [
-        (["anna up 4", "anna down 4"], "1 group only"),
+        (["anna up 4", "anna down 4"], "only 1 group"),
         (["anna up 4", "ben down 4"], "each of the 2 groups has all clips of some class"),
     ],
 )
@@ -695,7 +695,7 @@ def test_a_video_without_a_group_stands_for_itself(tmp_path: Path) -> None:
     train, val = read_splits(grouped_list(tmp_path, *clips, "anna up 1"), val_fraction=0.3)
     assert val is not None
     assert 2 <= len(val.entries) <= 4
-    assert "10 clips without a group: each video stands for itself" in train.notes()
+    assert "10 clips without a group: each video counts as a group" in train.notes()
     again, same = read_splits(tmp_path / "list.csv", val_fraction=0.9, held_out_up_to=find_held_out_up_to(val))
     assert (again.entries, same) == (train.entries, val)
 
@@ -727,7 +727,7 @@ def test_a_choice_by_name_stays_one_when_groups_come_and_one_by_group_needs_them
     _, again = read_splits(grouped, held_out_up_to=find_held_out_up_to(by_name))
     assert again is not None
     assert names(again) == names(by_name)
-    with pytest.raises(DataError, match="no clip has a group, and clips were held out by group before"):
+    with pytest.raises(DataError, match="no clip has a group, but clips were held out by group before"):
         read_splits(named, held_out_up_to=find_held_out_up_to(by_group))
 
 
@@ -749,7 +749,7 @@ def test_validation_data_given_apart_is_used_and_nothing_is_held_out(tmp_path: P
 def test_one_class_only_is_refused_for_training_and_read_for_evaluation(tmp_path: Path) -> None:
     touch(tmp_path, "up/a.mp4", "up/b.mp4")
     assert len(read_manifest(tmp_path).entries) == 2
-    with pytest.raises(DataError, match="found one class only, 'up'"):
+    with pytest.raises(DataError, match="found only one class, 'up'"):
         read_splits(tmp_path)
 
 
@@ -766,10 +766,10 @@ def test_a_folder_one_level_too_high_is_told_with_the_one_that_may_be_meant(tmp_
         touch(tmp_path / "flat", "up/a.mp4", "up/b.mp4"),
         touch(tmp_path / "one", "up/x/a.mp4", "up/b.mp4"),
     ):
-        with pytest.raises(DataError, match=r"found one class only, 'up'; expected at least two to tell apart$"):
+        with pytest.raises(DataError, match=r"found only one class, 'up'; expected at least two to tell apart$"):
             read_splits(one_class)
     listed = write(data / "list.csv", "v/star/0.mp4,v\nv/tick/0.mp4,v\n")
-    with pytest.raises(DataError, match=r"found one class only, 'v'; expected at least two to tell apart$"):
+    with pytest.raises(DataError, match=r"found only one class, 'v'; expected at least two to tell apart$"):
         read_splits(listed)
 
 
@@ -786,7 +786,7 @@ def test_a_list_with_spaces_and_names_of_classes_says_what_each_form_needs(lines
 
 def test_a_class_with_one_video_cannot_be_split_and_is_named(tmp_path: Path) -> None:
     touch(make_gestures(tmp_path), "rare/only.mp4")
-    with pytest.raises(DataError, match=r"1 class with one video only: rare;.*--val-fraction 0"):
+    with pytest.raises(DataError, match=r"1 class with only one video: rare;.*--val-fraction 0"):
         read_splits(tmp_path)
 
 
@@ -832,15 +832,19 @@ def test_every_problem_of_a_list_can_be_told_and_the_good_lines_are_kept(tmp_pat
 @pytest.mark.parametrize(
     ("files", "told", "kept"),
     [
-        (["a.mp4", "notes.txt"], ["1 video in it without a class folder"], []),
-        (["up/a.mp4", "up/b.mp4", "down/x.txt"], ["1 class folder without a video", "one class only"], ["up/"] * 2),
-        (["val/up/a.mp4", "test/up/a.mp4"], ["and no train/ with class folders"], ["val/up/"]),
+        (["a.mp4", "notes.txt"], ["1 video not in a class folder"], []),
+        (
+            ["up/a.mp4", "up/b.mp4", "down/x.txt"],
+            ["1 class folder without a video", "found only one class"],
+            ["up/"] * 2,
+        ),
+        (["val/up/a.mp4", "test/up/a.mp4"], ["but no train/ with class folders"], ["val/up/"]),
         (
             ["train/up/a.mp4", "train/down/a.mp4", "val/left/a.mp4"],
             ["1 validation class not"],
             ["train/"] * 2 + ["val"],
         ),
-        (["up/a.mp4", "down/a.mp4", "down/b.mp4"], ["1 class with one video only: up"], ["down/", "up/", "down/"]),
+        (["up/a.mp4", "down/a.mp4", "down/b.mp4"], ["1 class with only one video: up"], ["down/", "up/", "down/"]),
     ],
 )
 def test_every_problem_of_a_folder_can_be_told_and_what_is_left_is_read(
@@ -864,7 +868,7 @@ def test_data_that_cannot_be_read_at_all_is_told_once_and_gives_nothing(bad: str
 
 
 def test_one_video_is_no_list(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"clip\.mp4 is one video; expected a folder"):
+    with pytest.raises(DataError, match=r"clip\.mp4 is a single video; expected a folder"):
         read_manifest(touch(tmp_path, "clip.mp4") / "clip.mp4")
 
 
@@ -958,7 +962,7 @@ def test_a_group_beside_a_split_is_named_as_not_used(tmp_path: Path) -> None:
     train, val = read_splits(write(tmp_path / "list.csv", rows))
     assert val is not None
     assert (names(train), names(val)) == (["a.mp4", "b.mp4"], ["c.mp4"])
-    assert train.notes() == ["the column group is not used beside split, which tells what is held out"]
+    assert train.notes() == ["the column group is not used, because the column split says what is held out"]
 
 
 def test_a_list_with_tabs_and_unknown_columns_is_no_list_with_spaces(tmp_path: Path) -> None:

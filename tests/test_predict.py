@@ -192,7 +192,7 @@ def test_a_part_of_a_folder_of_images_is_classified_by_its_rate(
         classifier.predict(video, **part).scores
     )
     assert torch.equal(read_frames(tmp_path, [1], **part, frames_per_second=rate), read_frames(video, [1], **part))
-    with pytest.raises(VideoError, match=r"has no frame rate, .* from Python frames_per_second tells it"):
+    with pytest.raises(VideoError, match=r"has no frame rate, .* from Python, set frames_per_second"):
         classifier.predict(tmp_path, **part)
 
 

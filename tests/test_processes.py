@@ -169,7 +169,7 @@ def test_a_batch_that_cannot_be_sent_ends_the_run(capfd: pytest.CaptureFixture[s
     turns = Turns(are_taken=False)
     loader = make_loader(turns)
     loader.collate_fn, loader.timeout = lambda _: Unsendable(), 20
-    with pytest.raises(TrainingError, match="ended by itself with exit code 1; what it said"):
+    with pytest.raises(TrainingError, match="ended unexpectedly with exit code 1; its output"):
         leave_early(loader, turns, KeyError())
     assert "ValueError: this cannot be sent" in capfd.readouterr().err
 

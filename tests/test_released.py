@@ -76,7 +76,7 @@ def test_the_numbers_of_a_released_list_are_places_among_the_classes_of_a_run_wi
     assert main(["convert", str(RELEASED / "k400.pth"), *flags, "--out", str(tmp_path / "run")]) == 0
     data = ["--data", str(RELEASED / "list.txt"), "--num-workers", "0", "--no-time-check", "--json", str(target)]
     assert main(["evaluate", str(tmp_path / "run"), *data]) == 0
-    assert "class numbers are places among the classifier's classes: 0 is 'push'" in capsys.readouterr().err
+    assert "class numbers are positions among the classifier's classes: 0 is 'push'" in capsys.readouterr().err
     report = json.loads(target.read_text(encoding="utf-8"))
     told = {prediction["name"]: prediction["label"] for prediction in report["predictions"]}
     assert told == {"landscape.mp4": "pull", "portrait.mp4": "hold", "short.mp4": "push", "long.mp4": "pull"}

@@ -100,7 +100,7 @@ def test_held_out_clips_show_no_combination_that_training_lacks(kitchens: Path) 
     assert val is not None
     assert len(val.entries) == 5
     assert {entry.label for entry in val.entries} <= {entry.label for entry in train.entries}
-    with pytest.raises(DataError, match="with one video only"):
+    with pytest.raises(DataError, match="with only one video"):
         read_splits(kitchens / "EPIC_100_validation.csv", label_kind="verb+noun")
 
 
@@ -145,7 +145,7 @@ def test_what_evaluation_says_of_an_artefact_is_what_training_said(
     for title in ("2 verb and 3 noun classes", "For the action", "<h3>Noun</h3>", "noun top-1", "Accuracy, verb"):
         assert title in page
     with pytest.raises(
-        DataError, match=r"clips with a label each; expected a verb and noun each.*--label-kind verb\+noun"
+        DataError, match=r"clips have a label each; expected a verb and noun each.*--label-kind verb\+noun"
     ):
         evaluate(load_artefact(run.folder).model, read_manifest(kitchens), ClipConfig(num_frames=4, size=16))
 
@@ -369,10 +369,10 @@ def test_a_csv_may_have_a_column_for_each_head_in_any_order(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label:verb\na.mp4,take\n", "expected label alone, or two or more heads"),
-        ("path,label,label:verb,label:noun\na.mp4,x,take,door\n", "expected label alone, or two or more heads"),
+        ("path,label:verb\na.mp4,take\n", "expected label on its own, or two or more heads"),
+        ("path,label,label:verb,label:noun\na.mp4,x,take,door\n", "expected label on its own, or two or more heads"),
         ("path,label:verb,label:verb\na.mp4,take,door\n", "label:verb and label:verb both mean the label:verb"),
-        ("path,label:verb,label:\na.mp4,take,door\n", "expected label alone"),
+        ("path,label:verb,label:\na.mp4,take,door\n", "expected label on its own"),
         ("path,label:verb,label:noun\na.mp4,take,\n", "line 2: a.mp4 has no label"),
     ],
 )

@@ -41,7 +41,14 @@ def test_figures_are_counted_by_order() -> None:
         (
             12,
             (10, 11, 10, 10),
-            "Cannot tell from 12 clips whether time matters: with the frames shuffled, accuracy rise",
+            "Cannot tell from 12 clips whether time matters: with the frames shuffled, accuracy rises by 8 points "
+            "(95 % interval 0 to 25).",
+        ),
+        (
+            1000,
+            (800, 900, 900, 900),
+            "Cannot tell from 1000 clips whether time matters: with the frames shuffled, accuracy rises by 10 points "
+            "(95 % interval 8 to 12).",
         ),
         (12, (12, 12, 12, 12), "Cannot tell from 12 clips whether time matters: "),
         (40, (22, 20, 20, 20), "Cannot tell whether time matters: on 40 clips the classifier is not clearly better "),

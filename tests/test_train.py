@@ -285,7 +285,9 @@ def test_an_unfinished_run_says_how_to_go_on(config: TrainConfig, monkeypatch: p
     monkeypatch.undo()
     with pytest.raises(TrainingError, match="--resume"):
         run(config)
-    with pytest.raises(ArtefactError, match=r"its training has not come to an end; stadapter train --resume"):
+    with pytest.raises(
+        ArtefactError, match=r"its training has not finished; continue it with stadapter train --resume"
+    ):
         Classifier.load(config.out)
 
 

@@ -1,4 +1,4 @@
-"""What becomes of memory that this process has freed."""
+"""What happens to memory that this process has freed."""
 
 import ctypes
 import os
@@ -10,12 +10,12 @@ _LARGE_BYTES, _MANY = 32 * 2**20, 65_536
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees and use it again, instead of handing it back to the system.
+    """Let this process keep the memory it frees and reuse it, instead of handing it back to the system.
 
-    Of its own accord glibc hands every large tensor back and asks for it anew at the next step, when each of its pages
+    By default glibc hands every large tensor back and requests it again at the next step, when each of its pages
     has to be cleared and mapped: a tenth of a training step on a CPU (docs/log.md). This is a choice for a whole
-    process, so commands make it and the library does not. Nothing happens where the C library is another one, or where
-    the environment has settings of malloc (GLIBC_TUNABLES, MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_MAX_ ...).
+    process, so commands make it and the library does not. Nothing happens if the C library is not glibc, or if
+    the environment has malloc settings (GLIBC_TUNABLES, MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_MAX_ ...).
     """
     if _is_glibc() and not _is_set_up():
         library = ctypes.CDLL(None)
@@ -24,10 +24,10 @@ def keep_freed_memory() -> None:
 
 
 def keep_no_freed_memory() -> None:
-    """Undo that in a process that was forked from one that keeps its memory.
+    """Undo `keep_freed_memory` in a process that was forked from one that keeps its memory.
 
-    What decodes videos takes blocks of many sizes, and may have many siblings: kept memory would cost it more than it
-    gains. The limits are those that glibc itself ends up with where large blocks come and go.
+    A process that decodes videos takes blocks of many sizes, and may have many siblings: keeping memory would cost it
+    more than it gains. The limits are those that glibc itself arrives at when large blocks come and go.
     """
     if _is_glibc() and not _is_set_up():
         library = ctypes.CDLL(None)
@@ -37,13 +37,13 @@ def keep_no_freed_memory() -> None:
 
 
 def hand_back_freed_memory() -> None:
-    """Hand what is kept back to the system once, before the memory of the process is measured."""
+    """Hand kept memory back to the system once, before the memory of the process is measured."""
     if _is_glibc():
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _is_glibc() -> bool:
-    """Whether the C library is glibc: musl knows the question too, and has no answer."""
+    """Whether the C library is glibc: musl also has the query, but no answer to it."""
     if "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}):
         return False
     with suppress(OSError):

@@ -1,6 +1,6 @@
-"""What training leaves: a folder with the trained tensors, and everything needed to use them again.
+"""What training leaves behind: a folder with the trained tensors and everything needed to use them again.
 
-    stadapter.safetensors   the trained tensors only, fp32, by their name in the model
+    stadapter.safetensors   the trained tensors only, fp32, by their names in the model
     stadapter.json          format version, trunk (name, revision, hash), strategy, head, labels, clips, receipt
     README.md               a model card
 
@@ -38,7 +38,7 @@ CARD_NAME = "README.md"
 
 @dataclass(frozen=True)
 class Artefact:
-    """A trained classifier, taken out of its folder and ready to run."""
+    """A trained classifier, loaded from its folder and ready to run."""
 
     folder: Path
     model: VideoClassifier
@@ -53,9 +53,9 @@ def save_artefact(
     """Write a model's trained tensors and its description into a folder, each file whole or not at all.
 
     Args:
-        folder: made where it does not exist; files of an earlier artefact in it are replaced.
+        folder: created if it does not exist; files of an earlier artefact in it are replaced.
         model: on any device, in any precision; its trained tensors are stored in fp32.
-        clip_config: the test-time preprocessing it is to be used with.
+        clip_config: the test-time preprocessing that the model is to be used with.
         receipt: JSON values that say how it was trained.
     """
     folder = expanded(folder)
@@ -73,8 +73,8 @@ def save_artefact(
         "receipt": dict(receipt),
     }
     tensors = {name: tensor.float() for name, tensor in model.trained_tensors().items()}
-    write_tensors(folder / WEIGHTS_NAME, tensors, {})  # several metadata would come in random order
-    # Bytes of a file name that are no text become \udce9, which in JSON means the same.
+    write_tensors(folder / WEIGHTS_NAME, tensors, {})  # several metadata entries would come in random order
+    # Bytes of a file name that are not text become \udce9, which means the same in JSON.
     for name, text in ((CARD_NAME, model_card(spec)), (SPEC_NAME, json.dumps(spec, indent=1, ensure_ascii=False))):
         write_whole(folder / name, f"{text.rstrip()}\n".encode(errors="backslashreplace"))
     return folder
@@ -90,8 +90,8 @@ def load_artefact(
 
     Args:
         run: a run folder, or the Hub id of one.
-        backbone: where the trunk is now, if not where it was in training; or a loaded trunk.
-        tuning: the strategy, with the settings that it had, where it is none of this package's.
+        backbone: where the trunk is now, if it has moved since training; or a loaded trunk.
+        tuning: the strategy with its original settings, if it is not one of this package's.
 
     Raises:
         ArtefactError: not a run folder, a newer format, damaged, incomplete, or made for another trunk.
@@ -117,7 +117,7 @@ def load_artefact(
         raise ArtefactError(f"{folder / SPEC_NAME} describes no model that can be built: {error}") from error
     if head != model.head.name:
         raise ArtefactError(
-            f"{folder / SPEC_NAME} has the head {head!r}; with this strategy the program knows {model.head.name!r} only"
+            f"{folder / SPEC_NAME} has the head {head!r}; with this strategy only {model.head.name!r} is known"
         )
     tensors, _ = read_tensors(folder / WEIGHTS_NAME)
     try:
@@ -128,16 +128,16 @@ def load_artefact(
 
 
 def _own_tuning(folder: Path, told: Mapping[str, Any], given: Tuning | None) -> Tuning | None:
-    """A strategy that is given to a run, if it is the one that the run was trained with; None where none is needed."""
+    """The strategy given for a run, if it is the one the run was trained with; None if none is needed."""
     if given is None and told["name"] not in STRATEGIES:
         raise ArtefactError(
-            f"{folder} was trained with {told['name']}, a strategy that is not of this package; give it, from Python, "
-            f"as tuning={told['name']}(…) to Classifier.load; its settings were {dict(told)}"
+            f"{folder} was trained with {told['name']}, a strategy that is not part of this package; from Python, pass "
+            f"it as tuning={told['name']}(…) to Classifier.load; its settings were {dict(told)}"
         )
     if given is not None:
         found = json.loads(json.dumps(tuning_to_json(given)))
         if {name: found.get(name) for name in told} != told:
-            raise ArtefactError(f"{folder} was trained with the strategy {dict(told)}; given was {found}")
+            raise ArtefactError(f"{folder} was trained with the strategy {dict(told)}, but {found} was given")
     return given
 
 
@@ -145,7 +145,7 @@ def find_run(run: str | os.PathLike[str]) -> Path:
     """The folder of a run: the one given, or the snapshot of a Hub repository.
 
     Raises:
-        ArtefactError: it is not a folder, and no Hub id that can be fetched.
+        ArtefactError: it is neither a folder nor a Hub id that can be fetched.
     """
     name = os.fspath(run)
     path = expanded(name)
@@ -163,13 +163,13 @@ def read_spec(folder: Path) -> dict[str, Any]:
     """The content of a folder's stadapter.json.
 
     Raises:
-        ArtefactError: absent, not JSON, not ours, or of a newer format than this program knows.
+        ArtefactError: absent, not JSON, not ours, or in a newer format than this program knows.
     """
     path = folder / SPEC_NAME
     if not path.is_file():
         if (folder / METRICS_NAME).is_file():
             raise ArtefactError(
-                f"{folder} has no {SPEC_NAME}: its training has not come to an end; stadapter train --resume goes on"
+                f"{folder} has no {SPEC_NAME}: its training has not finished; continue it with stadapter train --resume"
             )
         raise ArtefactError(f"{folder} has no {SPEC_NAME}; expected a folder that stadapter train or convert made")
     try:
@@ -181,21 +181,21 @@ def read_spec(folder: Path) -> dict[str, Any]:
     version = spec.get("format_version")
     if not isinstance(version, int) or version < 1:
         raise ArtefactError(
-            f"{path} has {version!r} as its format version; expected a whole number from 1 on: it is damaged"
+            f"{path} has {version!r} as its format version; expected a whole number of at least 1: it is damaged"
         )
     if version > FORMAT_VERSION:
         raise ArtefactError(
-            f"{path} is of format version {version}; this program knows up to {FORMAT_VERSION}: "
+            f"{path} has format version {version}; this program knows versions up to {FORMAT_VERSION}: "
             "install a newer stadapter"
         )
     return spec
 
 
 def _own_trunk(info: BackboneInfo) -> ImageViT:
-    """The trunk by its name: on the Hub as it was in training, or, where that is not to be had, as it is now.
+    """The trunk by its name: from the Hub at the revision used in training or, if that cannot be had, the current one.
 
     Raises:
-        BackboneError: neither can be loaded; or the present one can, and has other weights.
+        BackboneError: neither can be loaded, or only the current one can and it has other weights.
     """
     if info.revision is None:
         return load_backbone(info.name)
@@ -204,7 +204,7 @@ def _own_trunk(info: BackboneInfo) -> ImageViT:
     except BackboneError as error:
         trunk = load_backbone(info.name)
         if trunk.info.sha256 != info.sha256:
-            raise BackboneError(f"{error}; what is there now has other weights") from error
+            raise BackboneError(f"{error}; the current revision has other weights") from error
         return trunk
 
 
@@ -219,11 +219,11 @@ def _matching_trunk(folder: Path, info: BackboneInfo, backbone: ImageViT | str |
                 raise
             raise BackboneError(
                 f"the trunk of {folder}, {info.name}, cannot be loaded: {error}. "
-                "If it is elsewhere now, say where: --backbone, or backbone= in Python"
+                "If it has moved, say where it is: --backbone, or backbone= in Python"
             ) from error
     if trunk.info.sha256 != info.sha256:
         raise ArtefactError(
             f"{folder} was trained on the trunk {info.name} with sha256 {info.sha256[:16]}…; "
-            f"{trunk.info.name} has sha256 {trunk.info.sha256[:16]}…: give it its own trunk"
+            f"{trunk.info.name} has sha256 {trunk.info.sha256[:16]}…: use the trunk it was trained on"
         )
     return trunk

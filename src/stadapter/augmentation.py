@@ -1,4 +1,4 @@
-"""What a clip shows of its frames: the windows of test views, and the one random draw of a training clip."""
+"""What a clip shows of its frames: the windows of test views, and the random draw for a training clip."""
 
 import math
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ _CROP_TRIES = 10
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a training clip, drawn once per clip and the same on every frame."""
+    """Random changes to a training clip, drawn once per clip and the same for every frame."""
 
     crop: Literal["random_resized", "short_side_jitter", "centre"] = "random_resized"
-    """random_resized: a window of random area and shape; short_side_jitter: a square, as released; centre: no draw."""
+    """random_resized: a window of random area and shape; short_side_jitter: a square, as released; centre: fixed."""
     scale: tuple[float, float] = (0.4, 1.0)
-    """Window's share of the area for random_resized, 0 to 1; short side over size for short_side_jitter, from 1."""
+    """For random_resized the window's share of the area, 0 to 1; for short_side_jitter short side / size, from 1."""
     ratio: tuple[float, float] = (0.75, 1.3333)
     """Smallest and largest width over height of a random_resized window."""
     flip: bool = False
-    """Mirror half of the clips left to right. Leave off where direction is part of the class."""
+    """Mirror half of the clips left to right. Leave this off if direction is part of the class."""
     colour_jitter: float = 0.0
     """Strength, 0 to 1: brightness, contrast and saturation are scaled by 1 - strength to 1 + strength."""
     rand_augment: str | None = None
@@ -66,7 +66,7 @@ class Window:
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
     def within(self, part: "Window") -> "Window":
-        """The same pixels in a frame of which only `part` is left."""
+        """The same pixels in a frame that was cropped to `part`."""
         return replace(self, top=self.top - part.top, left=self.left - part.left)
 
 
@@ -80,7 +80,7 @@ class Draw:
     contrast: float
     saturation: float
     operations: tuple[Operation, ...] = ()
-    """Of RandAugment."""
+    """Those of RandAugment."""
 
 
 def draw(
@@ -92,11 +92,11 @@ def draw(
     *,
     fit: Fit = "crop",
 ) -> Draw:
-    """Draw once for a clip of `height` x `width` pixels that becomes `size` x `size`.
+    """Draw once for a clip of `height` x `width` pixels that will become `size` x `size`.
 
-    With fit="stretch" windows and their ratios are measured on the frame squeezed to a square, so that
-    training clips are as squeezed as test clips. The draw is a pure function of the generator's state, from
-    which always the same number of values is taken.
+    With fit="stretch", windows and their ratios are measured on the frame squeezed to a square, so that
+    training clips are squeezed like test clips. The draw is a pure function of the generator's state, and
+    always takes the same number of values from it.
     """
     flip_draw, *colour_draws = generator.random(4)
     crop_draws = generator.random((_CROP_TRIES, 4))
@@ -118,7 +118,7 @@ def draw(
 
 
 def centre_window(height: int, width: int, fit: Fit = "crop") -> Window:
-    """The largest centred square, or the whole frame where it is to be stretched."""
+    """The largest centred square, or the whole frame if it will be stretched."""
     if fit == "stretch":
         return Window(0, 0, height, width)
     side = min(height, width)
@@ -143,7 +143,7 @@ def check_spatial_views(num_views: int | None) -> None:
 
 
 def spatial_windows(height: int, width: int, num_views: int) -> list[Window]:
-    """Squares as wide as the shorter side: the centre, or start, middle and end of the longer side.
+    """Squares as wide as the shorter side: one in the centre, or three at the start, middle and end of the longer side.
 
     Raises SettingsError unless there are 1 or 3 views.
     """
@@ -159,7 +159,7 @@ def spatial_windows(height: int, width: int, num_views: int) -> list[Window]:
 
 
 def _random_resized_window(augmentation: Augmentation, height: int, width: int, draws: np.ndarray, fit: Fit) -> Window:
-    """The first drawn window that fits the frame (Inception-style crop), else the centre."""
+    """The first drawn window that fits the frame (Inception-style crop), or else the centre."""
     low, high = augmentation.scale
     log_ratio = np.log(augmentation.ratio)
     # On a squeezed frame a square window has the frame's own shape.

@@ -1,7 +1,7 @@
 """Load a pre-trained image ViT, from a local folder or the Hugging Face Hub, as a frozen `ImageViT`.
 
-transformers does the loading (shards, key renames, dtypes); this module knows, for each family, which modules of the
-loaded model play which part, and nothing else about them.
+transformers does the loading (shards, key renames, dtypes); this module only knows, for each family, which modules of
+the loaded model play which part.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from stadapter.wording import counted, listed
 
 EMBEDDED_BACKBONE = "tiny"
 """The trunk that comes with the package: 3.6 million parameters, 64 pixels, pre-trained on the still images of CIFAR-10
-(experiments/tiny_backbone.py). For first steps and tests; real clips deserve a larger one."""
+(experiments/tiny_backbone.py). For first steps and tests; real clips deserve a larger trunk."""
 
 Triple = tuple[float, float, float]
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -40,7 +40,7 @@ class Family:
     layers: str
     norm: str
     block: dict[str, str]
-    """Our name of a block's piece -> its name in the family's layer."""
+    """From our name for a piece of a block to its name in the family's layer."""
     mean: Triple
     std: Triple
     pre_norm: str | None = None
@@ -104,7 +104,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 _TOWER_OF = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
-"""Two-tower families -> the family of their `vision_config`."""
+"""From two-tower families to the family of their `vision_config`."""
 
 
 def load_backbone(name_or_path: str | os.PathLike[str]) -> ImageViT:
@@ -112,7 +112,7 @@ def load_backbone(name_or_path: str | os.PathLike[str]) -> ImageViT:
 
     Args:
         name_or_path: a folder in Hugging Face layout (config.json + model.safetensors), or a Hub id such as
-            "facebook/dinov2-small", of which "@" and a branch, a tag or a commit behind it ask for that revision.
+            "facebook/dinov2-small", optionally followed by "@" and a branch, tag or commit to ask for that revision.
             Families: CLIP, SigLIP, DINOv2 (with and without registers), DINOv3, ViT.
             "tiny" is the small trunk that comes with the package; write "./tiny" for a folder of that name.
 
@@ -143,7 +143,7 @@ def load_backbone(name_or_path: str | os.PathLike[str]) -> ImageViT:
 def view_model(model: nn.Module, info: BackboneInfo) -> ImageViT:
     """View a loaded transformers vision model as an `ImageViT`; the model's own modules are used, not copied.
 
-    `info.sha256` is computed here where it is empty.
+    `info.sha256` is computed here if it is empty.
     """
     family = FAMILIES[info.family]
     config: Any = model.config
@@ -198,7 +198,7 @@ def _block(layer: nn.Module, family: Family) -> Block:
 
 
 def _locate(name_or_path: str | os.PathLike[str]) -> tuple[str, Path, str | None]:
-    """A name of a trunk that means the same in every working directory, its folder, and its Hub revision if any."""
+    """A trunk's name, made valid in every working directory, its folder, and its Hub revision if any."""
     name = str(name_or_path)
     if name_or_path == EMBEDDED_BACKBONE:
         return name, Path(__file__).parent / EMBEDDED_BACKBONE, None
@@ -226,21 +226,21 @@ def _trunk_patterns(files: Sequence[str]) -> list[str]:
 def _family_name(config: dict[str, Any], name: str | os.PathLike[str]) -> str:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        raise BackboneError(f"{name}: its config.json names no model_type; expected a model that transformers saved")
+        raise BackboneError(f"{name}: its config.json names no model_type; expected a model saved by transformers")
     family_name = _TOWER_OF.get(model_type, model_type)
     if family_name in FAMILIES:
         return family_name
     supported = "CLIP, SigLIP, DINOv2, DINOv2 with registers, DINOv3 and ViT"
     if "vocab_size" in config and "vision_config" not in config:
         raise BackboneError(f"{name} is a text-only model ({model_type}); expected an image trunk: {supported}")
-    raise BackboneError(f"{name} is of the family {model_type!r}, which cannot be viewed; supported: {supported}")
+    raise BackboneError(f"{name} is of the family {model_type!r}, which is not supported; expected one of {supported}")
 
 
 def _load_model(family: Family, folder: Path, name: str | os.PathLike[str]) -> nn.Module:
     import transformers
 
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        raise BackboneError(f"{name} has a config.json but no weights; expected model.safetensors beside it")
+        raise BackboneError(f"{name} has a config.json but no weights; expected model.safetensors next to it")
     model_class = getattr(transformers, family.model_class)
     try:
         with quiet_loading():
@@ -269,7 +269,7 @@ def _load_model(family: Family, folder: Path, name: str | os.PathLike[str]) -> n
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Hold back transformers' own bars and advice while it loads or saves, and give the user's settings back after."""
+    """Suppress transformers' own bars and advice while it loads or saves, then restore the user's settings."""
     from transformers.utils import logging as untyped_logging
 
     logging: Any = untyped_logging
@@ -285,13 +285,13 @@ def quiet_loading() -> Iterator[None]:
 
 
 def _preprocessing(folder: Path, family: Family, config: Any) -> tuple[Triple, Triple, int]:
-    """Mean, std and native size, from the checkpoint's image processor where it has one, else the family's defaults."""
+    """Mean, std and native size, from the checkpoint's image processor if it has one, or the family's defaults."""
     # Read as JSON: the processor class of DINOv3 would import torchvision.
     path, settings = folder / "preprocessor_config.json", {}
     if path.is_file():
         settings = _read_json(path, "")
     elif (folder / "processor_config.json").is_file():
-        # Where transformers 5 writes the image processor of a model with two towers.
+        # Here transformers 5 writes the image processor of a two-tower model.
         path = folder / "processor_config.json"
         settings = _read_json(path, "").get("image_processor", {})
     crop = settings.get("crop_size") if settings.get("do_center_crop", True) else None

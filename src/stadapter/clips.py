@@ -33,33 +33,33 @@ from stadapter.video import Region, VideoReader
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """How a video becomes a clip; saved with a trained adapter, so that it is served as it was trained."""
+    """How a video becomes a clip; saved with a trained adapter, so that it is used as it was trained."""
 
     num_frames: int = 8
-    """Frames of a clip."""
+    """Number of frames in a clip."""
     size: int = 224
     """Height and width of a clip in pixels."""
     stride_frames: int | None = None
-    """Distance between a clip's frames; none spreads them evenly over the whole video."""
+    """Distance between a clip's frames, in frames; none spreads them evenly over the whole video."""
     num_temporal_views: int = 1
-    """Clips taken along time when testing."""
+    """Number of clips taken along time when testing."""
     num_spatial_views: int = 1
-    """Crops taken along the longer side when testing: 1 (centre) or 3."""
+    """Number of crops taken along the longer side when testing: 1 (centre) or 3."""
     resize: Literal["fast", "released"] = "fast"
-    """fast: antialiased, on bytes. released: as released checkpoints want it, in float, not antialiased."""
+    """fast: antialiased, on bytes. released: as released checkpoints need it, in float, not antialiased."""
     fit: Fit = "crop"
     """crop: cut to a square. stretch: squeeze the whole frame to a square; nothing at the edges is lost."""
     short_clips: Literal["repeat", "error"] = "repeat"
-    """What to do with a video of fewer frames than a clip: repeat frames, or refuse it."""
+    """What to do with a video that has fewer frames than a clip: repeat frames, or refuse it."""
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    """Red, green and blue subtracted from pixels in 0 to 1, where resize is released: there the trunk's own are
-    expected, CLIP's by default. Clips of the fast road are normalised by the model, with those of its trunk."""
+    """Red, green and blue subtracted from pixels in 0 to 1, if resize is released: the trunk's own are expected there,
+    CLIP's by default. Clips of the fast path are normalised by the model, with those of its trunk."""
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    """What the difference is divided by."""
+    """Red, green and blue that the difference is divided by."""
 
     @property
     def num_views(self) -> int:
-        """Views of a clip when testing."""
+        """Number of views of a clip when testing."""
         return self.num_temporal_views * self.num_spatial_views
 
     def __post_init__(self) -> None:
@@ -80,12 +80,12 @@ def load_clip(
     augmentation: Augmentation | None = None,
     generator: np.random.Generator | None = None,
 ) -> torch.Tensor:
-    """A video as (views, T, 3, size, size): uint8 on the fast road, normalised float32 on the released one.
+    """A video as (views, T, 3, size, size): uint8 on the fast path, normalised float32 on the released one.
 
-    Without `augmentation` these are the test views: for each spatial view all temporal ones. With it, one
-    random view drawn from `generator`, whose state then does not depend on what the video holds.
+    Without `augmentation` these are the test views: all temporal views for each spatial view. With it, one
+    random view is drawn from `generator`, whose state afterwards does not depend on what the video holds.
 
-    Raises VideoError where the video cannot be read or, if asked, is shorter than a clip.
+    Raises VideoError if the video cannot be read or, with short_clips="error", is shorter than a clip.
     """
     if augmentation is None:
         with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
@@ -112,7 +112,7 @@ def load_frames(
     end_seconds: float | None = None,
     frames_per_second: float | None = None,
 ) -> torch.Tensor:
-    """The frames that the first test view of a video is made of, whole: uint8 (T, 3, H, W), for people to look at.
+    """The uncropped frames of a video's first test view, for people to look at: uint8 (T, 3, H, W).
 
     Raises VideoError as `load_clip` does.
     """
@@ -133,15 +133,15 @@ def load_random_views(
 ) -> torch.Tensor:
     """Several training views of a video, decoded once: (views, T, 3, size, size), one for each generator.
 
-    Each is the view that `load_clip` draws from its generator alone; decoding, which costs most, is shared, but for a
-    file that has lost frames.
+    Each is the view that `load_clip` would draw from its generator by itself; decoding, which costs most, is shared,
+    except for a file that has lost frames.
 
     Raises VideoError as `load_clip` does.
     """
     seeds = [_Seeds(*(int(seed) for seed in generator.integers(2**63, size=2))) for generator in generators]
 
     def read(seeds: Sequence[_Seeds]) -> tuple[torch.Tensor, bool]:
-        """Their views, and whether what each shows depends on the others."""
+        """The views for these seeds, and whether what each shows depends on the others."""
         drawn: list[Draw] = []
 
         def region(height: int, width: int) -> tuple[slice, slice]:
@@ -161,20 +161,20 @@ def load_random_views(
 
 
 def clip_from_array(frames: npt.NDArray[np.uint8] | torch.Tensor, config: ClipConfig) -> torch.Tensor:
-    """Decoded frames as test views, exactly as `load_clip` makes them from a file.
+    """Decoded frames as test views, exactly as `load_clip` would make them from a file.
 
     Frames are uint8 RGB: (T, H, W, 3), or (T, 3, H, W) as `read_frames` gives them.
     Raises VideoError for any other shape or type, or for no frames.
     """
     if not isinstance(frames, np.ndarray | torch.Tensor):
         raise VideoError(
-            f"{type(frames).__name__} found; expected the path of a video, or its frames as one uint8 array "
-            "(T, H, W, 3): numpy.stack makes one of a list"
+            f"{type(frames).__name__} found; expected the path of a video, or its frames as a single uint8 array "
+            "(T, H, W, 3): numpy.stack makes one from a list"
         )
     shape = tuple(frames.shape)
     if len(shape) != 4 or 3 not in (shape[1], shape[3]) or str(frames.dtype).split(".")[-1] != "uint8":
         raise VideoError(
-            f"array: {frames.dtype} {shape} found, uint8 (T, H, W, 3) or (T, 3, H, W) of RGB frames expected"
+            f"array: {frames.dtype} {shape} found; expected RGB frames as uint8 (T, H, W, 3) or (T, 3, H, W)"
         )
     if 0 in shape:
         raise VideoError(f"array: no frames in shape {shape}")
@@ -186,7 +186,7 @@ def clip_from_array(frames: npt.NDArray[np.uint8] | torch.Tensor, config: ClipCo
 
 
 class _Seeds(NamedTuple):
-    """Separate seeds for time and space, so that neither depends on how many numbers the other took."""
+    """Separate seeds for time and space, so that neither depends on how many numbers the other draws."""
 
     time: int
     space: int
@@ -195,7 +195,7 @@ class _Seeds(NamedTuple):
 def _read_views(
     reader: VideoReader, config: ClipConfig, time_seeds: Sequence[int] | None, region: Region | None
 ) -> tuple[list[list[int]], torch.Tensor]:
-    """Decode the different frames of all views once: their positions per view, and (U, 3, H, W) of `region`."""
+    """Decode the distinct frames of all views once; return their positions per view, and `region` (U, 3, H, W)."""
     while True:
         num_frames = reader.num_frames
         views = _views(reader.path.name, num_frames, config, time_seeds)
@@ -203,7 +203,7 @@ def _read_views(
         try:
             return positions, reader.read(wanted, region=region)
         except VideoError:
-            # A truncated file shows its true length only when decoded: choose again among what there is.
+            # A truncated file shows its true length only when decoded: choose again among the frames that exist.
             if not 0 < reader.num_frames < num_frames:
                 raise
 
@@ -213,7 +213,7 @@ def _views(name: str, total_frames: int, config: ClipConfig, time_seeds: Sequenc
     if total_frames < config.num_frames and config.short_clips == "error":
         raise VideoError(
             f"{name}: {total_frames} frames decoded, {config.num_frames} asked for; "
-            'set short_clips="repeat" (--short-clips repeat), or take it out of the data'
+            'set short_clips="repeat" (--short-clips repeat), or remove it from the data'
         )
     if time_seeds is not None:
         return [_random_indices(total_frames, config, np.random.default_rng(seed)) for seed in time_seeds]
@@ -229,23 +229,23 @@ def _random_indices(total_frames: int, config: ClipConfig, generator: np.random.
 
 
 def _different(views: list[list[int]]) -> tuple[list[int], list[list[int]]]:
-    """The different frame numbers in rising order, and the views as positions among them."""
+    """The distinct frame numbers in ascending order, and the views as positions among them."""
     wanted = sorted({index for view in views for index in view})
     position = {index: place for place, index in enumerate(wanted)}
     return wanted, [[position[index] for index in view] for view in views]
 
 
 def _test_region(config: ClipConfig) -> Region | None:
-    """The part of a frame that test views show, if that is not all of it; it is cropped as the whole frame would be."""
+    """The part of a frame that test views show, unless that is all of it; cropping it equals cropping the whole."""
     if config.resize == "released" or config.fit == "stretch" or config.num_spatial_views > 1:
         return None
     return lambda height, width: centre_window(height, width).slices
 
 
 def _seen(draws: Sequence[Draw], config: ClipConfig, height: int, width: int) -> Window:
-    """The part of a frame that the drawn views are made of."""
+    """The part of a frame that the drawn views need."""
     if config.resize == "released" and any(each.operations for each in draws):
-        return Window(0, 0, height, width)  # what RandAugment does there depends on the whole frame
+        return Window(0, 0, height, width)  # RandAugment on this path depends on the whole frame
     return enclosing([each.window for each in draws])
 
 
@@ -256,7 +256,7 @@ def _test_views(frames: torch.Tensor, views: list[list[int]], config: ClipConfig
     clips = first.new_empty(len(crops) * len(views), len(views[0]), *first.shape[1:])
     for clip, (resized, view) in zip(clips, itertools.product(crops, views), strict=True):
         for frame, position in zip(clip, view, strict=True):
-            frame.copy_(resized[position])  # which also changes the layout in memory: one copy for both
+            frame.copy_(resized[position])  # which also changes the memory layout: one copy for both
     return clips
 
 
@@ -283,7 +283,7 @@ def _train_view(frames: torch.Tensor, view: Sequence[int], config: ClipConfig, d
     if config.resize == "fast":
         frames = _select(transforms.crop(frames, drawn.window), wanted)
         return _select(transforms.change(drawn, frames, config.size), places).contiguous()
-    frames = rand_augment(_select(frames, wanted), drawn.operations)  # of whole frames, as released
+    frames = rand_augment(_select(frames, wanted), drawn.operations)  # on whole frames, as released
     frames = transforms.recolour(transforms.crop(frames, drawn.window), drawn)
     frames = transforms.normalise(frames, config.mean, config.std)
     frames = transforms.mirror(transforms.resize_released(frames, config.size, config.size), drawn)
@@ -291,7 +291,7 @@ def _train_view(frames: torch.Tensor, view: Sequence[int], config: ClipConfig, d
 
 
 def _select(frames: torch.Tensor, places: list[int]) -> torch.Tensor:
-    """These of the frames (U, 3, H, W), in memory as (H, W, 3); without a copy where they are all of them, in order."""
+    """Some of the frames (U, 3, H, W), in memory as (H, W, 3); not copied if they are all of them, in order."""
     if places == list(range(len(frames))):
         return frames
     return frames.permute(0, 2, 3, 1)[places].permute(0, 3, 1, 2)

@@ -13,11 +13,11 @@ from stadapter.model import VideoClassifier
 
 
 def compile_blocks(model: VideoClassifier, *, backend: str = "inductor") -> None:
-    """Have every block compiled when it is first called; the names and values of its weights stay as they are.
+    """Have every block compiled on its first call; the names and values of its weights stay as they are.
 
-    By block and not as a whole: blocks that are alike share what was compiled for one of them, and gradient
-    checkpointing goes on working. What is compiled first is for the sizes of the first batch; with a batch of another
-    size it is made for any.
+    Blocks are compiled one by one, not the model as a whole: blocks that are alike share the code compiled for one of
+    them, and gradient checkpointing keeps working. The first compilation is for the sizes of the first batch; a batch
+    of another size triggers one that works for any size.
 
     Args:
         model: the classifier.
@@ -35,7 +35,7 @@ def compile_nothing(model: VideoClassifier) -> None:
 
 @contextmanager
 def uncompiled(model: VideoClassifier) -> Iterator[None]:
-    """Run the blocks as they are: for batches of sizes that they have not been compiled for."""
+    """Run the blocks uncompiled: for batches of sizes that they have not been compiled for."""
     compiled = [(block, block._compiled_call_impl) for block in model.trunk.block_list()]
     compile_nothing(model)
     try:
@@ -54,23 +54,23 @@ def try_compiled(
     training: bool = True,
     backend: str = "inductor",
 ) -> str | None:
-    """Compile the blocks and take black clips through them, forward and backward; if that fails, leave all as it was.
+    """Compile the blocks and run black clips through them, forward and backward; if that fails, undo everything.
 
-    Gradients that were there are lost.
+    Existing gradients are lost.
 
     Args:
         model: the classifier, on the device and in the precision of its training.
-        batch_sizes: every B that will come often.
+        batch_sizes: every B that will occur often.
         num_frames: T.
         size: S.
-        training: False goes forward alone, in inference mode, which is compiled apart.
+        training: False runs only the forward pass, in inference mode, which is compiled separately.
         backend: one of torch.compile's.
 
     Returns:
-        Why the blocks are not compiled, on one line; None where they are.
+        Why the blocks are not compiled, on one line; None if they are.
 
     Raises:
-        torch.OutOfMemoryError: memory does not suffice for a batch.
+        torch.OutOfMemoryError: there is not enough memory for a batch.
     """
     device = model.mean.device
     try:
@@ -85,9 +85,9 @@ def try_compiled(
                     logits.sum().backward()  # type: ignore[no-untyped-call]
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # of the compiler, of what it calls, of what it wrote
+    except Exception as error:  # from the compiler, what it calls, or the code it wrote
         compile_nothing(model)
-        lines = str(error).strip().splitlines()[:2]  # the first often says no more than where, the second why
+        lines = str(error).strip().splitlines()[:2]  # the first often says only where, the second why
         return " ".join([f"{type(error).__name__}:", *lines])
     finally:
         model.zero_grad()

@@ -18,13 +18,13 @@ COUNTED = (
     "multiply-adds of linear layers, convolutions and attention's two products in one forward pass of the bare model, "
     "fp32, one view; norms, activations and softmax are not counted"
 )
-"""What `gmacs_per_view` says."""
+"""What `gmacs_per_view` counts."""
 
 
 def gmacs_per_view(model: VideoClassifier, *, num_frames: int, size: int) -> float:
     """10^9 multiply-adds of one forward pass on one view (1, T, 3, S, S); see `COUNTED`.
 
-    Nothing is computed: it takes as long for a large model as for a small one, and leaves the model as it is.
+    Nothing is computed: a large model takes no longer than a small one, and the model stays as it is.
     """
     shapes = _without_values(model, _on_meta)
     shapes.trunk.use_attention("eager")  # the plain kernel's products can be counted
@@ -36,26 +36,26 @@ def gmacs_per_view(model: VideoClassifier, *, num_frames: int, size: int) -> flo
 
 @dataclass(frozen=True)
 class StepCost:
-    """What the model does in a training step on one batch."""
+    """The cost of the model's part of a training step on one batch."""
 
     gmacs: float
     """10^9 multiply-adds, forward and backward, of what `COUNTED` names."""
     kept_bytes: int
-    """Memory that the forward pass leaves for the backward pass, beside the weights."""
+    """Memory that the forward pass keeps for the backward pass, besides the weights."""
 
 
 @dataclass(frozen=True)
 class CheckpointingCost:
-    """What gradient checkpointing takes and saves in a training step on one batch; see `ImageViT.recompute_blocks`."""
+    """What gradient checkpointing costs and saves in a training step on one batch; see `ImageViT.recompute_blocks`."""
 
     num_blocks: int
-    """Blocks that are computed again."""
+    """Number of blocks that are recomputed."""
     plain: StepCost
-    """Without it."""
+    """The step without checkpointing."""
     checkpointed: StepCost
-    """With it."""
+    """The step with checkpointing."""
     block_bytes: int
-    """Memory for the one block that is being computed again, for as long as that takes."""
+    """Memory for the one block being recomputed, for as long as that takes."""
 
     def __str__(self) -> str:
         if not self.num_blocks:
@@ -80,18 +80,18 @@ def checkpointing_cost(
 ) -> CheckpointingCost:
     """Count a training step on clips (B, T, 3, S, S) with gradient checkpointing and without.
 
-    Nothing is computed, and the model stays as it is. For a GPU, too, the operators of a CPU are counted, without those
-    of products.py, which are a CPU's alone; its own keep about the same.
+    Nothing is computed, and the model stays as it is. Even for a GPU the operators of a CPU are counted, without those
+    of products.py, which only a CPU has; a GPU's own operators keep about the same.
 
     Args:
         model: the classifier, in any precision.
         num_clips: B of a batch.
         num_frames: T.
         size: S.
-        device: where it will be trained, and
-        autocast_dtype: in which precision; both choose the attention kernel.
+        device: where it will be trained.
+        autocast_dtype: the precision it will be trained in; with `device` it determines the attention kernel.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode  # tensors with shape and dtype, and no values
+    from torch._subclasses.fake_tensor import FakeTensorMode  # tensors with a shape and dtype but no values
 
     rotary = _rotary(model, size, autocast_dtype)
     with FakeTensorMode(), nullcontext() if device.type == "cpu" else as_elsewhere():
@@ -119,8 +119,8 @@ def checkpointing_cost(
 
 
 def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
-    """Bytes of memory that a forward pass keeps for the backward pass, beside the weights."""
-    # By the storage itself, not its address: tensors without values have none. Small integers tell storages apart.
+    """Bytes of memory that a forward pass keeps for the backward pass, besides the weights."""
+    # Keyed by the storage itself, not its address, as tensors without values have none; a small integer identifies it.
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -131,13 +131,13 @@ def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        result = forward()  # held until all is counted: freed memory would be used, and counted, again
+        result = forward()  # held until everything is counted: freed memory would be reused, and counted twice
     del result
     return sum(kept.values())
 
 
 def gmacs_text(count: float) -> str:
-    """10^9 multiply-adds, in three digits or whole ones.
+    """10^9 multiply-adds, to three digits or as a whole number.
 
     >>> gmacs_text(1.2345), gmacs_text(12345.6)
     ('1.23 GMACs', '12,346 GMACs')
@@ -146,7 +146,7 @@ def gmacs_text(count: float) -> str:
 
 
 def _without_values(model: VideoClassifier, empty: Callable[[Tensor], Tensor]) -> VideoClassifier:
-    """The model with tensors that have a shape and no values."""
+    """A copy of the model whose tensors have a shape but no values."""
     copies: dict[int, object] = {
         id(p): nn.Parameter(empty(p), requires_grad=p.requires_grad) for p in model.parameters()
     }
@@ -155,7 +155,7 @@ def _without_values(model: VideoClassifier, empty: Callable[[Tensor], Tensor]) -
 
 
 def _rotary(model: VideoClassifier, size: int, autocast_dtype: torch.dtype | None) -> tuple[Tensor, Tensor] | None:
-    """The rotary embeddings of a step: transformers caches what they are made of, where no fake tensor may get in."""
+    """The rotary embeddings of a step: no fake tensor may enter transformers' cache of their inputs."""
     if model.trunk.rotary is None:
         return None
     casts = autocast_dtype is not None and not next(model.trunk.embeddings.parameters()).requires_grad
@@ -169,13 +169,13 @@ def _on_cpu(tensor: Tensor) -> Tensor:
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
-    """As fp32: products of mixed precision are refused there."""
+    """The tensor on the meta device, as fp32: mixed-precision products are refused there."""
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
     return torch.empty_like(tensor, dtype=dtype, device="meta")
 
 
 class _Given(nn.Module):
-    """Stands for a module whose result is known."""
+    """Stands in for a module whose result is known."""
 
     def __init__(self, *result: Tensor) -> None:
         super().__init__()

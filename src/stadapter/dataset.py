@@ -1,4 +1,4 @@
-"""Labelled clips as tensors; what is random in training is a pure function of (seed, epoch, position)."""
+"""Labelled clips as tensors; all randomness in training is a pure function of (seed, epoch, position)."""
 
 # V views, T frames, H W pixels, N tokens, D width
 
@@ -20,11 +20,11 @@ from stadapter.view_store import ViewStore
 from stadapter.wording import counted, listed
 
 _MAX_TRIES = 10
-"""After so many unreadable clips in a row a training sample is None."""
+"""After this many unreadable clips in a row a training sample is None."""
 
 
 class EvaluationClips(Dataset[Sample]):
-    """The clips of a manifest with all their test views; one that cannot be read is None, and named in `failures`."""
+    """The clips of a manifest with all their test views; one that cannot be read is None and is named in `failures`."""
 
     def __init__(
         self, manifest: Manifest, clip_config: ClipConfig, *, labels: Labels, turns: Turns | None = None
@@ -34,7 +34,7 @@ class EvaluationClips(Dataset[Sample]):
         Args:
             manifest: the clips.
             clip_config: frames, size and views.
-            labels: class names, or those of each head; a clip's label is its position here.
+            labels: class names, or those of each head; a clip's label is its position in this list.
             turns: asked before a video is decoded.
 
         Raises:
@@ -67,7 +67,7 @@ class EvaluationClips(Dataset[Sample]):
 
 
 class TrainingClips(Dataset[Sample]):
-    """The clips of a manifest, a random view of each; one that cannot be read is replaced by another, and named in
+    """The clips of a manifest, one random view of each; one that cannot be read is replaced by another and is named in
     `failures`."""
 
     def __init__(
@@ -89,14 +89,14 @@ class TrainingClips(Dataset[Sample]):
         Args:
             manifest: the clips.
             clip_config: frames and size.
-            labels: class names, or those of each head; a clip's label is its position here.
+            labels: class names, or those of each head; a clip's label is its position in this list.
             augmentation: random view and colours.
-            seed: with the epoch and the clip's position it decides all that is random.
-            store: where views of later epochs are kept when a video is decoded; for the fast road.
-            num_epochs: how many epochs there will be, if that is known: no view is drawn for a later one.
-            views_per_clip: after so many epochs the same views come again; None draws fresh ones always.
-            tokens: where what the model makes of a view may be found, which then takes the place of the view.
-            turns: asked before a video is decoded; what is kept of one is read at any time.
+            seed: with the epoch and the clip's position it determines all randomness.
+            store: where views for later epochs are kept when a video is decoded; for the fast path.
+            num_epochs: how many epochs there will be, if known: no view is drawn for a later one.
+            views_per_clip: the same views recur after this many epochs; None always draws fresh ones.
+            tokens: where the model's tokens for a view may be found, which then replace the view.
+            turns: asked before a video is decoded; what is already kept of a video is read at any time.
 
         Raises:
             DataError: a clip without a label, or with one that is not in `labels`.
@@ -111,7 +111,7 @@ class TrainingClips(Dataset[Sample]):
         self.tokens = tokens
         self.turns = turns
         self.targets = _targets(manifest, LabelSpace.of(labels))
-        # In shared memory, so that workers kept alive between epochs see a new epoch.
+        # In shared memory, so that workers kept alive between epochs see the new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
@@ -122,7 +122,7 @@ class TrainingClips(Dataset[Sample]):
 
     @property
     def view_number(self) -> int:
-        """Which view of each clip the epoch shows: one of its own, or the same as some epochs before."""
+        """Which view of each clip the epoch shows: a new one, or the same as some epochs before."""
         return self.epoch % self.views_per_clip if self.views_per_clip is not None else self.epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -133,7 +133,7 @@ class TrainingClips(Dataset[Sample]):
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
-        # Indices from len(self) on are further visits of the same clips in one epoch, as balanced_order gives them.
+        # Indices from len(self) upwards are further visits to the same clips in one epoch, as from balanced_order.
         failures: list[Failure] = []
         clip_index = chosen = index % len(self)
         for attempt in range(_MAX_TRIES if len(self) > 1 else 1):
@@ -156,7 +156,7 @@ class TrainingClips(Dataset[Sample]):
         return Sample(clip=None, label=self.targets[clip_index], index=clip_index, failures=failures)
 
     def _look_up(self, sample: Sample, tokens: TokenCache, draw: tuple[int, ...]) -> None:
-        """Give a sample the key of its view, which `draw` decides, and its tokens (T, N, D) if they are kept."""
+        """Give a sample the key of its view, which `draw` determines, and its tokens (T, N, D) if they are kept."""
         entry = self.entries[sample["index"]]
         times = (entry.start_seconds, entry.end_seconds, entry.frames_per_second)
         sample["key"] = tokens.key(entry.path, draw=draw, times=times)
@@ -183,7 +183,7 @@ class TrainingClips(Dataset[Sample]):
         except VideoError:
             if len(draws) == 1:
                 raise
-            # What cannot be read of a later epoch's view decides nothing about this one.
+            # A later epoch's view that cannot be read does not affect this one.
             views = self._views(index, [np.random.default_rng(draws[0])])
         store.put(index, view_number + 1, views[1:])
         return views[0].clone()
@@ -214,10 +214,10 @@ def _targets(manifest: Manifest, space: LabelSpace) -> list[tuple[int, ...]]:
         columns = ",".join(f"label:{head}" for head in space.heads) or "label"
         kind = "+".join(space.heads) or "action, verb or noun"
         kitchens = f", or EPIC-Kitchens with --label-kind {kind}" if kind in LABEL_KINDS or not space.heads else ""
-        raise DataError(f"clips with a {theirs} each; expected a {ours} each: columns {columns} of a CSV{kitchens}")
+        raise DataError(f"clips have a {theirs} each; expected a {ours} each: columns {columns} of a CSV{kitchens}")
     if unknown := space.unknown(manifest.label_space):
         raise DataError(
-            f"{counted(len(unknown), 'class')} of the data not among the labels: {listed(unknown)}; "
+            f"{counted(len(unknown), 'class')} of the data missing from the labels: {listed(unknown)}; "
             f"expected some of {listed(space.labels, 20)}"
         )
     places = {

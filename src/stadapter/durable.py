@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Files that exist whole or not at all, whatever happens while they are written."""
 
 import os
 from contextlib import suppress
@@ -8,12 +8,12 @@ from stadapter.errors import ArtefactError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash either the old content or the new is there, never a part.
+    """Write a file so that after a crash either the old or the new content is there, never a part.
 
-    The content goes to the disk under another name first, and so does the folder after the renaming.
+    The content is first written to disk under another name, and the folder is synced after the renaming.
 
     Raises:
-        ArtefactError: the disk is full, or the folder cannot be written; the old content is there then.
+        ArtefactError: the disk is full, or the folder cannot be written to; the old content is then still there.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -31,7 +31,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_where_told(path: Path, content: bytes) -> None:
-    """Write a file that a user named: a link stays one, and a pipe or a device is written into.
+    """Write a file that a user named: a link stays a link, and a pipe or a device is written to.
 
     Raises:
         ArtefactError, OSError: it cannot be written.
@@ -45,14 +45,14 @@ def write_where_told(path: Path, content: bytes) -> None:
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what writers of `path` left that were killed in the middle; only while no other process writes it."""
+    """Remove what writers of `path` left if they were killed midway; only while no other process writes it."""
     for part in path.parent.glob(f".{path.name}.*"):
         with suppress(OSError):
             part.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, where the filesystem can do that."""
+    """Write a folder's names to disk, if the filesystem can do that."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Settings dataclasses: whether their fields hold what the annotations say, and how they come back from JSON."""
+"""Settings dataclasses: checking fields against their annotations, and reading them back from JSON."""
 
 import dataclasses
 import math
@@ -13,20 +13,20 @@ T = TypeVar("T")
 
 
 def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass from its fields as JSON has them, which knows lists and no tuples.
+    """A dataclass from its fields as they are in JSON, which has lists but no tuples.
 
     Raises:
-        TypeError: a field that it does not have, or lacks.
+        TypeError: an unknown field, or a missing one.
     """
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in dict(values).items()})
 
 
 def check_types(settings: Any) -> None:
-    """Refuse a setting of another type than its field has, before it is met far from here.
+    """Refuse a setting whose type is not that of its field, before it causes trouble far from here.
 
-    For the `__post_init__` of a dataclass: numbers of numpy become Python's own, and lists the tuples that are wanted.
-    Known are int, float, bool, str, classes, and literals, unions, tuples and dicts of these; what else an annotation
-    may be, such as a protocol, is left to who uses it.
+    For the `__post_init__` of a dataclass: numpy numbers become Python's own, and lists become tuples where those are
+    expected. Supported are int, float, bool, str, classes, and literals, unions, tuples and dicts of these; any other
+    annotation, such as a protocol, is not checked.
 
     Raises:
         SettingsError: the first such setting, by its name.
@@ -40,7 +40,7 @@ def check_types(settings: Any) -> None:
     """
     try:
         hints = get_type_hints(type(settings))
-    except NameError:  # names that are there for type checkers alone
+    except NameError:  # names that exist only for type checkers
         return
     for field in dataclasses.fields(settings):
         given, hint = getattr(settings, field.name), hints[field.name]

@@ -1,7 +1,7 @@
-"""A drawn hand that moves over clutter: real video files whose classes only the order of their frames tells apart.
+"""A drawn hand that moves over clutter: real video files whose classes differ only in the order of their frames.
 
-The classes come in pairs that are each other played backwards. Clip i of both classes of a pair shows the same hand at
-the same places over the same background, so that a model blind to order cannot name more than half of them rightly.
+The classes come in pairs, each the other played backwards. Clip i of both classes of a pair shows the same hand in the
+same places over the same background, so a model blind to order cannot get more than half of them right.
 """
 
 import math
@@ -18,12 +18,12 @@ from stadapter.errors import SettingsError
 from stadapter.synthetic import write_video
 
 PAIRS = (("left", "right"), ("up", "down"), ("clockwise", "anticlockwise"), ("opening", "closing"))
-"""The classes; the second of a pair is the first played backwards."""
+"""The classes; the second of each pair is the first played backwards."""
 CLASSES = tuple(name for pair in PAIRS for name in pair)
 _SMOOTH = 3
-"""Pictures are drawn this many times as large and averaged."""
+"""Pictures are drawn this many times larger, then averaged down."""
 _FINGERS = (-62.0, -24.0, 0.0, 22.0, 44.0)
-"""Directions of thumb and fingers of an open hand, degrees from where the hand points."""
+"""Directions of thumb and fingers of an open hand, in degrees from where the hand points."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class _Hand:
     edge: tuple[int, int, int]
     palm: float
     elbow: tuple[float, float]
-    """Where the arm comes from: outside of the picture."""
+    """Where the arm comes from, outside the picture."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Pose:
     x: float
     y: float
     openness: float
-    """0 is a fist that points with one finger, 1 five spread fingers."""
+    """0 is a fist with one finger pointing, 1 is five spread fingers."""
 
 
 def write_hand_clips(
@@ -58,10 +58,10 @@ def write_hand_clips(
 ) -> list[Path]:
     """Write `<folder>/<class>/<class>_<i>.mp4`, H.264 clips of `size` x `size` pixels; return the paths.
 
-    Clips of another seed show other hands, backgrounds and ways.
+    Clips of another seed show other hands, backgrounds and paths.
 
     Raises:
-        SettingsError: an odd or too small size, or nothing to write.
+        SettingsError: a size that is odd or too small, or nothing to write.
     """
     if size < 32 or size % 2:
         raise SettingsError(f"size is {size} pixels; expected an even number, 32 or more")
@@ -80,7 +80,7 @@ def write_hand_clips(
 
 
 def _draw_clip(pair: int, generator: np.random.Generator, size: int, num_frames: int) -> NDArray[np.uint8]:
-    """The first class of a pair: uint8 (num_frames, size, size, 3)."""
+    """A clip of the first class of a pair: uint8 (num_frames, size, size, 3)."""
     background = _clutter(generator, size * _SMOOTH)
     hand = _draw_hand(generator)
     poses = _way(PAIRS[pair][0], generator, num_frames)
@@ -93,7 +93,7 @@ def _draw_clip(pair: int, generator: np.random.Generator, size: int, num_frames:
 
 
 def _way(name: str, generator: np.random.Generator, num_frames: int) -> list[_Pose]:
-    """The poses of a clip; its speed rises and falls in the same way from both ends."""
+    """The poses of a clip; its speed varies the same way from either end."""
     time = np.linspace(0.0, 1.0, num_frames)
     ease = generator.uniform(0.0, 0.5)
     time = (1 - ease) * time + ease * (0.5 - 0.5 * np.cos(np.pi * time))

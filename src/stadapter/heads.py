@@ -14,7 +14,7 @@ from stadapter.layers import TimeEmbedding
 class FrameAverageHead(nn.Module):
     """Average over frames, the trunk's final norm, dropout, one linear layer: tokens (B, T, N, D) to logits (B, C).
 
-    The class token is averaged over T; a trunk without one gives the mean over T and all patches. The norm comes
+    The class token is averaged over T; for a trunk without one, the mean is over T and all patches. The norm comes
     **after** the average, as in the released ST-Adapter code.
     """
 
@@ -31,11 +31,11 @@ class FrameAverageHead(nn.Module):
 
     @property
     def reads_patches(self) -> bool:
-        """Whether it needs more of the last block's tokens than the prefix."""
+        """Whether it needs more of the last block's tokens than the prefix tokens."""
         return not self.has_class_token
 
     def train(self, mode: bool = True) -> Self:
-        """Keep the norm, which is the trunk's own, in eval mode as the trunk is."""
+        """Set the mode, but keep the norm, which is the trunk's own, in eval mode like the trunk."""
         super().train(mode)
         self.norm.train(False)
         return self
@@ -51,7 +51,7 @@ class AttentivePoolingHead(nn.Module):
 
         tokens ─► trunk's norm (+ time) ─► keys, values ─► attention of the query ─► output ─► norm ─► linear layer
 
-    Attention alone sums over tokens without regard to their order: what tells frames apart is the time embedding.
+    Attention itself sums over tokens regardless of their order: only the time embedding tells frames apart.
     """
 
     name: ClassVar[str] = "attentive-pooling"
@@ -74,7 +74,7 @@ class AttentivePoolingHead(nn.Module):
         self.num_heads = num_heads
         self.time_embedding = TimeEmbedding(num_frames=num_frames, width=width) if num_frames is not None else None
         self.query = nn.Parameter(torch.empty(num_heads, 1, width // num_heads))
-        self.key = nn.Linear(width, width, bias=False)  # the softmax would take its bias out again
+        self.key = nn.Linear(width, width, bias=False)  # the softmax would cancel its bias
         self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
         nn.init.trunc_normal_(self.query, std=0.02)
         for layer in (self.key, self.value, self.output):
@@ -86,7 +86,7 @@ class AttentivePoolingHead(nn.Module):
         self.classifier = make_classifier(width, num_classes)
 
     def train(self, mode: bool = True) -> Self:
-        """Keep the first norm, which is the trunk's own, in eval mode as the trunk is."""
+        """Set the mode, but keep the first norm, which is the trunk's own, in eval mode like the trunk."""
         super().train(mode)
         self.norm.train(False)
         return self
@@ -97,7 +97,7 @@ class AttentivePoolingHead(nn.Module):
             tokens = tokens + self.time_embedding(tokens.shape[1])[:, None].to(tokens.dtype)
         tokens = tokens.flatten(1, 2)  # (B, T*N, D)
         keys, values = self._by_head(self.key(tokens)), self._by_head(self.value(tokens))  # (B, H, T*N, D/H)
-        # Plain products: for a single query no kernel saves anything.
+        # Plain products: with a single query a fused kernel saves nothing.
         scores = self.query.to(keys.dtype) @ keys.transpose(2, 3) * self.query.shape[2] ** -0.5  # (B, H, 1, T*N)
         pooled = (scores.softmax(-1).to(values.dtype) @ values).flatten(1)  # (B, D)
         features = self.dropout(self.pooled_norm(self.output(pooled)))

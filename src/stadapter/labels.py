@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from stadapter.errors import SettingsError
 from stadapter.wording import counted
 
-if TYPE_CHECKING:  # what reads and checks data, or tells of settings, needs no torch
+if TYPE_CHECKING:  # code that reads and checks data, or shows settings, needs no torch
     from torch import Tensor
 
 ACTION = "action"
-"""What the classes of all heads together are called: it is right where every head is."""
+"""Name for the classes of all heads together: an action is right if every head is."""
 SINGLE = "label"
-"""Name of the head of a classifier that has one."""
+"""Name of the head of a classifier that has only one."""
 _MOST_COMPARED = 10**6
-"""Combinations that are compared with each other; of more, which no data set has, none are."""
+"""The most combinations that are compared with each other; with more, as in no data set, the check is skipped."""
 
 
 @dataclass(frozen=True)
 class LabelSpace:
     """The classes of every head; one head is the ordinary case.
 
-    Several heads are one linear layer, its outputs those of the heads side by side; nothing else of a model knows them:
+    Several heads are one linear layer, with their outputs side by side; nothing else in a model knows of them:
 
         logits (B, C)    take  put  open │ plate  door  pan  tap
                          ───── verb ──── │ ──────── noun ───────
@@ -40,10 +40,10 @@ class LabelSpace:
 
     @classmethod
     def of(cls, labels: "Labels") -> Self:
-        """The space of a list of class names, or of lists of them by the name of the head; a space stays as it is.
+        """The space of a list of class names, or of a mapping from heads to such lists; a space stays as it is.
 
         Raises:
-            SettingsError: something else, such as a number of classes.
+            SettingsError: anything else, such as a number of classes.
 
         >>> LabelSpace.of({"verb": ["take", "put"], "noun": ["door", "pan"]}).labels
         ('verb: take', 'verb: put', 'noun: door', 'noun: pan')
@@ -61,7 +61,7 @@ class LabelSpace:
         """The inverse of `to_json`.
 
         Raises:
-            TypeError, KeyError: something else.
+            TypeError, KeyError: the values have another form.
         """
         if values and isinstance(values[0], dict):
             heads = {str(head["name"]): [str(label) for label in head["classes"]] for head in values}
@@ -69,19 +69,19 @@ class LabelSpace:
         return cls.of([str(label) for label in values])
 
     def to_json(self) -> list[Any]:
-        """The class names; of several heads a list of {name, classes}."""
+        """The class names; for several heads a list of {name, classes}."""
         if self.num_heads == 1:
             return list(self.classes[0])
         return [{"name": name, "classes": list(classes)} for name, classes in self.heads.items()]
 
     @property
     def num_heads(self) -> int:
-        """K"""
+        """K, the number of heads."""
         return len(self.names)
 
     @property
     def heads(self) -> dict[str, tuple[str, ...]]:
-        """Class names by the name of the head; empty with one head, whose name means nothing."""
+        """Class names by the name of the head; empty if there is one head, whose name means nothing."""
         return dict(zip(self.names, self.classes, strict=True)) if self.num_heads > 1 else {}
 
     @property
@@ -91,12 +91,12 @@ class LabelSpace:
 
     @property
     def num_actions(self) -> int:
-        """Combinations of one class of each head; with one head its classes."""
+        """Number of combinations of one class of each head; with one head, of its classes."""
         return math.prod(self.sizes)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Every class in the order of the logits; of several heads each after the name of its head."""
+        """Every class in the order of the logits; with several heads each is prefixed by the name of its head."""
         return tuple(label for classes in self.labels_by_head for label in classes)
 
     @property
@@ -113,27 +113,27 @@ class LabelSpace:
         return " and ".join(f"{len(classes)} {name}" for name, classes in self.heads.items()) + " classes"
 
     def check(self) -> None:
-        """Refuse what no classifier can be built on.
+        """Refuse classes that no classifier can be built on.
 
         Raises:
-            SettingsError: a head with fewer than two classes, a class twice in one head, a name without meaning, or
-                combinations of classes that read alike.
+            SettingsError: a head with fewer than two classes, a class twice in one head, an empty or repeated head
+                name, or combinations of classes that read alike.
         """
         if not all(self.names) or len(set(self.names)) < len(self.names) or not self.names:
-            raise SettingsError(f"heads {', '.join(map(repr, self.names))}: expected a name of its own for each")
+            raise SettingsError(f"heads {', '.join(map(repr, self.names))}: expected a name for each, all different")
         for name, classes in zip(self.names, self.classes, strict=True):
             head = f" of the head {name}" if self.num_heads > 1 else ""
             if len(classes) < 2:
                 raise SettingsError(f"labels {list(classes)!r}{head}: expected a list of at least two class names")
             if twice := sorted({label for label in classes if classes.count(label) > 1}):
-                raise SettingsError(f"class names given twice{head}: {', '.join(twice)}")
+                raise SettingsError(f"class names given twice{head}: {', '.join(twice)}; expected each once")
         if (alike := self._alike()) is not None:
             raise SettingsError(f"several combinations of classes read {alike!r}: expected names that tell them apart")
         if len(set(self.labels)) < len(self.labels):  # a class "b: c" of a head "a", and a class "c" of a head "a: b"
             raise SettingsError(f"heads {', '.join(self.names)}: expected names without a colon")
 
     def _alike(self) -> str | None:
-        """What two combinations of classes both read, as "open" "door knob" and "open door" "knob" do, if any do."""
+        """The text shared by two combinations of classes, like "open" "door knob" and "open door" "knob", if any."""
         num_with_spaces = sum(any(" " in label for label in classes) for classes in self.classes)
         if num_with_spaces < 2 or self.num_actions > _MOST_COMPARED:
             return None
@@ -142,13 +142,13 @@ class LabelSpace:
         return text if count > 1 else None
 
     def split(self, outputs: "Tensor") -> "tuple[Tensor, ...]":
-        """Logits or scores (..., C) of all heads as those of each."""
+        """Split logits or scores (..., C) of all heads into those of each head."""
         import torch
 
         return torch.split(outputs, list(self.sizes), dim=-1)
 
     def loss(self, logits: "Tensor", targets: "Tensor", *, label_smoothing: float = 0.0) -> "Tensor":
-        """The sum of the heads' cross-entropies, each the mean over the batch; logits (B, C), targets (B, K)."""
+        """The sum of the heads' cross-entropies, each averaged over the batch; logits (B, C), targets (B, K)."""
         import torch
         import torch.nn.functional as F
 
@@ -168,9 +168,9 @@ class LabelSpace:
         return torch.stack([part.argmax(-1) for part in self.split(outputs)], -1)
 
     def likeliest(self, scores: "Tensor", count: int) -> "tuple[Tensor, Tensor]":
-        """The combinations with the largest product of their classes' scores; with one head its best classes.
+        """The combinations with the largest product of their classes' scores; with one head, its best classes.
 
-        Every combination counts, also one that no clip shows: this is how EPIC-Kitchens-100 ranks actions
+        Every combination counts, even one that no clip shows: this is how EPIC-Kitchens-100 ranks actions
         (github.com/epic-kitchens/C1-Action-Recognition, utils/scoring.py, compute_action_scores).
 
         Args:
@@ -178,7 +178,7 @@ class LabelSpace:
             count: how many; at most as many as there are.
 
         Returns:
-            their products (B, n), highest first, and their classes, int64 (B, n, K).
+            Their products (B, n), highest first, and their classes, int64 (B, n, K).
         """
         import torch
 
@@ -186,7 +186,7 @@ class LabelSpace:
         best = first.topk(min(count, first.shape[-1]))
         products, places = best.values, best.indices[..., None]  # (B, n), (B, n, 1)
         for part in others:
-            best = part.topk(min(count, part.shape[-1]))  # (B, m); what is not among these is in no best combination
+            best = part.topk(min(count, part.shape[-1]))  # (B, m); anything else is in no best combination
             every = (products[:, :, None] * best.values[:, None]).flatten(1)  # (B, n*m)
             chosen = every.topk(min(count, every.shape[-1]))
             row, column = chosen.indices // best.values.shape[-1], chosen.indices % best.values.shape[-1]
@@ -206,14 +206,14 @@ class LabelSpace:
 
 
 Labels: TypeAlias = LabelSpace | Sequence[str] | Mapping[str, Sequence[str]]
-"""Class names; or, of several heads, the class names of each by its name."""
+"""Class names; or, for several heads, a mapping from each head's name to its class names."""
 
 
 def qualified(head: str, label: str) -> str:
-    """A class of one of several heads."""
+    """The name of a class of one of several heads."""
     return f"{head}: {label}"
 
 
 def joined(classes: Sequence[str]) -> str:
-    """The classes of several heads as one."""
+    """The name of one class of each head, as a single name."""
     return " ".join(classes)

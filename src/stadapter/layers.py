@@ -1,4 +1,4 @@
-"""New layers that several strategies and heads are made of, and where adapters may stand."""
+"""New layers that several strategies and heads are built from, and the places where adapters may go."""
 
 # B batch, T frames, N tokens (prefix + patches), P patches, D width, A bottleneck, S sequences
 
@@ -15,7 +15,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "ta
 
 
 class BottleneckMLP(nn.Module):
-    """up(f(down(x))) on tokens (..., D), through A channels; zero at the start, because `up` is.
+    """up(f(down(x))) on tokens (..., D), through A channels; zero at the start, because `up` is zero.
 
     The near-identity start is that of Houlsby et al. (ICML 2019, arXiv 1902.00751), made exact as in AIM.
     """
@@ -34,10 +34,10 @@ class BottleneckMLP(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """One learned vector a frame, zero at the start; for another number of frames they are interpolated along time.
+    """One learned vector per frame, zero at the start; for another number of frames they are interpolated along time.
 
-    TimeSformer, which repeats the nearest vector, and AIM, which refuses, start at zero too. Linear interpolation
-    keeps neighbouring frames apart.
+    TimeSformer, which repeats the nearest vector, and AIM, which refuses other lengths, also start at zero. Linear
+    interpolation keeps neighbouring frames distinct.
     """
 
     def __init__(self, *, num_frames: int, width: int) -> None:
@@ -46,7 +46,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, num_frames: int) -> Tensor:
         """The vectors of `num_frames` frames (T, D)."""
-        # Always, also where it changes nothing: the exported model takes any number of frames.
+        # Always interpolate, even if it changes nothing: the exported model takes any number of frames.
         return F.interpolate(self.weight.T[None], size=num_frames, mode="linear", align_corners=False)[0].T
 
 
@@ -60,9 +60,9 @@ def insert_adapters(
     first_blocks: int | None = None,
     keep_unreachable: bool = False,
 ) -> None:
-    """Put adapters of the patch tokens at A1 and A2 of the last or the first blocks, of all where both are None.
+    """Put adapters on the patch tokens at A1 and A2 of the last or the first blocks, or of all if both are None.
 
-    The last block's A2 is left out where a class token is read, unless `keep_unreachable`.
+    The last block's A2 is left out if a class token is read, unless `keep_unreachable` is set.
 
     Raises:
         SettingsError: places at which nothing would be trained, or both the first and the last blocks.
@@ -76,7 +76,7 @@ def insert_adapters(
     unreachable = {len(vit.blocks) - 1} if vit.has_class_token and not keep_unreachable else set()
     if not before_attention and not set(indices) - unreachable:
         raise SettingsError(
-            "an adapter before the last block's MLP alone cannot reach the class token, and trains nothing; "
+            "an adapter only before the last block's MLP cannot reach the class token, and trains nothing; "
             "set before_attention, or more last_blocks"
         )
     for index in indices:
@@ -90,8 +90,8 @@ def insert_adapters(
 def attend_over_time(attention: nn.Module, x: Tensor, *, rotary: bool) -> Tensor:
     """A block's attention on sequences over time (S, T, D), same shape out.
 
-    Rotary embeddings tell places apart, not times, so here there are none: frames are given as prefix tokens, which
-    the rotary families do not rotate. What tells times apart is a time embedding.
+    Rotary embeddings tell positions apart, not times, so none are used here: frames are passed as prefix tokens, which
+    the rotary families do not rotate. A time embedding tells times apart.
     """
     no_rotation = x.new_zeros(0, 1)
     attended: Tensor = (attention(x, position_embeddings=(no_rotation, no_rotation)) if rotary else attention(x))[0]
@@ -99,7 +99,7 @@ def attend_over_time(attention: nn.Module, x: Tensor, *, rotary: bool) -> Tensor
 
 
 def add_time(x: Tensor, time_embedding: TimeEmbedding, layout: TokenLayout) -> Tensor:
-    """x (B*T, N, D) with the vector of its frame added to every token."""
+    """x (B*T, N, D) with its frame's vector added to every token."""
     by_frame = time_embedding(layout.num_frames).repeat(x.shape[0] // layout.num_frames, 1)  # (B*T, D)
     timed: Tensor = x + by_frame[:, None].to(x.dtype)
     return timed
@@ -123,7 +123,7 @@ def make_activation(name: str | None) -> nn.Module:
 
 
 def activation_gradient(activation: nn.Module, gradient: Tensor, *, x: Tensor, y: Tensor) -> Tensor:
-    """The gradient of x, from that of y = activation(x), for what `make_activation` makes."""
+    """The gradient of x, from that of y = activation(x), for any activation from `make_activation`."""
     result: Tensor
     match activation:
         case nn.Identity():

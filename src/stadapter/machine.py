@@ -14,7 +14,7 @@ _MAX_REASON = 100
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """The device of this name; "auto" is a GPU where there is one, else the CPU.
+    """The device of this name; "auto" is a GPU if there is one, otherwise the CPU.
 
     Raises:
         SettingsError: no such device, or not on this machine.
@@ -28,7 +28,7 @@ def choose_device(name: str | torch.device) -> torch.device:
             raise RuntimeError("nothing is computed there")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        # torch may go on for a page; of a name that it does not know it lists dozens that it knows.
+        # torch's message may fill a page; for a device name that it does not know it lists dozens that it does.
         told = textwrap.shorten(str(error), _MAX_REASON, placeholder=" …")
         reason = f" ({told})" if "device type at start" not in str(error) else ""
         raise SettingsError(
@@ -38,10 +38,10 @@ def choose_device(name: str | torch.device) -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The dtype to compute in beside fp32, for "auto", "bf16" or "fp32"; None is fp32 alone.
+    """The dtype to compute in besides fp32, for "auto", "bf16" or "fp32"; None means only fp32.
 
     Raises:
-        SettingsError: bf16 was asked for on a device that has no arithmetic for it.
+        SettingsError: bf16 was requested on a device that has no arithmetic for it.
     """
     if device.type == "cuda":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -49,12 +49,12 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype | None
         capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
         supported = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     if precision == "bf16" and not supported and device.type != "cpu":
-        raise SettingsError(f"precision bf16: {device} does not compute in it; use fp32 or auto")
+        raise SettingsError(f"precision bf16: {device} cannot compute in it; use fp32 or auto")
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and supported) else None
 
 
 def precision_name(dtype: torch.dtype | None) -> str:
-    """What `choose_precision` found, as receipts tell it: float32 or bfloat16."""
+    """The result of `choose_precision` as it is named in receipts: float32 or bfloat16."""
     return str(dtype or torch.float32).removeprefix("torch.")
 
 
@@ -64,10 +64,10 @@ def count_cores() -> int:
 
 
 def default_workers(num_processes: int = 1, *, device_type: str = "cpu") -> int:
-    """Decoding processes for each of `num_processes` that train together; at least 1, at most 8, for a GPU 16.
+    """Decoding processes for each of `num_processes` that train together: at least 1, at most 8, or 16 with a GPU.
 
-    The cores of this machine are shared by those of them that run here. Where the model computes on cores too, all of a
-    share decodes if both take turns, half of it if not; where it computes on a GPU, all but the core that feeds it.
+    The processes that run on this machine share its cores. If the model computes on cores too, all cores of a share
+    decode if the two take turns, or half of them if not; if it computes on a GPU, all but the core that feeds the GPU.
     """
     cores = share_of_cores(num_processes)
     if device_type != "cpu":
@@ -76,7 +76,7 @@ def default_workers(num_processes: int = 1, *, device_type: str = "cpu") -> int:
 
 
 def takes_turns(num_processes: int = 1, *, device_type: str = "cpu") -> bool:
-    """Whether the model computes on all cores of its share, so that decoding has none of its own."""
+    """Whether the model computes on all cores of its share, leaving none for decoding."""
     return device_type == "cpu" and torch.get_num_threads() >= share_of_cores(num_processes)
 
 
@@ -86,18 +86,18 @@ def share_of_cores(num_processes: int) -> int:
 
 
 def processes_here(num_processes: int) -> int:
-    """How many of the processes that train together run on this machine: as torchrun and accelerate tell, or all."""
+    """How many of the processes that train together run on this machine: as torchrun or accelerate says, or all."""
     told = os.environ.get("LOCAL_WORLD_SIZE", "")
     return min(num_processes, int(told)) if told.isdecimal() and int(told) else num_processes
 
 
 def random_devices(device: torch.device) -> list[torch.device]:
-    """The devices beside the CPU whose generators computing on one may use, for `torch.random.fork_rng`."""
+    """The non-CPU devices whose random generators are used when computing on `device`, for `torch.random.fork_rng`."""
     return [device] if device.type == "cuda" else []
 
 
 def copies_beside_work(device: torch.device) -> bool:
-    """Whether copies to a device can go on while it computes: from pinned memory to a CUDA device."""
+    """Whether copies to a device can run while it computes: from pinned memory to a CUDA device."""
     return device.type == "cuda"
 
 

@@ -1,4 +1,4 @@
-"""Memory of a process and its device: what could be taken, what was at most, and what its errors mean."""
+"""Memory of a process and its device: how much is available, the peak so far, and what memory errors mean."""
 
 import gc
 import os
@@ -14,9 +14,9 @@ from stadapter.errors import TrainingError
 
 
 def available_memory_bytes(device: torch.device) -> int | None:
-    """How much more memory a process could take on a device now; None where the system does not tell.
+    """How much more memory a process could take on a device now; None if the system does not say.
 
-    On a CPU what Linux calls available, and no more than a container's limit leaves; on macOS half of all there is.
+    On a CPU, what Linux calls available, but no more than a container's limit leaves; on macOS, half of all memory.
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -31,7 +31,7 @@ def available_memory_bytes(device: torch.device) -> int | None:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_bytes` begin anew. On a CPU this works on Linux alone; elsewhere the peak is of all time."""
+    """Reset `peak_memory_bytes`. On a CPU this works only on Linux; elsewhere the peak remains the all-time one."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -42,12 +42,12 @@ def forget_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory of this process so far: on a GPU what was allocated there, else what was resident."""
+    """The peak memory of this process so far: on a GPU what was allocated there, otherwise what was resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     gc.collect()
     status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would tell the parent's peak where that was higher: it survives exec
+    if status.is_file():  # getrusage would report the parent's peak if that was higher: it survives exec
         for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
@@ -59,27 +59,27 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 @contextmanager
 def readable_memory_errors() -> Iterator[None]:
-    """Turn an allocator's error into advice.
+    """Turn an allocator's error into one with advice.
 
     Raises:
-        TrainingError: memory did not suffice.
+        TrainingError: there was not enough memory.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
-        told = next((line for line in lines if "allocate memory" in line), "")  # of a decoding process the last line
+        told = next((line for line in lines if "allocate memory" in line), "")  # from a decoding process, the last line
         if not told and not isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise
         found = told or lines[0]
         raise TrainingError(
-            f"out of memory ({found}); use gradient_checkpointing, lower batch_size (and raise accumulation_steps by "
-            "as much), num_frames or size, or use precision bf16"
+            f"out of memory ({found}); use gradient_checkpointing, lower batch_size (raising accumulation_steps to "
+            "match), num_frames or size, or use precision bf16"
         ) from error
 
 
 def _left_by_container(folder: Path) -> list[int]:
-    """What the memory limit of a container leaves, in bytes, by either version of Linux's control groups."""
+    """What a container's memory limit leaves, in bytes, under either version of Linux control groups."""
     left = []
     first, second = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"), ("memory.max", "memory.current")
     for limit, used in (first, second):
@@ -91,7 +91,7 @@ def _left_by_container(folder: Path) -> list[int]:
 
 
 def _file_cache(limit: Path) -> int:
-    """What a container's memory holds of files, which goes when it is needed; bytes."""
+    """How much of a container's memory is file cache, which is freed when needed; bytes."""
     lines = limit.with_name("memory.stat").read_text(encoding="ascii").splitlines()
     counts = dict(line.split() for line in lines)
     return int(counts.get("total_inactive_file", counts.get("inactive_file", "0")))

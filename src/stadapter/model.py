@@ -23,7 +23,7 @@ from stadapter.wording import listed
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """How many scalars a model trains, of how many it has."""
+    """How many scalars a model trains, out of how many it has."""
 
     trained: int
     total: int
@@ -34,7 +34,7 @@ class ParameterCount:
 
 
 class VideoClassifier(nn.Module):
-    """A frozen image trunk with something small that learns, and class names for its outputs.
+    """A frozen image trunk with something small that learns, and names for its output classes.
 
     `forward` takes normalised float clips (B, T, 3, H, W) and returns fp32 logits (B, C); T, H and W are free as long
     as the patch size divides H and W. With several heads, such as verb and noun, C counts the classes of all;
@@ -44,7 +44,7 @@ class VideoClassifier(nn.Module):
     mean: Tensor
     std: Tensor
     dtype: torch.dtype
-    """What the frozen weights are stored and computed in; with another than fp32 `forward` runs under autocast."""
+    """What the frozen weights are stored and computed in; unless it is fp32, `forward` runs under autocast."""
 
     def __init__(self, *, trunk: ImageViT, head: Head, tuning: Tuning, labels: Labels) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class VideoClassifier(nn.Module):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names, in the order of the logits; of several heads each after the name of its head."""
+        """Class names, in the order of the logits; with several heads each is prefixed by the name of its head."""
         return self.label_space.labels
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -67,9 +67,9 @@ class VideoClassifier(nn.Module):
             return logits.float()
 
     def frozen_tokens(self, clips: Tensor) -> Tensor:
-        """What the part of the trunk that never changes makes of clips, without gradients, for `finish`.
+        """The output for clips of the part of the trunk that never changes, without gradients, as input for `finish`.
 
-        (B, T, N, D); where the whole trunk is frozen and the head reads the prefix tokens alone, N is their number.
+        (B, T, N, D); if the whole trunk is frozen and the head reads only the prefix tokens, N is their number.
         """
         with torch.no_grad(), self._autocast():
             return self.trunk.frozen_tokens(clips, prefix_only=not self.head.reads_patches)
@@ -82,7 +82,7 @@ class VideoClassifier(nn.Module):
             return logits.float()
 
     def _autocast(self) -> AbstractContextManager[object]:
-        """Of fp32 none, so that an autocast around the model holds."""
+        """No autocast for fp32, so that one around the model takes effect."""
         return torch.autocast(self.mean.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
 
     def normalise(self, clips: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class VideoClassifier(nn.Module):
         ]
         if problems:
             raise ArtefactError(
-                f"the trained tensors do not fit the model, {len(problems)} of them: "
+                f"the trained tensors do not fit the model, {len(problems)} mismatched: "
                 f"{listed(problems, separator='; ')}; it needs the tuning, trunk and labels they were trained with"
             )
         with torch.no_grad():
@@ -129,13 +129,13 @@ class VideoClassifier(nn.Module):
         for module in self.trunk.modules():
             own = list(module.parameters(recurse=False))
             if isinstance(module, nn.LayerNorm) and any(parameter.requires_grad for parameter in own):
-                continue  # a CPU cannot compute a norm of which the bias alone is fp32
+                continue  # a CPU cannot compute a norm if only its bias is fp32
             for parameter in own:
                 if parameter.is_floating_point() and not parameter.requires_grad:
                     parameter.data = parameter.data.to(dtype)
 
     def count_parameters(self) -> ParameterCount:
-        """Trained and total scalars; the trunk counts whole."""
+        """Trained and total scalars; the whole trunk counts."""
         parameters = list(self.parameters())
         return ParameterCount(
             trained=sum(p.numel() for p in parameters if p.requires_grad), total=sum(p.numel() for p in parameters)
@@ -143,9 +143,9 @@ class VideoClassifier(nn.Module):
 
 
 class Finisher(nn.Module):
-    """The changing part of a classifier as a module, for what wraps modules: `frozen_tokens` to logits.
+    """The trainable part of a classifier as a module, for wrappers of modules: `frozen_tokens` to logits.
 
-    It holds the very classifier, so that what learns is the same parameters.
+    It holds the classifier itself, so that the same parameters learn.
     """
 
     def __init__(self, model: VideoClassifier, *, size: int) -> None:
@@ -168,28 +168,28 @@ def build_model(
     """Put a video classifier together, in fp32, on the device of its trunk.
 
     Args:
-        backbone: a loaded trunk, which stays as it is and shares its weights with the new model; or what
+        backbone: a loaded trunk, which stays as it is and shares its weights with the new model; or anything that
             `load_backbone` takes.
         labels: class names, in the order of the logits; or those of several heads, {"verb": [...], "noun": [...]}.
-        tuning: the strategy; default `STAdapter()`.
+        tuning: the strategy; by default `STAdapter()`.
         dropout: before the classifier, 0 to 1.
-        seed: of the fresh weights; the global random state is left alone.
+        seed: for the fresh weights; the global random state is left alone.
 
     Raises:
         BackboneError: the trunk cannot be loaded.
-        SettingsError: fewer than two labels, a label twice, a trunk that is already adapted, or bad settings.
+        SettingsError: fewer than two labels, a repeated label, an already adapted trunk, or bad settings.
     """
     space = LabelSpace.of(labels)
     space.check()
     if not 0 <= dropout < 1:
-        raise SettingsError(f"dropout {dropout}: expected a share of at least 0 and below 1")
+        raise SettingsError(f"dropout {dropout}: expected at least 0 and less than 1")
     tuning = tuning if tuning is not None else STAdapter()
     tuning = checked_tuning(tuning)
     loaded = backbone if isinstance(backbone, ImageViT) else load_backbone(backbone)
     loaded.lay_weights_side_by_side()
     trunk = share_weights(loaded)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the accelerators' generators too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators
         tuning.apply(trunk)
         head = make_head(trunk, tuning, num_classes=sum(space.sizes), dropout=dropout)
     trunk.pack()
@@ -198,7 +198,7 @@ def build_model(
 
 
 def make_head(trunk: ImageViT, tuning: Tuning, *, num_classes: int, dropout: float) -> Head:
-    """The head that a strategy makes, or the average over frames."""
+    """The strategy's own head, or the average over frames."""
     if isinstance(tuning, MakesHead):
         return tuning.make_head(trunk, num_classes=num_classes, dropout=dropout)
     return FrameAverageHead(
@@ -211,7 +211,7 @@ def make_head(trunk: ImageViT, tuning: Tuning, *, num_classes: int, dropout: flo
 
 
 def prepare_trunk(model: VideoClassifier, device: torch.device, autocast_dtype: torch.dtype | None) -> None:
-    """Put the frozen weights into the precision and the attention kernel that compute fastest on a device."""
+    """Give the frozen weights the precision, and the attention the kernel, that are fastest on a device."""
     if autocast_dtype is not None:
         model.cast_trunk(autocast_dtype)
     model.trunk.use_attention(fastest_attention(device, autocast_dtype))
@@ -219,5 +219,5 @@ def prepare_trunk(model: VideoClassifier, device: torch.device, autocast_dtype: 
 
 def fastest_attention(device: torch.device, autocast_dtype: torch.dtype | None) -> Literal["sdpa", "eager"]:
     """The kernel of the frozen attention that trains fastest."""
-    # On a CPU the fused kernel of bf16 takes longer than plain products, its backward pass several times (docs/log.md).
+    # On a CPU the fused bf16 kernel is slower than plain products, its backward pass several times (docs/log.md).
     return "eager" if device.type == "cpu" and autocast_dtype is not None else "sdpa"

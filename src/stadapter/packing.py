@@ -1,8 +1,8 @@
 """Pieces of a pre-trained layer, repacked: the same values with less work and less memory.
 
-Query, key and value of a frozen attention become one product, and only the queries that are read are computed. A frozen
-MLP with QuickGELU goes over its widest tensor once instead of three times; where it learns, QuickGELU keeps one tensor
-for the backward pass instead of two.
+Query, key and value of a frozen attention become one product, and only queries that are read are computed. A frozen
+MLP with QuickGELU goes over its widest tensor once instead of three times; if the MLP learns, QuickGELU keeps one
+tensor for the backward pass instead of two.
 """
 
 # S sequences (frames), N tokens, R rows (S*N), Q queries, D width, M width of an MLP, H heads, E width of a head
@@ -20,13 +20,13 @@ from stadapter.products import Linear, as_autocast, linear, product, scaled_prod
 _PLAIN = frozenset(
     ("CLIPAttention", "SiglipAttention", "Dinov2Attention", "Dinov2WithRegistersAttention", "ViTAttention")
 )
-"""Classes of transformers that compute softmax(queries · keys · scale) · values and nothing else: no rotation."""
+"""transformers classes that compute softmax(queries · keys · scale) · values and nothing else: no rotation."""
 _MLPS = frozenset(("CLIPMLP", "SiglipMLP"))
-"""Classes of transformers that compute fc2(activation_fn(fc1(x))), with biases."""
+"""transformers classes that compute fc2(activation_fn(fc1(x))), with biases."""
 _QUICK_GELU = "QuickGELUActivation"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _OUTPUTS, _HEADS, _SCALES = ("out_proj", "o_proj"), ("num_heads", "num_attention_heads"), ("scale", "scaling")
-"""What the families call the same."""
+"""What the families call the same thing."""
 _QUICK_GELU_FACTOR = 1.702
 
 
@@ -35,8 +35,8 @@ class PackedAttention(nn.Module):
 
         x (S, N, D) ─ one product ─► queries, keys, values (S, H, N, E) ─► attention ─► output projection
 
-    The values are those of the layer it was made of, up to rounding. Its weight (3D, D) lies where the layer's three
-    lay, if they lay side by side (`lay_side_by_side`): then the trunk is not held twice.
+    The values are those of the original layer, up to rounding. The weight (3D, D) shares the memory of the layer's
+    three weights if those lie side by side (`lay_side_by_side`): then the trunk is not held twice.
     """
 
     def __init__(self, attention: nn.Module) -> None:
@@ -44,7 +44,7 @@ class PackedAttention(nn.Module):
         super().__init__()
         parts: list[Any] = [attention.get_submodule(name) for name in _PROJECTIONS]
         self.config: Any = attention.config
-        """Of the trunk; says which kernel to compute with, `sdpa` or `eager`."""
+        """The trunk's; it says which kernel to compute with, `sdpa` or `eager`."""
         self.num_heads = int(_first(attention, _HEADS))
         self.scale = float(_first(attention, _SCALES))
         self.weight = _joint([part.weight for part in parts])
@@ -52,7 +52,7 @@ class PackedAttention(nn.Module):
         self.output = _first(attention, _OUTPUTS)
 
     def forward(self, x: Tensor, *, num_queries: int | None = None) -> tuple[Tensor]:
-        """Normed tokens (S, N, D) to a tuple of their attention, same shape, or of the first `num_queries`."""
+        """Normed tokens (S, N, D) to a tuple of their attention, same shape, or only of the first `num_queries`."""
         is_plain = self.config._attn_implementation == "eager"
         if num_queries is None:
             joint = self._by_head(linear(x, self.weight, self.bias), 3)  # (S, 3, H, N, E)
@@ -89,17 +89,17 @@ def _plain_attention(joint: Tensor, scale: float) -> Tensor:
 
 
 class _PlainAttention(torch.autograd.Function):
-    """softmax(queries · keys · scale) · values by two products: on a CPU, in bf16, faster than the fused kernel.
+    """softmax(queries · keys · scale) · values by two products: faster than the fused kernel on a CPU in bf16.
 
-    Queries, keys and values (S, 3, H, N, E) come together, and so do their gradients: as separate tensors they would be
-    copied more often, and kept in addition (docs/log.md).
+    Queries, keys and values (S, 3, H, N, E) come in one tensor, and so do their gradients: as separate tensors they
+    would be copied more often, and kept as well (docs/log.md).
     """
 
     @staticmethod
     def forward(context: Any, joint: Tensor, scale: float) -> Tensor:
         parts = joint.transpose(0, 1).contiguous().flatten(1, 2)  # (3, S*H, N, E)
         queries, keys, values = parts
-        # Autocast of a GPU computes a softmax in fp32; the backward pass, where autocast is off, wants one precision.
+        # On a GPU autocast computes a softmax in fp32; the backward pass, without autocast, needs a single precision.
         weights = _scaled_batch_product(queries, keys.mT, scale).softmax(-1).to(parts.dtype)  # (S*H, N, N)
         context.save_for_backward(parts, weights)
         context.scale = scale
@@ -107,32 +107,32 @@ class _PlainAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(context: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         parts, weights = context.saved_tensors
         queries, keys, values = parts
-        gradients, by_head = torch.empty_like(parts), gradient.flatten(0, 1)  # (S*H, N, E)
-        of_weights = torch.bmm(by_head, values.mT)
-        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-        _scaled_batch_product(of_scores, keys, context.scale, out=gradients[0])
-        _scaled_batch_product(of_scores.mT, queries, context.scale, out=gradients[1])
+        gradients, by_head = torch.empty_like(parts), grad_output.flatten(0, 1)  # (S*H, N, E)
+        grad_weights = torch.bmm(by_head, values.mT)
+        grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        _scaled_batch_product(grad_scores, keys, context.scale, out=gradients[0])
+        _scaled_batch_product(grad_scores.mT, queries, context.scale, out=gradients[1])
         torch.bmm(weights.mT, by_head, out=gradients[2])
-        return gradients.view(3, *gradient.shape).transpose(0, 1), None  # (S, 3, H, N, E)
+        return gradients.view(3, *grad_output.shape).transpose(0, 1), None  # (S, 3, H, N, E)
 
 
 def _scaled_batch_product(left: Tensor, right: Tensor, scale: float, *, out: Tensor | None = None) -> Tensor:
-    """scale · left · right, of matrices (S*H, ·, ·); the factor is not rounded on its own."""
+    """scale · left · right, for matrices (S*H, ·, ·); the factor is not rounded separately."""
     nothing = left.new_empty(()).expand(1, 1, 1)
     return torch.baddbmm(nothing, left, right, beta=0, alpha=scale, out=out)
 
 
 class PackedMLP(nn.Module):
-    """A frozen MLP of a pre-trained layer with QuickGELU, computed with one pass over its widest tensor, not three.
+    """A frozen MLP of a pre-trained layer with QuickGELU, with one pass over its widest tensor instead of three.
 
         x (S, N, D) ─ up ─► (S, N, M) ─ QuickGELU ─► down ─► (S, N, D)
 
-    QuickGELU, x · sigmoid(1.702 x), is silu(z) / 1.702 with z = 1.702 x: the first product gives z and the second takes
-    the division at no cost. The values are those of the layer it was made of, up to rounding; kept for the backward
-    pass is z alone.
+    QuickGELU, x · sigmoid(1.702 x), is silu(z) / 1.702 with z = 1.702 x: the first product gives z, and the second
+    includes the division at no cost. The values are those of the original layer, up to rounding; only z is kept for
+    the backward pass.
     """
 
     def __init__(self, mlp: nn.Module) -> None:
@@ -151,7 +151,7 @@ class PackedMLP(nn.Module):
         return result.view(*x.shape[:-1], -1)
 
     def _is_as_taken_over(self) -> bool:
-        """Whether nobody lets it learn after all, or has put something else in the place of a layer."""
+        """Whether it is still frozen, and nothing else has been put in place of a layer."""
         are_plain = all(type(layer) in (nn.Linear, Linear) for layer in (self.up, self.down))
         return are_plain and not any(parameter.requires_grad for parameter in self.parameters())
 
@@ -159,8 +159,8 @@ class PackedMLP(nn.Module):
 class _ScaledUp(torch.autograd.Function):
     """silu(1.702 · up(x)), for `_ScaledDown`: their factors cancel in the backward pass, so neither applies its own.
 
-    The frozen weights of both are no saved tensors: for those gradient checkpointing would compute the last product
-    again.
+    The frozen weights of both are not saved tensors: for saved tensors gradient checkpointing would recompute the last
+    product.
     """
 
     @staticmethod
@@ -174,14 +174,14 @@ class _ScaledUp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(context: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (z,) = context.saved_tensors
-        of_z = torch.ops.aten.silu_backward(gradient, z)
-        return product(of_z, context.weight.to(z.dtype).mT), None, None
+        grad_z = torch.ops.aten.silu_backward(grad_output, z)
+        return product(grad_z, context.weight.to(z.dtype).mT), None, None
 
 
 class _ScaledDown(torch.autograd.Function):
-    """down(x / 1.702) of what `_ScaledUp` gives."""
+    """down(x / 1.702) of the output of `_ScaledUp`."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -191,14 +191,14 @@ class _ScaledDown(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return product(gradient, context.weight.to(gradient.dtype).mT), None, None
+    def backward(context: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        return product(grad_output, context.weight.to(grad_output.dtype).mT), None, None
 
 
 class QuickGELU(nn.Module):
     """x · sigmoid(1.702 x), the activation of CLIP, which keeps its input for the backward pass and nothing else.
 
-    The values are those of transformers, bit by bit; as written there, torch keeps another tensor of that size, the
+    The values are those of transformers, bit for bit; as written there, torch keeps another tensor of that size, the
     widest in a block.
     """
 
@@ -215,15 +215,15 @@ class _QuickGELU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, gradient: Tensor) -> Tensor:
+    def backward(context: Any, grad_output: Tensor) -> Tensor:
         (x,) = context.saved_tensors
         # With z = 1.702 x the activation is silu(z) / 1.702: the factors cancel in its derivative.
-        result: Tensor = torch.ops.aten.silu_backward(gradient, _QUICK_GELU_FACTOR * x)
+        result: Tensor = torch.ops.aten.silu_backward(grad_output, _QUICK_GELU_FACTOR * x)
         return result
 
 
 def replace_quick_gelu(module: nn.Module) -> None:
-    """Put `QuickGELU` in the place of that of transformers, wherever there is one."""
+    """Replace every QuickGELU of transformers inside by ours."""
     for part in list(module.modules()):
         for name, child in part.named_children():
             if type(child).__name__ == _QUICK_GELU:
@@ -231,7 +231,7 @@ def replace_quick_gelu(module: nn.Module) -> None:
 
 
 def pack_mlps(module: nn.Module) -> None:
-    """Put a `PackedMLP` in the place of every MLP inside for which `is_packable_mlp` holds."""
+    """Replace every MLP inside for which `is_packable_mlp` holds by a `PackedMLP`."""
     for part in list(module.modules()):
         for name, child in part.named_children():
             if is_packable_mlp(child):
@@ -239,7 +239,7 @@ def pack_mlps(module: nn.Module) -> None:
 
 
 def is_packable_mlp(mlp: nn.Module) -> bool:
-    """Whether an MLP is one of a pre-trained layer with QuickGELU, wholly frozen, and nothing has been put into it."""
+    """Whether this is the MLP of a pre-trained layer with QuickGELU, wholly frozen and unmodified."""
     if type(mlp).__name__ not in _MLPS or any(parameter.requires_grad for parameter in mlp.parameters()):
         return False
     is_quick = type(mlp.get_submodule("activation_fn")).__name__ == _QUICK_GELU
@@ -247,7 +247,7 @@ def is_packable_mlp(mlp: nn.Module) -> bool:
 
 
 def is_packable(attention: nn.Module) -> bool:
-    """Whether an attention is one of a pre-trained layer, plain, wholly frozen, and nothing has been put into it."""
+    """Whether this is the plain attention of a pre-trained layer, wholly frozen and unmodified."""
     if type(attention).__name__ not in _PLAIN or any(parameter.requires_grad for parameter in attention.parameters()):
         return False
     parts = [attention.get_submodule(name) for name in _PROJECTIONS]
@@ -269,7 +269,7 @@ def lay_side_by_side(attention: nn.Module) -> None:
 
 
 def _joint(parameters: Sequence[Tensor]) -> nn.Parameter:
-    """Tensors below each other, frozen: a view where they lie so already, else a copy."""
+    """Tensors stacked along the first dimension, frozen: a view if they already lie so, otherwise a copy."""
     parts = [parameter.detach() for parameter in parameters]
     first = parts[0]
     if _lie_side_by_side(parts):

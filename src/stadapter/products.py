@@ -1,8 +1,8 @@
-"""Matrix products by the faster of the kernels at hand.
+"""Matrix products by the faster of the available kernels.
 
-On a CPU torch leaves fp32 products to MKL, which uses AVX-512 on Intel's processors alone; oneDNN, which torch also
-carries, uses it on AMD's too, and is the faster there, on some twice as fast. On Intel's, MKL is (docs/log.md). In
-bf16, on both, oneDNN adds the bias on the way.
+On a CPU torch leaves fp32 products to MKL, which uses AVX-512 only on Intel processors; oneDNN, which torch also
+includes, uses it on AMD's too and is faster there, on some twice as fast. On Intel's, MKL is faster (docs/log.md). In
+bf16, on both, oneDNN adds the bias in the same pass.
 """
 
 # R rows, I inner, O outer width
@@ -26,14 +26,14 @@ _AS_ELSEWHERE: ContextVar[bool] = ContextVar("as_elsewhere", default=False)
 
 
 class Linear(nn.Linear):
-    """A linear layer that computes by `linear`."""
+    """A linear layer that computes with `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
 def replace_linear(module: nn.Module) -> None:
-    """Put a `Linear` with the same parameters in the place of every plain linear layer inside."""
+    """Replace every plain linear layer inside by a `Linear` with the same parameters."""
     for part in list(module.modules()):
         for name, child in part.named_children():
             if type(child) is nn.Linear:
@@ -43,48 +43,48 @@ def replace_linear(module: nn.Module) -> None:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., I) times a weight (O, I) plus a bias (O): `F.linear`, to rounding, under autocast too."""
+    """x (..., I) times a weight (O, I) plus a bias (O): `F.linear` up to rounding, also under autocast."""
     if not has_fast_kernel(x):
         return F.linear(x, weight, bias)
     x, weight = as_autocast(x), as_autocast(weight)
     if x.dtype != weight.dtype:
-        return F.linear(x, weight, bias)  # which refuses them in words
+        return F.linear(x, weight, bias)  # which refuses them with a message
     bias = as_autocast(bias) if bias is not None else None
     result: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
     return result.view(*x.shape[:-1], -1)
 
 
 def as_autocast(x: Tensor) -> Tensor:
-    """A tensor in the precision that products of it are computed in: that of autocast, where that is on.
+    """A tensor in the precision in which products with it are computed: autocast's, if that is on.
 
-    Doubles stay what they are, as torch's autocast has it.
+    Doubles stay as they are, as in torch's autocast.
     """
     return x.to(_product_dtype(x))
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
-    # Of "meta" autocast knows nothing. torch.amp.is_autocast_available cannot be traced in torch 2.11.
+    # Autocast does not know "meta". torch.amp.is_autocast_available cannot be traced in torch 2.11.
     is_on = x.dtype != torch.float64 and kind != "meta" and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if is_on else x.dtype
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`linear` of x (R, I) without a gradient, in the precision that x has; all may be views."""
+    """`linear` of x (R, I) without a gradient, in the precision of x; all arguments may be views."""
     if not has_fast_kernel(x) or x.dtype != weight.dtype:
-        return F.linear(x, weight, bias)  # which refuses mixed precisions in words
+        return F.linear(x, weight, bias)  # which refuses mixed precisions with a message
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 
 
 def added_product(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """y (R, O) plus `product` of x (R, I), anew and in the precision of y, without a gradient.
+    """y (R, O) plus `product` of x (R, I), as a new tensor in the precision of y, without a gradient.
 
-    In bf16 on Intel's processors oneDNN takes y along, which spares a pass over the result and a rounding; on others an
-    addition of its own is faster (docs/log.md).
+    In bf16 on Intel processors oneDNN adds y in the same pass, which saves a pass over the result and a rounding; on
+    others a separate addition is faster (docs/log.md).
     """
     is_alike = type(x) is Tensor and x.dtype == weight.dtype == y.dtype == torch.bfloat16
-    if is_alike and has_fast_kernel(x) and _is_of_intel():  # torch's fake tensors, a type of their own, know it not
+    if is_alike and has_fast_kernel(x) and _is_of_intel():  # torch's fake tensors (a subclass) do not support it
         result: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, y, weight, bias, "add")
         return result
     update = product(x, weight, bias)
@@ -94,18 +94,18 @@ def added_product(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = No
 def scaled_product(x: Tensor, weight: Tensor, bias: Tensor, *, scale: float, bias_scale: float) -> Tensor:
     """scale · x (R, I) times a weight (O, I), plus bias_scale · bias (O), without a gradient.
 
-    The factors cost nothing, or little, and are not rounded on their own.
+    The factors cost little or nothing, and are not rounded separately.
     """
     if x.dtype != torch.float32 or not has_fast_kernel(x):
         return torch.addmm(bias, x, weight.mT, alpha=scale, beta=bias_scale)
-    if weight.shape[0] > weight.shape[1]:  # oneDNN's has no factors: the narrower side takes them
+    if weight.shape[0] > weight.shape[1]:  # oneDNN's product has no factors: the narrower side takes them
         return product(x * scale, weight, bias * bias_scale)
     return product(x, weight, bias * (bias_scale / scale)).mul_(scale)
 
 
 def has_fast_kernel(x: Tensor) -> bool:
-    """Whether products with x are computed by oneDNN: on a CPU with AVX-512, outside of tracing, in bf16, and in fp32
-    where MKL is the slower.
+    """Whether products with x are computed by oneDNN: on a CPU with AVX-512 and outside tracing, always in bf16, and in
+    fp32 where MKL is slower.
     """
     if x.device.type != "cpu" or is_traced():
         return False
@@ -115,13 +115,13 @@ def has_fast_kernel(x: Tensor) -> bool:
 
 
 def is_traced() -> bool:
-    """Whether what is computed is being compiled, exported or traced: then torch's own operators are wanted."""
+    """Whether what is computed is being compiled, exported or traced: then torch's own operators are needed."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 @contextmanager
 def as_elsewhere() -> Iterator[None]:
-    """Let torch choose the kernel, as it does on other devices: to count on a CPU what a GPU will do."""
+    """Let torch choose the kernel, as on other devices, so that a CPU can count what a GPU will do."""
     token = _AS_ELSEWHERE.set(True)
     try:
         yield
@@ -130,7 +130,7 @@ def as_elsewhere() -> Iterator[None]:
 
 
 def count_products() -> FlopCounterMode:
-    """Counts the floating-point operations of products within it, those by oneDNN too, of which torch does not know."""
+    """Count the floating-point operations of products inside it, including oneDNN's, which torch does not know."""
 
     def of_a_product(x: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
         return 2 * math.prod(out_shape) * x[-1]
@@ -141,21 +141,21 @@ def count_products() -> FlopCounterMode:
 
 @cache
 def _is_at_hand() -> bool:
-    """Whether this build and processor have the kernel; asked once, so that a process computes in one way."""
+    """Whether this build and processor have the kernel; checked once, so that a process computes in one way."""
     return hasattr(torch.ops.mkldnn, "_linear_pointwise") and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 @cache
 def _is_of_intel() -> bool:
-    """Whether the processor is one that MKL uses the AVX-512 of."""
+    """Whether the processor is one on which MKL uses AVX-512."""
     cpuinfo = Path("/proc/cpuinfo")
     return "GenuineIntel" in (cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else platform.processor())
 
 
 class _Linear(torch.autograd.Function):
-    """Keeps its input only where the weight learns.
+    """A linear product that keeps its input only if the weight learns.
 
-    A frozen weight is no saved tensor: gradient checkpointing would compute the last product of a block again for it.
+    A frozen weight is not a saved tensor: for one, gradient checkpointing would recompute the last product of a block.
     """
 
     @staticmethod
@@ -172,23 +172,23 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(context: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         needs_x, needs_weight, needs_bias = context.needs_input_grad
         x, weight = context.saved_tensors if needs_weight else (None, context.frozen)
-        of_x = product(gradient, weight.mT) if needs_x else None
-        of_weight = weight_gradient(gradient, x) if x is not None else None
-        return of_x, of_weight, gradient.sum(0) if needs_bias else None
+        grad_x = product(grad_output, weight.mT) if needs_x else None
+        grad_weight = weight_gradient(grad_output, x) if x is not None else None
+        return grad_x, grad_weight, grad_output.sum(0) if needs_bias else None
 
 
-def weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
-    """The gradient (O, I) of a weight, from those of the results (R, O) and the inputs (R, I)."""
+def weight_gradient(grad_output: Tensor, x: Tensor) -> Tensor:
+    """The gradient (O, I) of a weight, from the gradient of the results (R, O) and the inputs (R, I)."""
     if x.dtype == torch.float32 and has_fast_kernel(x):
-        if gradient.shape[1] > x.shape[1]:  # the narrower one costs less to transpose
-            return product(_transposed(x), gradient.contiguous().mT).mT
-        return product(_transposed(gradient), x.mT)
-    return gradient.mT @ x  # torch asks the faster library itself, in bf16 oneDNN
+        if grad_output.shape[1] > x.shape[1]:  # the narrower one costs less to transpose
+            return product(_transposed(x), grad_output.contiguous().mT).mT
+        return product(_transposed(grad_output), x.mT)
+    return grad_output.mT @ x  # torch itself uses the faster library, in bf16 oneDNN
 
 
 def _transposed(x: Tensor) -> Tensor:
-    """The transpose, laid out anew. torch transposes a matrix on one thread, but a stack of one matrix on all."""
+    """The transpose, copied: torch transposes a matrix on one thread, but a stack of one matrix on all threads."""
     return x.mT[None].contiguous()[0]

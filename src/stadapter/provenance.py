@@ -10,7 +10,7 @@ from typing import Any
 
 
 def commit() -> str | None:
-    """The git commit of this package, "+ changes" where files differ from it; None where it is no checkout."""
+    """The git commit of this package, with "+ changes" if files differ from it; None if this is not a checkout."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
@@ -27,7 +27,7 @@ def commit() -> str | None:
 
 
 def command_line() -> str:
-    """The command of this process as one would type it: where the program lies is no part of it."""
+    """The command of this process as one would type it, without the path of the program."""
     program, *arguments = sys.argv or [""]
     if Path(program).stem == "stadapter" or Path(program) == Path(__file__).with_name("__main__.py"):
         return shlex.join([*started("stadapter"), *arguments])
@@ -35,13 +35,13 @@ def command_line() -> str:
 
 
 def started(program: str) -> list[str]:
-    """How one starts this program, with as many processes as there are of it now."""
+    """How one would start this program with as many processes as it has now."""
     launcher = _launcher()
     return [*launcher, "-m", program] if launcher else [program]
 
 
 def _launcher() -> list[str]:
-    """torchrun with the number of processes, and of machines; nothing for one process."""
+    """torchrun with the numbers of processes and machines; empty for a single process."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return []
@@ -51,7 +51,7 @@ def _launcher() -> list[str]:
 
 
 def processor() -> dict[str, Any]:
-    """The processor by name where the system tells it, and the platform."""
+    """The processor's name, if the system reports it, and the platform."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

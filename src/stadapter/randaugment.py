@@ -1,8 +1,8 @@
 """RandAugment (Cubuk et al., 2020, arXiv 1909.13719) in timm's convention, drawn once per clip.
 
-A policy is written as timm writes it, such as "rand-m7-n4-mstd0.5-inc1": magnitude 7 of 10, 4 operations, a standard
-deviation of 0.5 on the magnitude, operations that all grow stronger with it. Each operation is carried out with
-probability 1/2; which ones, how strong and to which side is drawn once, and is the same on every frame of a clip.
+A policy is written as in timm, such as "rand-m7-n4-mstd0.5-inc1": magnitude 7 of 10, 4 operations, a standard deviation
+of 0.5 on the magnitude, and only operations that grow stronger with it. Each operation is carried out with probability
+1/2; which ones, how strongly and in which direction is drawn once, and is the same for every frame of a clip.
 """
 
 import re
@@ -55,16 +55,16 @@ def parse_policy(text: str) -> Policy:
         )
     policy = Policy(values.get("m", _HIGHEST), int(values.get("n", 2)), values.get("mstd", 0.0))
     if values.get("inc") != 1:
-        raise SettingsError(f"rand_augment {text!r}: only operations that grow with the magnitude; write -inc1")
+        raise SettingsError(f"rand_augment {text!r}: expected operations that grow with the magnitude; add -inc1")
     if policy.magnitude > _HIGHEST or policy.num_operations < 1 or policy.num_operations != values.get("n", 2):
         raise SettingsError(f"rand_augment {text!r}: expected a magnitude m of 0 to 10 and at least 1 operation n")
     return policy
 
 
 def draw_operations(policy: Policy, generator: np.random.Generator) -> list[Operation]:
-    """Draw once for a clip: operations on RGB pictures, to be carried out on every frame in this order.
+    """Draw once for a clip: operations on RGB pictures, to be applied to every frame in this order.
 
-    From the generator always the same number of values is taken.
+    Always takes the same number of values from the generator.
     """
     chosen = generator.integers(len(_OPERATIONS), size=policy.num_operations)
     uniform = generator.random((policy.num_operations, 2))
@@ -97,7 +97,7 @@ def _rotate(strength: float, sign: float) -> Operation:
 
 
 def _posterize(strength: float, sign: float) -> Operation:
-    # 4 bits a colour down to none, which is black, as timm has it.
+    # From 4 bits per colour down to none, which is black, as in timm.
     bits = 4 - int(4 * strength)
     table = [value & ~(2 ** (8 - bits) - 1) for value in range(256)]
     return lambda picture: picture.point(table * 3)

@@ -1,6 +1,6 @@
-"""The course of a training run, a JSON object a line: metrics.jsonl.
+"""The course of a training run, one JSON object per line: metrics.jsonl.
 
-Each has a kind (start, train, checkpoint, validation, unreadable), the time it was written, and values of its kind.
+Each has a kind (start, train, checkpoint, validation, unreadable), the time it was written, and that kind's values.
 """
 
 import json
@@ -27,9 +27,9 @@ def append_record(folder: Path, kind: str, **values: Any) -> None:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `folder`/metrics.jsonl; none where there is no such file.
+    """The lines of `folder`/metrics.jsonl; empty if there is no such file.
 
-    What is no record, such as a line that was cut off by a crash, is passed over.
+    Anything that is not a record, such as a line cut off by a crash, is skipped.
     """
     try:
         lines = (folder / METRICS_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -54,7 +54,7 @@ def write_records(folder: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def running_seconds(records: Iterable[dict[str, Any]]) -> float:
-    """How long a run ran, from its first record to its last; time in which it stood still, interrupted, is left out."""
+    """How long a run ran, from its first record to its last, without the time in which it was interrupted."""
     seconds, last = 0.0, None
     for record in records:
         now = record.get("time")

@@ -1,4 +1,4 @@
-"""One clip as it was read, and several as a batch."""
+"""One clip as read, and several as a batch."""
 
 # B batch, V views, T frames, K heads, H W pixels, N tokens, D width
 
@@ -17,11 +17,11 @@ class Sample(TypedDict):
     """One clip."""
 
     clip: Tensor | None
-    """(T, 3, H, W) in training, (V, T, 3, H, W) in evaluation; None if it, and any in its place, could not be read."""
+    """(T, 3, H, W) in training, (V, T, 3, H, W) in evaluation; None if neither it nor a replacement could be read."""
     label: tuple[int, ...]
-    """For each head the position of the class among its classes."""
+    """For each head, the position of the class among the head's classes."""
     index: int
-    """Position of the clip in the manifest; of the replacement, where one took its place."""
+    """Position of the clip in the manifest; of the replacement, if there was one."""
     failures: list[Failure]
     """Clips that could not be read on the way to this one."""
     key: NotRequired[str]
@@ -34,26 +34,26 @@ class Batch(TypedDict):
     """The readable clips of several samples."""
 
     clips: Tensor
-    """(B, T, 3, H, W) or (B, V, T, 3, H, W); of shape (0,) when no clip could be read, or all were found."""
+    """(B, T, 3, H, W) or (B, V, T, 3, H, W); of shape (0,) if no clip could be read, or all were found in the cache."""
     labels: Tensor
     """int64 (B, K)"""
     indices: Tensor
     """int64 (B,), positions in the manifest."""
     failures: list[Failure]
-    """Clips that could not be read, of all the samples."""
+    """Clips that could not be read, from all the samples."""
     tokens: NotRequired[Tensor]
-    """With a token cache: (C, T, N, D) of the clips that were found there, which `clips` does not have."""
+    """With a token cache: (C, T, N, D) of the clips that were found in it and so are not in `clips`."""
     is_found: NotRequired[Tensor]
-    """With a token cache: bool (B,), which of the clips were."""
+    """With a token cache: bool (B,), which of the clips were found in it."""
     keys: NotRequired[list[str]]
-    """With a token cache: the names that the tokens of `clips` will have there."""
+    """With a token cache: the names that the tokens of `clips` will have in it."""
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack the clips that could be read, and gather the failures of all.
+    """Stack the clips that could be read, and gather the failures of all samples.
 
-    In a decoding process the tensors are put into shared memory here: where that is full, the error reaches the
-    training process. In the thread that sends them it would end this one.
+    In a decoding process the tensors are moved to shared memory here: if that is full, the error reaches the training
+    process. In the thread that sends them it would end the decoding process.
     """
     kept = [sample for sample in samples if sample["clip"] is not None]
     fresh = [sample for sample in kept if not sample.get("is_found")]
@@ -71,7 +71,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def _stack(samples: Sequence[Sample]) -> Tensor:
-    """What the samples hold, one below the other; of shape (0,) where there are none."""
+    """The samples' tensors, stacked; of shape (0,) if there are none."""
     clips = [sample["clip"] for sample in samples if sample["clip"] is not None]
     return _shared(torch.stack(clips) if clips else torch.empty(0))
 

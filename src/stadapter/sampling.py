@@ -10,8 +10,8 @@ from stadapter.errors import SettingsError
 def uniform_indices(total_frames: int, num_frames: int, num_views: int = 1) -> list[list[int]]:
     """One frame number from each of `num_frames` equal parts of the whole video, once per temporal view.
 
-    View v of V takes the frame (v + 1) / (V + 1) of the way through each part; a single view takes the middle
-    (temporal segment networks, arXiv 1608.00859). Numbers repeat where the video is shorter than the clip.
+    View v of V takes the frame (v + 1) / (V + 1) of the way through each part; a single view takes the middle, as in
+    temporal segment networks (arXiv 1608.00859). Numbers repeat if the video is shorter than the clip.
 
     >>> uniform_indices(100, 4)
     [[12, 37, 62, 86]]
@@ -29,7 +29,7 @@ def uniform_indices(total_frames: int, num_frames: int, num_views: int = 1) -> l
 
 
 def dense_indices(total_frames: int, num_frames: int, stride_frames: int, num_views: int = 1) -> list[list[int]]:
-    """Every `stride_frames`-th frame number, in `num_views` windows spread evenly from start to end.
+    """Every `stride_frames`-th frame number, in each of `num_views` windows spread evenly from start to end.
 
     A single view is the centred window. A video shorter than the window repeats its last frame.
 
@@ -44,7 +44,7 @@ def dense_indices(total_frames: int, num_frames: int, stride_frames: int, num_vi
         total_frames=total_frames, num_frames=num_frames, stride_frames=stride_frames, num_views=num_views
     )
     room = _room(total_frames, num_frames, stride_frames)
-    # A single view is rounded down, several to the nearest even: the released arithmetic.
+    # The start of a single view is rounded down, those of several half to even: the released arithmetic.
     starts = [room // 2]
     if num_views > 1:
         starts = [round(room / (num_views - 1) * view) for view in range(num_views)]
@@ -52,7 +52,7 @@ def dense_indices(total_frames: int, num_frames: int, stride_frames: int, num_vi
 
 
 def random_uniform_indices(total_frames: int, num_frames: int, generator: np.random.Generator) -> list[int]:
-    """One random frame number from each of `num_frames` equal parts of the whole video, in rising order.
+    """One random frame number from each of `num_frames` equal parts of the whole video, in ascending order.
 
     Raises SettingsError if a count is below one.
     """
@@ -75,7 +75,7 @@ def random_dense_indices(
 
 
 def _part_edges(total_frames: int, num_frames: int) -> list[int]:
-    # The float product and round-half-to-even are the released arithmetic: exact fractions differ from it.
+    # The float product and round-half-to-even are the released arithmetic: exact fractions would differ.
     part = (total_frames - 1) / num_frames
     return [round(part * edge) for edge in range(num_frames + 1)]
 

@@ -1,4 +1,4 @@
-"""The scores of clips: all views through a model, averaged after softmax; also with frames in other orders."""
+"""Scores of clips: all views through a model, averaged after softmax; also with frames in other orders."""
 
 # B batch, V views, T frames, C classes, H W pixels
 
@@ -17,15 +17,15 @@ from stadapter.model import VideoClassifier
 from stadapter.wording import listed
 
 _SAME = 1e-6
-"""Means and stds that are no further apart are the same, written with other digits."""
+"""Means and stds that differ by no more than this are the same, written with different digits."""
 
 
 class ClipClassifier(Protocol):
-    """What evaluation and prediction ask of a model, an `nn.Module`."""
+    """What evaluation and prediction require of a model, an `nn.Module`."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names, in the order of the logits. A model of several heads has a `label_space` too."""
+        """Class names, in the order of the logits. A model with several heads also has a `label_space`."""
 
     def normalise(self, clips: Tensor) -> Tensor:
         """uint8 or float (..., T, 3, H, W) to normalised float of the same shape."""
@@ -42,12 +42,12 @@ def view_scores(model: ClipClassifier, clips: Tensor, *, views_at_once: int) -> 
     """The probability of every class for each clip, averaged over its views after softmax.
 
     Args:
-        model: the classifier, in eval mode; it computes where it is, in its own precision.
+        model: the classifier, in eval mode; it computes on its own device, in its own precision.
         clips: (B, V, T, 3, H, W), uint8 or normalised float, on any device.
-        views_at_once: views put through the model at once, of one clip or of several.
+        views_at_once: number of views put through the model at once, from one clip or several.
 
     Returns:
-        fp32 (B, C) on the CPU, adding up to 1 in every head; not finite where the model's answer is not, see
+        fp32 (B, C) on the CPU, adding up to 1 in every head; not finite where the model's output is not, see
         `check_finite_scores`.
     """
     return scores_in_orders(model, clips, (), views_at_once=views_at_once)[0]
@@ -60,16 +60,16 @@ def scores_in_orders(
     *,
     views_at_once: int,
 ) -> list[Tensor]:
-    """`view_scores` of clips as they are, and with their frames in other orders.
+    """`view_scores` of clips as they are, and again with their frames in other orders.
 
-    What sees every frame alone, as the frozen first blocks do, is computed once for all orders.
+    Whatever sees each frame by itself, like the first frozen blocks, is computed once for all orders.
 
     Args:
         model, clips, views_at_once: as for `view_scores`.
-        orders: of each the places (B, T), int64, that the frames of every clip are taken from, in all its views.
+        orders: each is int64 (B, T), the positions that the frames of every clip are taken from, in all its views.
 
     Returns:
-        One fp32 (B, C) more than there are orders, on the CPU.
+        fp32 (B, C) on the CPU, first for the clips as they are, then for each order.
     """
     num_clips, num_views = clips.shape[:2]
     device = next(model.parameters()).device
@@ -97,21 +97,21 @@ def scores_in_orders(
 
 
 def _sees_frames_alone(model: ClipClassifier) -> TypeGuard[VideoClassifier]:
-    """Whether the model begins with blocks that see every frame by itself; one with a `forward` of its own may not."""
+    """Whether the model starts with blocks that see each frame by itself; one with its own `forward` may not."""
     return type(model) is VideoClassifier and model.trunk.num_frozen_blocks() > 0
 
 
 def label_space_of(model: ClipClassifier) -> LabelSpace:
-    """The classes of each head of a model; one that tells no heads has one."""
+    """The classes of each head of a model; one that names no heads has one."""
     space: LabelSpace | None = getattr(model, "label_space", None)
     return space if space is not None else LabelSpace.of(model.labels)
 
 
 def check_normalisation(model: ClipClassifier, clip_config: ClipConfig) -> None:
-    """Refuse clips that are normalised otherwise than the trunk of a model expects.
+    """Refuse clips that are not normalised as the trunk of a model expects.
 
     Raises:
-        SettingsError: on the released road, another mean or std than the trunk's.
+        SettingsError: on the released path, a mean or std other than the trunk's.
     """
     if not isinstance(model, VideoClassifier) or clip_config.resize != "released":
         return
@@ -125,10 +125,10 @@ def check_normalisation(model: ClipClassifier, clip_config: ClipConfig) -> None:
 
 
 def check_finite_scores(scores: Tensor, names: Sequence[str]) -> None:
-    """Refuse scores (B, C) of which some are not numbers; `names` are those of the B clips.
+    """Refuse scores (B, C) that are not all finite; `names` are those of the B clips.
 
     Raises:
-        DivergedError: there are some; the message names their clips.
+        DivergedError: some are not finite; the message names their clips.
     """
     broken = [name for name, finite in zip(names, scores.isfinite().all(-1).tolist(), strict=True) if not finite]
     if broken:

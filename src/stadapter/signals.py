@@ -1,4 +1,4 @@
-"""How a run is asked to stop, and what it does then."""
+"""How a run is asked to stop, and how it responds."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM and the loss of the terminal end the block as Ctrl-C does, by KeyboardInterrupt."""
+    """Let SIGTERM and the loss of the terminal end the block like Ctrl-C, with a KeyboardInterrupt."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -25,7 +25,7 @@ def interruption() -> Iterator[Callable[[], bool]]:
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if received:  # asked twice: at once
+        if received:  # asked twice: stop at once
             raise KeyboardInterrupt
         received.append(number)
 
@@ -34,9 +34,9 @@ def interruption() -> Iterator[Callable[[], bool]]:
 
 
 def stop_with_parent() -> None:
-    """Ask this process to stop, as SIGTERM does, once the one that started it has ended, however that ended.
+    """Ask this process to stop, as SIGTERM does, once the process that started it has ended for any reason.
 
-    Its standard input is a pipe that the other one holds open and writes nothing to.
+    Its standard input must be a pipe that the other process holds open and never writes to.
     """
 
     def watch() -> None:
@@ -51,7 +51,7 @@ def stop_with_parent() -> None:
 def handled_by(
     handler: Callable[[int, FrameType | None], None] | signal.Handlers, numbers: Iterable[int]
 ) -> Iterator[None]:
-    """Leave these signals to a handler; only the main thread of a process can, elsewhere nothing happens."""
+    """Handle these signals in the block; only the main thread can do so, in other threads nothing happens."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -64,7 +64,7 @@ def handled_by(
 
 
 def stop_signals() -> list[int]:
-    """The signals that ask a run to stop; the loss of the terminal is not one under nohup."""
+    """The signals that ask a run to stop; under nohup, losing the terminal is not one of them."""
     numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)

@@ -1,7 +1,7 @@
-"""Small real videos of a moving square, made on the spot: data for tests and first tries.
+"""Small real videos of a moving square, made on the spot: data for tests and first steps.
 
-The classes come in pairs that are each other played backwards, and clip i of every class has the same
-background and square, so that no single frame tells the two of a pair apart: only a model that sees time can.
+The classes come in pairs, each the other played backwards, and clip i of every class has the same
+background and square, so no single frame tells the two of a pair apart: only a model that sees time can.
 """
 
 import os
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stadapter.errors import SettingsError
 
-# Where the square goes, as fractions of the free way: (x, y, side) at the start and at the end of the clip.
+# Where the square goes, as fractions of the free path: (x, y, side) at the start and at the end of the clip.
 _MOTIONS = {
     "left": ((1.0, 0.5, 0.25), (0.0, 0.5, 0.25)),
     "right": ((0.0, 0.5, 0.25), (1.0, 0.5, 0.25)),
@@ -25,7 +25,7 @@ _MOTIONS = {
     "shrink": ((0.5, 0.5, 0.6), (0.5, 0.5, 0.1)),
 }
 CLASSES = tuple(_MOTIONS)
-"""The classes there are; left and right, up and down, grow and shrink are each other in reverse."""
+"""The available classes; left and right, up and down, grow and shrink are each other in reverse."""
 
 
 def write_clips(
@@ -40,10 +40,10 @@ def write_clips(
 ) -> list[Path]:
     """Write `<folder>/<class>/<class>_<i>.mp4`, H.264 clips of `size` x `size` pixels; return the paths.
 
-    Clip i of a class depends on `seed` and i only.
+    Clip i of a class depends only on `seed` and i.
 
     Raises:
-        SettingsError: an unknown class, an odd or too small size, or nothing to write.
+        SettingsError: an unknown class, a size that is odd or too small, or nothing to write.
     """
     if unknown := [name for name in classes if name not in _MOTIONS]:
         raise SettingsError(f"no motion is called {', '.join(unknown)}; expected some of {', '.join(CLASSES)}")
@@ -80,7 +80,7 @@ def draw_clip(name: str, index: int, *, seed: int = 0, size: int = 64, num_frame
 
 
 def write_video(path: str | os.PathLike[str], frames: NDArray[np.uint8], *, frames_per_second: int = 10) -> None:
-    """Encode uint8 (T, H, W, 3) frames with even H and W as an H.264 file, nearly without loss."""
+    """Encode uint8 (T, H, W, 3) frames with even H and W as a nearly lossless H.264 file."""
     with av.open(os.fspath(path), "w") as container:
         # A fixed quantiser: with rate control x264 does not write the same bytes every time.
         stream = container.add_stream("libx264", rate=Fraction(frames_per_second), options={"qp": "10", "threads": "1"})

@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors with a sha256 of what is in them, written whole or not at all."""
+"""Files of tensors: safetensors with a sha256 of their content, written whole or not at all."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, and its metadata. Files of before there was a sha256 in them are read too.
+    """The tensors of a safetensors file, and its metadata. Older files without a sha256 are read too.
 
     Raises:
         ArtefactError: absent, truncated, damaged, not a safetensors file, or with numbers that are not finite.
@@ -42,7 +42,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ArtefactError(f"{path} is truncated or not a safetensors file: {first_line(error)}") from error
     if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != digest(tensors, metadata):
-        raise ArtefactError(f"{path} is damaged: its content has another sha256 than it says; copy the file again")
+        raise ArtefactError(f"{path} is damaged: its content does not match the sha256 in it; copy the file again")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ArtefactError(f"{path} holds numbers that are not finite in {name}; it cannot be used")

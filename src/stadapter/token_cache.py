@@ -1,9 +1,9 @@
-"""What the frozen blocks make of a view of a clip, kept on disk: computed once, also for later runs.
+"""What the frozen blocks make of a view of a clip, kept on disk: computed once, and kept for later runs.
 
     folder/tokens-2/<hash of what all views share>/<hash of the view>.safetensors
 
-A file is the sha256 of the rest, then one tensor under its own name. It is written under another name first, so that
-several processes may keep the same view. Files are read only if they are whole; what cannot be kept is computed again.
+A file is a sha256 followed by what it covers: one tensor under its own name. It is written under another name first, so
+that several processes may store the same view. Files are read only if they are whole; anything missing is recomputed.
 """
 
 import hashlib
@@ -28,24 +28,24 @@ _FORMAT = "tokens-2"
 _SUFFIX = ".safetensors"
 _DIGEST_BYTES = 32
 _SHARE_BETWEEN_SCANS = 1 / 16
-"""Of the room, what this process writes before it looks again at what others have written."""
+"""Share of the room that this process writes before it checks again what others have written."""
 
 
 class TokenCache:
     """Tokens (T, N, D) of views, by key; bounded, on disk, shared by processes and by runs.
 
-    Where there is no room, what other runs have not used for longest goes. What this run has used stays, for it comes
-    again in every epoch: of more views than fit, those that came first are kept, and the rest is computed every time.
+    When there is no room, what other runs have not used for longest is removed. What this run has used stays, because
+    every epoch needs it again: if there are more views than fit, the first ones are kept and the rest recomputed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, scope: Mapping[str, Any], max_bytes: int) -> None:
         """Prepare to read and write; opens nothing.
 
         Args:
-            folder: where to keep files; made when there is something to keep.
-            scope: all that decides the tokens of a view beside the view itself, as JSON values.
-            max_bytes: room for the files of all scopes together, and at most half of the free disk for new ones. Each
-                of several processes that write at the same time may go beyond it by a sixteenth.
+            folder: where to keep files; created when there is something to keep.
+            scope: everything that determines the tokens of a view besides the view itself, as JSON values.
+            max_bytes: room for the files of all scopes together; new ones also take at most half of the free disk. Each
+                of several processes that write at the same time may exceed it by a sixteenth.
         """
         self.folder = expanded(folder).absolute() / _FORMAT
         self.max_bytes = max_bytes
@@ -54,7 +54,7 @@ class TokenCache:
         self._limit_bytes: int | None = None
         self._used_bytes = self._written_bytes = 0
         self._problem: str | None = None
-        # In shared memory: what a decoding process meets is told by the training process.
+        # In shared memory: the training process reports what a decoding process finds.
         self._num_damaged = torch.zeros((), dtype=torch.int64)
         self._num_damaged.share_memory_()  # type: ignore[no-untyped-call]
 
@@ -62,16 +62,16 @@ class TokenCache:
         """The name under which the tokens of a view are kept.
 
         Args:
-            path: the video, or the folder of its frames: name, sizes and times of change are part of the key.
-            view: all that decides the view beside `scope`, as JSON values.
+            path: the video, or the folder of its frames: name, sizes and modification times are part of the key.
+            view: everything that determines the view besides `scope`, as JSON values.
 
         Raises:
-            OSError: the file is not there.
+            OSError: the file does not exist.
         """
         return _hash({"path": str(path.absolute()), "files": _identity(path), **view})
 
     def take(self, key: str) -> Tensor | None:
-        """The tokens of a view, if they are kept; a file that is damaged is removed."""
+        """The tokens of a view, if they are stored; a damaged file is removed."""
         path = self._path(key)
         try:
             content = path.read_bytes()
@@ -87,7 +87,7 @@ class TokenCache:
         return tokens
 
     def put(self, keys: Sequence[str], tokens: Tensor) -> None:
-        """Keep the tokens (C, T, N, D) of C views, if there is room; `problem` says if there is none."""
+        """Store the tokens (C, T, N, D) of C views, if there is room; if there is none, `problem` says so."""
         for key, each in zip(keys, tokens.cpu(), strict=True):
             if self._problem is not None:
                 return
@@ -102,18 +102,18 @@ class TokenCache:
                 self._problem = error.strerror or str(error)
 
     def problem(self) -> str | None:
-        """Why no more tokens are kept, if that is so."""
+        """Why no more tokens are stored, if that is the case."""
         return self._problem
 
     def num_damaged(self) -> int:
-        """How many files were damaged, of those that all processes have read so far."""
+        """How many of the files that all processes have read so far were damaged."""
         return int(self._num_damaged)
 
     def _path(self, key: str) -> Path:
         return self._scope / f"{key}{_SUFFIX}"
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Whether there is room for so much more, if need be after removing what other runs have left."""
+        """Whether there is room for this much more, if necessary after removing what other runs left."""
         if self._limit_bytes is None:
             self._scope.mkdir(parents=True, exist_ok=True)
             self._used_bytes = self._count_used()
@@ -123,7 +123,7 @@ class TokenCache:
         limit = self._limit_bytes - self._written_bytes - num_bytes
         if self._used_bytes <= limit:
             return True
-        # Some more than is needed, so that the next ones need not look again.
+        # Remove more than is needed, so that the next calls need not scan again.
         wanted = limit - self.max_bytes * _SHARE_BETWEEN_SCANS
         for used, size, path in sorted(self._files()):
             if used >= self._started or self._used_bytes <= wanted:
@@ -136,7 +136,7 @@ class TokenCache:
         return sum(size for _, size, _ in self._files())
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """When each file was last used, its bytes, and where it is; also parts that a killed process left."""
+        """When each file was last used, its size and its path; includes parts left by a killed process."""
         found = []
         for path in self.folder.glob(f"*/*{_SUFFIX}*"):
             with suppress(OSError):  # another process may have removed it
@@ -146,8 +146,8 @@ class TokenCache:
 
 
 def default_folder() -> Path:
-    """The folder in which programs keep what can be made again."""
-    with suppress(RuntimeError):  # the system does not know a home
+    """The folder in which programs keep what can be recreated."""
+    with suppress(RuntimeError):  # the system knows no home folder
         return Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache")) / "stadapter"
     return Path(tempfile.gettempdir()) / "stadapter"
 
@@ -157,7 +157,7 @@ def _hash(values: Mapping[str, Any]) -> str:
 
 
 def _identity(path: Path) -> list[tuple[str, int, int]]:
-    """Name, bytes and time of change of a file, or of all in a folder of frames."""
+    """Name, size and modification time of a file, or of every file in a folder of frames."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     statuses = [(file.name, file.stat()) for file in files]
     return [(name, status.st_size, status.st_mtime_ns) for name, status in statuses]
@@ -169,7 +169,7 @@ def _pack(tokens: Tensor, key: str) -> bytes:
 
 
 def _unpack(content: bytes, key: str) -> Tensor | None:
-    """The tensor of a file; None where the file is damaged, or of another key."""
+    """The tensor of a file; None if the file is damaged, or belongs to another key."""
     digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:
         return None
@@ -179,7 +179,7 @@ def _unpack(content: bytes, key: str) -> Tensor | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole, though not durably: what a power cut takes is computed again."""
+    """Write a file whole, though not durably: what a power cut destroys is recomputed."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         part.write_bytes(content)

@@ -13,7 +13,7 @@ from stadapter.augmentation import Draw, Window
 from stadapter.randaugment import Operation
 
 _LUMA = (0.299, 0.587, 0.114)
-"""Share of red, green and blue in how bright a colour looks (ITU-R BT.601)."""
+"""Shares of red, green and blue in how bright a colour looks (ITU-R BT.601)."""
 
 
 def change(drawn: Draw, frames: torch.Tensor, size: int) -> torch.Tensor:
@@ -33,7 +33,7 @@ def crop(frames: torch.Tensor, window: Window) -> torch.Tensor:
 def resize_fast(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Bicubic, antialiased, on uint8 (T, 3, H, W), to uint8 (T, 3, height, width).
 
-    Frames whose memory is laid out (T, H, W, 3) are resized many times faster than float ones.
+    Frames laid out in memory as (T, H, W, 3) are resized many times faster than float ones.
     """
     if frames.shape[-2:] == (height, width):
         return frames
@@ -41,7 +41,7 @@ def resize_fast(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def resize_released(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Bicubic without antialias on float (T, 3, H, W), the released pipeline's arithmetic."""
+    """Bicubic without antialiasing on float (T, 3, H, W), the released pipeline's arithmetic."""
     return F.interpolate(frames, size=(height, width), mode="bicubic", align_corners=False)
 
 
@@ -54,19 +54,19 @@ def short_side_resize(frames: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def normalise(frames: torch.Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> torch.Tensor:
-    """uint8 (..., 3, H, W) to float32: scaled to 0 to 1, then minus `mean`, over `std`, by channel."""
+    """uint8 (..., 3, H, W) to float32: scaled to [0, 1], then minus `mean` and divided by `std`, per channel."""
     offset = torch.tensor(mean, device=frames.device).view(3, 1, 1)
     spread = torch.tensor(std, device=frames.device).view(3, 1, 1)
     return (frames.float() / 255 - offset) / spread
 
 
 def mirror(frames: torch.Tensor, drawn: Draw) -> torch.Tensor:
-    """Frames (T, 3, H, W) turned left to right where that was drawn."""
+    """Frames (T, 3, H, W), mirrored left to right if so drawn."""
     return frames.flip(-1) if drawn.flip else frames
 
 
 def rand_augment(frames: torch.Tensor, operations: Sequence[Operation]) -> torch.Tensor:
-    """Carry out the operations on uint8 frames (T, 3, H, W), each frame alike; the same shape and dtype."""
+    """Apply the operations to uint8 frames (T, 3, H, W), the same to each; shape and dtype stay the same."""
     if not operations:
         return frames
     changed = []
@@ -79,9 +79,9 @@ def rand_augment(frames: torch.Tensor, operations: Sequence[Operation]) -> torch
 
 
 def recolour(frames: torch.Tensor, drawn: Draw) -> torch.Tensor:
-    """Brightness, contrast and saturation of uint8 frames (T, 3, H, W) changed as drawn.
+    """uint8 frames (T, 3, H, W) with brightness, contrast and saturation changed as drawn.
 
-    Contrast is taken around the mean brightness of the whole clip, so that every frame changes alike.
+    Contrast is changed around the mean brightness of the whole clip, so that every frame changes alike.
     """
     if drawn.brightness == drawn.contrast == drawn.saturation == 1:
         return frames

@@ -1,4 +1,4 @@
-"""How far a figure from few clips can be trusted: bootstrap intervals, and differences on the same clips."""
+"""How far a figure from a few clips can be trusted: bootstrap intervals, and differences on the same clips."""
 
 # n clips, r resamples, g groups, k kinds of clips, s seeds
 
@@ -21,7 +21,7 @@ Values = Sequence[float] | Sequence[bool] | npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a figure probably lies, were it measured on all clips of this kind."""
+    """Where a figure would probably lie if it were measured on all clips of this kind."""
 
     low: float
     high: float
@@ -29,7 +29,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one mean is above another that was measured on the same clips."""
+    """How far one mean is above another that was measured on the same clips."""
 
     mean: float
     """First minus second."""
@@ -44,21 +44,21 @@ def bootstrap_interval(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """The 95 % percentile bootstrap interval of a mean (Efron & Tibshirani 1993, chapter 13), over clips drawn anew.
+    """The 95 % percentile bootstrap interval of a mean (Efron & Tibshirani 1993, chapter 13), over resampled clips.
 
-    Where all values are the same, drawing them again says nothing. Then the interval allows for the largest share
+    If all values are the same, resampling says nothing. Then the interval allows for the largest share
     of other clips that could well have gone unseen, 1 - 0.025 ** (1 / n): the exact binomial bound.
 
     Args:
-        values: one for each of n clips, such as whether it was named right.
-        groups: the group of each clip from 0 on, such as its class: the figure is then the mean of the groups'
-            means, over the groups that a resample holds.
-        lowest: the lowest value there can be; the highest is 1.
-        num_resamples: how often n clips are drawn.
-        seed: of the draws; the same seed gives the same interval.
+        values: one for each of n clips, such as whether it was named correctly.
+        groups: the group of each clip from 0 up, such as its class: the figure is then the mean of the groups'
+            means, over the groups in a resample.
+        lowest: the lowest possible value; the highest is 1.
+        num_resamples: how many times n clips are drawn.
+        seed: for the draws; the same seed gives the same interval.
 
     Raises:
-        SettingsError: no values, not one group for each, or less than one resample.
+        SettingsError: no values, not one group per value, or less than one resample.
 
     >>> bootstrap_interval([1, 1, 1, 0])
     Interval(low=0.25, high=1.0)
@@ -81,29 +81,29 @@ def bootstrap_interval(
 def paired_difference(first: Values, second: Values, *, num_resamples: int = NUM_RESAMPLES) -> Difference:
     """The difference of two means of values from 0 to 1 on the same clips, in the same order, with its interval.
 
-    Clips that are hard for both do not widen it, as they would if the two intervals were compared.
+    Clips that are hard for both do not widen it, as they would if two separate intervals were compared.
 
     Raises:
-        SettingsError: not as many of the first as of the second, or none.
+        SettingsError: different numbers of values, or none.
 
     >>> paired_difference([1, 1, 1, 1], [0, 0, 1, 0])
     Difference(mean=0.75, interval=Interval(low=0.25, high=1.0))
     """
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.shape != other.shape:
-        raise SettingsError(f"values {one.shape} and {other.shape}: expected both of the same clips")
+        raise SettingsError(f"values {one.shape} and {other.shape}: expected both for the same clips")
     interval = bootstrap_interval(one - other, lowest=-1.0, num_resamples=num_resamples)
     return Difference(float((one - other).mean()), interval)
 
 
 def interval_over_seeds(values: npt.NDArray[Any]) -> Interval:
-    """The interval of a mean over clips and over trainings with other seeds: both are drawn with replacement.
+    """The interval of a mean over clips and over trainings with different seeds: both are drawn with replacement.
 
     The pigeonhole bootstrap of Owen (Annals of Applied Statistics 2007). It cannot be narrower than the interval over
-    clips alone, of each clip's mean over the seeds, and is that one for a single seed, of which others are not known.
+    clips only, of each clip's mean over the seeds; for a single seed it is that interval, as no others are known.
 
     Args:
-        values: from 0 to 1, (s, n): each of n clips in each of s trainings, such as whether it was named right.
+        values: from 0 to 1, (s, n): each of n clips in each of s trainings, such as whether it was named correctly.
     """
     known = bootstrap_interval(values.mean(0))
     if len(values) == 1:
@@ -115,10 +115,10 @@ def interval_over_seeds(values: npt.NDArray[Any]) -> Interval:
 def difference_over_seeds(
     first: npt.NDArray[Any], second: npt.NDArray[Any], *, num_resamples: int = NUM_RESAMPLES
 ) -> Difference:
-    """The difference of two means of values from 0 to 1 on the same clips, (s, n) and (s', n): see above.
+    """The difference of two means of values from 0 to 1 on the same clips, (s, n) and (s', n): as above.
 
     Raises:
-        SettingsError: not as many clips of the first as of the second, or none.
+        SettingsError: different numbers of clips, or none.
     """
     known = paired_difference(first.mean(0), second.mean(0), num_resamples=num_resamples)
     if len(first) == len(second) == 1:
@@ -128,7 +128,7 @@ def difference_over_seeds(
 
 
 def _drawn_over_seeds(sides: Sequence[npt.NDArray[Any]], num_resamples: int) -> list[npt.NDArray[np.float64]]:
-    """The mean (r,) of every resample, for each side (s, n): seeds of its own, the same clips for all."""
+    """The mean (r,) of every resample, for each side (s, n): each has its own seeds, all share the same clips."""
     stacked = np.concatenate(sides).astype(np.float64)
     kinds, numbers = np.unique(stacked, axis=1, return_counts=True)  # (all s, k), (k,)
     generator = np.random.default_rng(0)
@@ -156,7 +156,7 @@ def _resampled(
 ) -> npt.NDArray[np.float64]:
     """The figure (r,) of every resample.
 
-    Clips of the same group and value are alike: it is enough to draw how many of them a resample holds.
+    Clips of the same group and value are interchangeable: drawing how many of them are in a resample is enough.
     """
     kinds, numbers = np.unique(np.stack([groups, sample], 1), axis=0, return_counts=True)  # (k, 2), (k,)
     members = np.eye(groups.max() + 1)[kinds[:, 0].astype(np.int64)]  # (k, g)

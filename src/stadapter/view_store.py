@@ -21,13 +21,13 @@ MAX_EPOCHS_AHEAD = 7
 class ViewStore:
     """Training views drawn ahead of their epoch, in a file that all decoding processes share.
 
-    A video is decoded once for the views of several epochs: for small data sets decoding is most of the work, and
-    views at training size are small. What is drawn does not change, as a view is a pure function of its epoch.
+    A video is decoded once for the views of several epochs: with small data sets decoding is most of the work, and
+    views at training size are small. What is drawn stays the same, because a view is a pure function of its epoch.
 
         stamps (clips, epochs ahead) int64: epoch + 1, 0 for empty      views (clips, epochs ahead, T, 3, H, W) uint8
 
-    The file has no name: its room on the disk comes back however the run ends, even by SIGKILL. Where there is no
-    room for it, or none any more, views are drawn for one epoch at a time: slower, and the same.
+    The file has no name: its disk space is freed however the run ends, even by SIGKILL. If there is no
+    room for it, or no more room, views are drawn for one epoch at a time: slower, but the same.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class ViewStore:
         max_bytes: int,
         max_epochs_ahead: int = MAX_EPOCHS_AHEAD,
     ) -> None:
-        """Lay out as many epochs ahead as fit into `max_bytes` and half of the free disk, and no more than asked."""
+        """Lay out as many epochs ahead as fit into `max_bytes` and half of the free disk, up to the maximum given."""
         self._view_shape, self._view_bytes = view_shape, math.prod(view_shape)
         self._descriptor = -1
-        # In shared memory: what a worker meets is told by the training process.
+        # In shared memory: the training process reports what a worker finds.
         self._error_number = torch.zeros((), dtype=torch.int64)
         self._error_number.share_memory_()  # type: ignore[no-untyped-call]
         per_epoch = num_clips * (8 + self._view_bytes)
@@ -58,15 +58,15 @@ class ViewStore:
             self._give_up(error)
 
     def problem(self) -> str | None:
-        """Why no more views are kept, if that is so."""
+        """Why no more views are stored, if that is the case."""
         number = int(self._error_number)
         return os.strerror(number) if number else None
 
     def epochs_to_draw(self, index: int, epoch: int) -> range:
-        """The epochs to draw clip `index` for, when it is decoded in `epoch`.
+        """The epochs for which to draw clip `index` when it is decoded in `epoch`.
 
-        Clips end their spans in different epochs, so that about the same number is decoded in every epoch after the
-        first.
+        The spans of the clips end in different epochs, so that about the same number of clips is decoded in every epoch
+        after the first.
         """
         span = self.epochs_ahead + 1 if not self.problem() else 1
         return range(epoch, epoch + span - (epoch + index) % span)
@@ -87,7 +87,7 @@ class ViewStore:
         return torch.frombuffer(view, dtype=torch.uint8).view(self._view_shape)
 
     def put(self, index: int, epoch: int, views: Tensor) -> None:
-        """Keep the views (E, T, 3, H, W) of clip `index` in the E epochs from `epoch` on, if there is room."""
+        """Store the views (E, T, 3, H, W) of clip `index` for the E epochs from `epoch` on, if there is room."""
         if self._descriptor < 0 or self.problem():
             return
         try:
@@ -103,7 +103,7 @@ class ViewStore:
         if not hasattr(os, "pread"):  # not a POSIX system
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         with tempfile.TemporaryFile(prefix="stadapter-views-") as file:
-            file.truncate(num_bytes)  # takes no room yet
+            file.truncate(num_bytes)  # takes up no space yet
             self._own(os.dup(file.fileno()))
 
     def _own(self, descriptor: int) -> None:
@@ -129,7 +129,7 @@ class ViewStore:
         self._error_number.fill_(error.errno or errno.EIO)
 
     def __getstate__(self) -> dict[str, object]:
-        # To a process that is spawned, not forked.
+        # For sending to a process that is spawned, not forked.
         return {**self.__dict__, "_descriptor": DupFd(self._descriptor) if self._descriptor >= 0 else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

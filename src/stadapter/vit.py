@@ -1,6 +1,6 @@
-"""A frozen image Vision Transformer, seen as a stack of blocks with two named places to insert something.
+"""A frozen image Vision Transformer, seen as a stack of blocks with two named insertion points.
 
-The pieces (norms, attention, MLP, embeddings) are the very modules of the pre-trained model; only the wiring is ours:
+The pieces (norms, attention, MLP, embeddings) are the pre-trained model's own modules; only the wiring is ours:
 
     x ──► before_attention ──► + attention(norm1(x)) ──► before_mlp ──► + mlp(norm2(x)) ──► x
           (insertion point A1)                           (insertion point A2)
@@ -26,7 +26,7 @@ from stadapter.products import replace_linear
 Rotary = tuple[Tensor, Tensor]
 
 UNREAD_WEIGHTS = ("mask_token",)
-"""Weights of a tower that no forward pass of an `ImageViT` reads; some copies of a checkpoint lack them."""
+"""Weights that no forward pass of an `ImageViT` reads; some copies of a checkpoint lack them."""
 
 
 class TokenLayout(NamedTuple):
@@ -39,10 +39,10 @@ class TokenLayout(NamedTuple):
 
 
 class InsertionPoint(nn.Module):
-    """Does nothing: what stands at an insertion point until a strategy puts something there.
+    """Does nothing: it fills an insertion point until a strategy puts something there.
 
     A module at an insertion point is called with tokens (B*T, N, D) and their `TokenLayout`, and returns tokens of
-    the same shape. It never writes into its input. Where it leaves prefix tokens as they are, `passes_prefix` says so.
+    the same shape. It never writes to its input. If it leaves prefix tokens as they are, its `passes_prefix` is true.
     """
 
     passes_prefix = True
@@ -52,7 +52,7 @@ class InsertionPoint(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block, put together from the pieces of a pre-trained layer.
+    """One pre-norm transformer block, assembled from the pieces of a pre-trained layer.
 
     `attention` returns a tuple whose first element is the result, as in transformers; `scale1` and `scale2` are the
     layer scales of the DINO families and identities elsewhere.
@@ -81,11 +81,11 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, layout: TokenLayout, rotary: Rotary | None = None, *, prefix_only: bool = False
     ) -> Tensor:
-        """Tokens (B*T, N, D) to the same; with `prefix_only` to the prefix tokens alone, for less work."""
+        """Tokens (B*T, N, D) to the same; with `prefix_only` to only the prefix tokens, for less work."""
         x = self.before_attention(x, layout)
         normed = normalise_tokens(self.norm1, x)
         if prefix_only and isinstance(self.attention, PackedAttention) and self._passes_prefix():
-            x = x[:, : layout.num_prefix]  # patches are read as keys and values alone
+            x = x[:, : layout.num_prefix]  # patches are read only as keys and values
             x = x + self.scale1(self.attention(normed, num_queries=layout.num_prefix)[0])
         else:
             attended = self.attention(normed) if rotary is None else self.attention(normed, position_embeddings=rotary)
@@ -97,10 +97,10 @@ class Block(nn.Module):
         return x + update
 
     def _passes_prefix(self) -> bool:
-        """Whether nothing is lost by leaving out what stands before the MLP when the prefix alone is read.
+        """Whether the module before the MLP can be skipped, at no loss, if only the prefix is read.
 
-        What could learn there is left out without gradients only: training over several processes wants one, if of
-        zeros, for all that learns.
+        A module that learns is skipped only without gradients: training over several processes needs a gradient, even
+        one of zeros, for everything that learns.
         """
         learns = any(parameter.requires_grad for parameter in self.before_mlp.parameters())
         passes = getattr(self.before_mlp, "passes_prefix", False)
@@ -109,7 +109,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """What an artefact must remember of its trunk, and what the clip path must know of it."""
+    """What an artefact must remember about its trunk, and what the clip path must know about it."""
 
     name: str
     """Hub id, or the folder the weights came from."""
@@ -124,19 +124,19 @@ class BackboneInfo:
     patch_size: int
     """Side of a square patch, pixels."""
     mean: tuple[float, float, float]
-    """Per-channel mean that inputs in [0, 1] are normalised with."""
+    """Per-channel mean for normalising inputs in [0, 1]."""
     std: tuple[float, float, float]
-    """Per-channel standard deviation that inputs in [0, 1] are normalised with."""
+    """Per-channel standard deviation for normalising inputs in [0, 1]."""
 
     def check_size(self, size: int) -> None:
-        """Refuse a side of a clip, in pixels, that the trunk cannot cut into patches.
+        """Refuse a clip size, in pixels, that the trunk cannot cut into patches.
 
         Raises:
             SettingsError: the patch size does not divide it; the message names the nearest size.
         """
         if size % self.patch_size:
             raise SettingsError(
-                f"size {size}: the trunk cuts patches of {self.patch_size} pixels; "
+                f"size {size}: the trunk's patches are {self.patch_size} pixels wide; "
                 f"the nearest size it takes is {nearest_multiple(size, self.patch_size)}"
             )
 
@@ -147,8 +147,8 @@ class ImageViT(nn.Module):
     `forward` takes normalised clips (B, T, 3, H, W) and returns the tokens of the last block (B, T, N, D), before the
     trunk's final norm, prefix tokens first. H and W may be any multiples of the patch size; T is free.
 
-    The trunk is frozen and stays in eval mode whatever mode the model around it is in: some families augment their
-    position codes in training mode.
+    The trunk is frozen, and stays in eval mode whatever mode the surrounding model is in: in training mode some
+    families augment their position codes.
     """
 
     def __init__(
@@ -177,9 +177,9 @@ class ImageViT(nn.Module):
         self.width = width
         self.info = info
         self.inserted: list[nn.Module] = []
-        """What a strategy put elsewhere than at an insertion point, and that follows the mode of the model around."""
+        """Modules that a strategy put elsewhere than at an insertion point; they follow the mode of the model."""
         self.recomputed = range(0)
-        """Blocks whose inside is computed again in the backward pass; see `recompute_blocks`."""
+        """Blocks that are recomputed in the backward pass; see `recompute_blocks`."""
         self.requires_grad_(False)
         self.train(False)
 
@@ -197,13 +197,13 @@ class ImageViT(nn.Module):
 
     @property
     def configuration(self) -> dict[str, Any] | None:
-        """How its pieces compute beside their weights, as the pre-trained model tells it; None where it does not."""
+        """The pre-trained model's configuration: how its pieces compute, besides their weights; None if it has none."""
         configs = (getattr(module, "config", None) for module in self.modules())
         config = next((config for config in configs if hasattr(config, "to_dict")), None)
         return dict(config.to_dict()) if config is not None else None
 
     def insertion_points(self) -> list[nn.Module]:
-        """What stands at A1 and A2 of every block, in order."""
+        """The modules at A1 and A2 of every block, in order."""
         return [point for block in self.block_list() for point in (block.before_attention, block.before_mlp)]
 
     def block_list(self) -> list[Block]:
@@ -235,7 +235,7 @@ class ImageViT(nn.Module):
         return range(count)
 
     def unfreeze(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Let parameters learn: in fp32, in storage of their own, so that what they shared it with stays as it is."""
+        """Let parameters learn, in fp32 and in their own storage, so that whatever shared it stays as it is."""
         for parameter in parameters:
             parameter.data = parameter.detach().to(torch.float32, copy=True)
             parameter.requires_grad_(True)
@@ -246,14 +246,14 @@ class ImageViT(nn.Module):
         return {name: parameter for name, parameter in named if name.rsplit(".", 1)[-1] not in UNREAD_WEIGHTS}
 
     def lay_weights_side_by_side(self) -> None:
-        """Put the weights that `pack` joins next to each other in memory, so that all views share them."""
+        """Put the weights that `pack` joins side by side in memory, so that all views share them."""
         for block in self.block_list():
             lay_side_by_side(block.attention)
 
     def pack(self) -> None:
-        """Repack attention and MLPs that are frozen and as they were loaded: the same values for less work.
+        """Repack frozen attention and MLPs that are still as they were loaded: the same values for less work.
 
-        The last thing done to a trunk: the names of their weights change.
+        This must be the last thing done to a trunk: it changes the names of their weights.
         """
         for block in self.block_list():
             if is_packable(block.attention):
@@ -263,51 +263,51 @@ class ImageViT(nn.Module):
             replace_linear(block)
 
     def use_attention(self, implementation: Literal["sdpa", "eager"]) -> None:
-        """Choose the kernel of the frozen attention: same values up to rounding, different cost (docs/log.md)."""
+        """Choose the kernel of the frozen attention: same values up to rounding, at different cost (docs/log.md)."""
         for module in self.modules():
             config: Any = getattr(module, "config", None)
             if hasattr(config, "_attn_implementation"):
                 config._attn_implementation = implementation
 
     def recompute_blocks(self) -> range:
-        """Gradient checkpointing: of a block keep the input alone, and compute the rest again in the backward pass.
+        """Gradient checkpointing: keep only the input of a block, and recompute the rest in the backward pass.
 
-        Left as they are: the blocks below the first that learns, of which nothing is kept anyway, and the last, which
-        the backward pass begins with, so that keeping it adds nothing to the most that is held. What is added to a
-        trunk afterwards is not seen.
+        Two kinds of blocks are left as they are: those below the first that learns, of which nothing is kept anyway,
+        and the last, where the backward pass starts, so that keeping it does not raise the peak. Anything added to a
+        trunk afterwards is not taken into account.
 
         Returns:
-            The indices of the blocks; none where only the last one learns, or none does.
+            The indices of the blocks; empty if only the last one learns, or none does.
         """
         last = len(self.blocks) - 1
         self.recomputed = range(min(self.num_frozen_blocks(), last), last)
         return self.recomputed
 
     def forward(self, clips: Tensor, *, prefix_only: bool = False) -> Tensor:
-        """Tokens of the last block; with `prefix_only` the prefix tokens alone (B, T, num_prefix, D), for less work."""
+        """Tokens of the last block; with `prefix_only` only the prefix tokens (B, T, num_prefix, D), for less work."""
         layout = self._layout(clips)
         return self._run(self._embedded(clips), layout, 0, len(self.blocks), prefix_only=prefix_only)
 
     def num_frozen_blocks(self) -> int:
-        """How many of the first blocks give a clip the same tokens throughout training: nothing up to there learns.
+        """How many of the first blocks give a clip the same tokens throughout training, as nothing up to there learns.
 
-        0 where the embeddings or the first block are changed: then nothing is the same.
+        0 if the embeddings or the first block are changed: then nothing stays the same.
         """
         if self._is_changed(self.embeddings) or self._is_changed(self.pre_norm):
             return 0
         return next((place for place, block in enumerate(self.blocks) if self._is_changed(block)), len(self.blocks))
 
     def frozen_tokens(self, clips: Tensor, *, prefix_only: bool = False) -> Tensor:
-        """Tokens (B, T, N, D) behind the last of the frozen blocks, which `finish` takes.
+        """Tokens (B, T, N, D) after the last of the frozen blocks, as input for `finish`.
 
-        Where all blocks are frozen these are the tokens that `forward` returns, with `prefix_only` the prefix alone.
+        If all blocks are frozen these are the tokens that `forward` returns; with `prefix_only`, only the prefix.
         """
         return self._run(
             self._embedded(clips), self._layout(clips), 0, self.num_frozen_blocks(), prefix_only=prefix_only
         )
 
     def finish(self, tokens: Tensor, *, height: int, width: int, prefix_only: bool = False) -> Tensor:
-        """What `forward` makes of clips of `height` x `width` pixels, from their `frozen_tokens`, bit for bit."""
+        """What `forward` returns for clips of `height` x `width` pixels, bit for bit, from their `frozen_tokens`."""
         frozen, num_frames, patch = self.num_frozen_blocks(), tokens.shape[1], self.info.patch_size
         if frozen == len(self.blocks):
             return tokens
@@ -320,7 +320,7 @@ class ImageViT(nn.Module):
         return normalise_tokens(self.pre_norm, self._embed(self.embeddings, images))
 
     def _run(self, x: Tensor, layout: TokenLayout, start: int, stop: int, *, prefix_only: bool) -> Tensor:
-        """Tokens (B*T, N, D) through the blocks from `start` to before `stop`, as (B, T, N, D)."""
+        """Run tokens (B*T, N, D) through the blocks `start` to `stop` - 1; return them as (B, T, N, D)."""
         rotary = self._rotary(x, layout)
         recomputed = self.recomputed if torch.is_grad_enabled() else range(0)
         for place in range(start, stop):
@@ -332,7 +332,7 @@ class ImageViT(nn.Module):
         return x.view(-1, layout.num_frames, *x.shape[1:])
 
     def _rotary(self, x: Tensor, layout: TokenLayout) -> Rotary | None:
-        """The position codes of the patches, where the family has them; of its images the trunk asks the size alone."""
+        """The position codes of the patches, if the family has them; only the size of the images matters."""
         if self.rotary is None:
             return None
         height, width = (side * self.info.patch_size for side in (layout.grid_height, layout.grid_width))
@@ -340,14 +340,14 @@ class ImageViT(nn.Module):
         return codes
 
     def _is_changed(self, module: nn.Module) -> bool:
-        """Whether something in it learns or is random, or a strategy has put something into it."""
+        """Whether something in it learns or is random, or a strategy has inserted something into it."""
         learns = any(parameter.requires_grad for parameter in module.parameters())
         points = [module.before_attention, module.before_mlp] if isinstance(module, Block) else []
         filled = any(type(point) is not InsertionPoint for point in points)
         return learns or filled or any(part in self.inserted for part in module.modules())
 
     def _layout(self, clips: Tensor) -> TokenLayout:
-        """How the tokens of these clips will lie; refuses clips that the trunk cannot take."""
+        """The layout of these clips' tokens; refuses clips that the trunk cannot take."""
         if clips.ndim != 5 or clips.shape[2] != 3:
             raise SettingsError(f"clips of shape {tuple(clips.shape)}: expected (B, T, 3, H, W)")
         if not clips.is_floating_point():
@@ -359,10 +359,10 @@ class ImageViT(nn.Module):
 
 
 def normalise_tokens(norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(x)`; bf16 tokens by a bf16 norm stay bf16 under autocast on every device, as they do on a CPU.
+    """`norm(x)`, except that bf16 tokens with a bf16 norm stay bf16 under autocast on every device, as on a CPU.
 
-    On a GPU it would turn them into fp32 for the norm and keep these for the backward pass, though the norm's kernel
-    computes in fp32 inside as it is.
+    On a GPU autocast would convert them to fp32 for the norm and keep those for the backward pass, although the norm's
+    kernel computes in fp32 internally anyway.
     """
     weight = norm.weight if isinstance(norm, nn.LayerNorm) else None
     if weight is None or weight.dtype != x.dtype or x.dtype == torch.float32:
@@ -373,21 +373,21 @@ def normalise_tokens(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def nearest_multiple(pixels: int, patch: int) -> int:
-    """The multiple of `patch` nearest to `pixels`, at least one patch."""
+    """The multiple of `patch` that is nearest to `pixels`, at least one patch."""
     return max(patch, round(pixels / patch) * patch)
 
 
 def share_weights(vit: ImageViT) -> ImageViT:
-    """A second view of a trunk: own modules on the same storage. Ten tasks then hold one trunk in memory.
+    """A second view of a trunk: its own modules on the same storage, so that ten tasks hold one trunk in memory.
 
-    The parameters are objects of their own, so that casting, moving or unfreezing one view leaves the others alone.
+    The parameters are separate objects, so casting, moving or unfreezing one view leaves the others alone.
 
     Raises:
-        SettingsError: something has been inserted into the trunk already, or some of it learns.
+        SettingsError: something has already been inserted into the trunk, or some of it learns.
     """
     adapted = any(not isinstance(point, InsertionPoint) for point in vit.insertion_points())
     if adapted or vit.inserted or any(parameter.requires_grad for parameter in vit.parameters()):
-        raise SettingsError("this trunk is adapted already; load_backbone gives a fresh one")
+        raise SettingsError("this trunk is already adapted; load_backbone gives a fresh one")
     copies: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in vit.parameters()}
     copies |= {id(buffer): buffer.detach() for buffer in vit.buffers()}
     return copy.deepcopy(vit, copies)

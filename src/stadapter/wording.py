@@ -1,4 +1,4 @@
-"""How messages put lists, numbers, times and foreign text."""
+"""How messages word lists, numbers, times and foreign text."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def listed(names: Sequence[str], limit: int = 5, *, separator: str = ", ") -> str:
-    """What a message shows of names that may be many: the first few, and how many more there are.
+    """What a message shows of possibly many names: the first few, and how many more there are.
 
     >>> listed(["a", "b", "c"], 2)
     'a, b and 1 more'
@@ -27,7 +27,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def changed(name: str, then: Any, now: Any) -> list[str]:
-    """How a setting, or what is within it, is not as it was; nothing where it is.
+    """How a setting, or something inside it, has changed; empty if it has not.
 
     >>> changed("lr", 0.002, 0.1), changed("tuning", {"name": "lora", "rank": 4}, {"name": "lora", "rank": 8})
     (['lr was 0.002, is 0.1'], ['tuning.rank was 4, is 8'])
@@ -49,7 +49,7 @@ def changed(name: str, then: Any, now: Any) -> list[str]:
 
 
 def _briefly(value: Any) -> str:
-    """A value of a setting; of a sha256 its start."""
+    """A setting's value; for a sha256, only its start."""
     is_hash = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
     return f"{value[:12]}…" if is_hash else repr(value)
 
@@ -59,7 +59,7 @@ def _are_names(values: Any) -> bool:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that people would take, no more exact than an estimate is.
+    """A time in the unit that people would use, no more exact than an estimate.
 
     >>> duration(0.0123), duration(4.56), duration(75), duration(3000), duration(40000), duration(1e6)
     ('0.012 s', '4.6 s', '75 s', '50 min', '11 h', '12 days')
@@ -71,7 +71,7 @@ def duration(seconds: float) -> str:
 
 
 def bytes_text(size: float) -> str:
-    """A size of memory, in three digits.
+    """A size in bytes, to three digits.
 
     >>> bytes_text(12_345), bytes_text(1_234_567), bytes_text(12_345_678_901)
     ('12.3 kB', '1.23 MB', '12.3 GB')
@@ -81,7 +81,7 @@ def bytes_text(size: float) -> str:
 
 
 def named_once(name: str, reason: str) -> str:
-    """A clip and what is wrong with it; that may begin with the name of its file, or with the path.
+    """A clip and what is wrong with it, without repeating a file name or path at the start of the reason.
 
     >>> named_once("up/a.mp4", "a.mp4: no frame"), named_once("up/a.mp4 [0 to 1 s]", "/data/up/a.mp4: no such file")
     ('up/a.mp4: no frame', 'up/a.mp4 [0 to 1 s]: no such file')
@@ -92,7 +92,7 @@ def named_once(name: str, reason: str) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share of 1, as people read it; nothing for None.
+    """A share of 1 as a percentage; empty for None.
 
     >>> percent(0.925), percent(0.1, 0)
     ('92.5 %', '10 %')
@@ -101,12 +101,12 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what a library says went wrong, or the kind of its error where it says nothing."""
+    """The first line of a library's error message, or the type of the error if it has none."""
     return (str(error).strip() or type(error).__name__).split("\n", 1)[0]
 
 
 def printable(text: str) -> str:
-    """Text with what a terminal cannot show (line ends, control codes, bytes that are no text) written out.
+    """Text with everything that a terminal cannot show (line ends, control codes, bytes that are not text) escaped.
 
     >>> printable("a\\nb.mp4")
     'a\\\\nb.mp4'
@@ -117,5 +117,5 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The same, but that lines end: a message, in which there may be names."""
+    """Like `printable`, but line ends stay: for a message that may contain names."""
     return "\n".join(map(printable, text.split("\n")))

@@ -1,4 +1,4 @@
-"""Networks that strategies put into a trunk; one module each, and the names that settings know them by."""
+"""Networks that strategies put into a trunk; one module each, plus the names that settings use for them."""
 
 from typing import Literal
 

@@ -11,9 +11,9 @@ from stadapter.vit import TokenLayout
 
 
 class TemporalPass(nn.Module):
-    """x + adapter(attention(norm(x))) with the block's own frozen norm and attention turned over time.
+    """x + adapter(attention(norm(x))) with the block's own frozen norm and attention applied over time.
 
-    Every token attends to its own place in all frames, the class token and registers too, as published.
+    Every token attends to its own position in all frames, including the class token and registers, as published.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class TemporalPass(nn.Module):
         self.adapter_in = adapter_in
         self.adapter = adapter
         self.rotary = rotary
-        self._frozen = (norm, attention)  # the block's own: in a tuple, so as to be registered once and stay in eval
+        self._frozen = (norm, attention)  # the block's own: in a tuple, so they are registered once and stay in eval
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         norm, attention = self._frozen
@@ -45,7 +45,7 @@ class TemporalPass(nn.Module):
 
 
 class AdaptedAttention(nn.Module):
-    """A frozen attention over space, and an adapter with a skip connection on what it gives."""
+    """A frozen attention over space, and an adapter with a skip connection on its output."""
 
     def __init__(self, *, attention: nn.Module, adapter: BottleneckMLP) -> None:
         super().__init__()

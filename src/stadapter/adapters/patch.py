@@ -10,7 +10,7 @@ from stadapter.vit import TokenLayout
 
 
 class PatchAdapter(nn.Module):
-    """x + up(f(down(x))) on the patch tokens (B*T, N, D); prefix tokens pass by untouched. It starts as identity."""
+    """x + up(f(down(x))) on the patch tokens (B*T, N, D); prefix tokens stay untouched. Starts as the identity."""
 
     passes_prefix = True
 

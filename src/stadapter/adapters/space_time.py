@@ -15,7 +15,7 @@ from stadapter.vit import TokenLayout
 
 
 class SpaceTimeAdapter(nn.Module):
-    """x + up(f(conv(down(x)))) on the patch tokens; prefix tokens pass by untouched.
+    """x + up(f(conv(down(x)))) on the patch tokens; prefix tokens stay untouched.
 
         x (B*T, N, D) ─ patches ─► down ─► (B, A, T, h, w) ─► depth-wise conv ─► f ─► up ─► + x
 
@@ -50,7 +50,7 @@ class SpaceTimeAdapter(nn.Module):
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         if not is_traced():
             return self._in_one_piece(x, layout)
-        # The prefix goes along, and its update is set to zero: taking it out and putting it back would copy all tokens.
+        # The prefix is computed too, and its update set to zero: taking it out and back in would copy all tokens.
         hidden = linear(x, self.down.weight, self.down.bias)  # (B*T, N, A)
         hidden = hidden.view(-1, layout.num_frames, *hidden.shape[1:])  # (B, T, N, A)
         hidden = _convolve(hidden, layout, self.conv.weight, self.conv.bias)
@@ -66,10 +66,11 @@ class SpaceTimeAdapter(nn.Module):
 
 
 class _InOnePiece(torch.autograd.Function):
-    """The adapter: the values of its pieces, with fewer passes over its tokens.
+    """The adapter as one function: the same values as its pieces, with fewer passes over its tokens.
 
-    Piece by piece torch would copy all gradients to set those of the prefix to zero, and add the residual's in a pass
-    of its own. Here the prefix has no hidden values behind f, so that its gradients have no effect (docs/log.md).
+    Piece by piece, torch would copy all gradients to set those of the prefix to zero, and add the residual's gradient
+    in a separate pass. Here the hidden values of the prefix are zero after f, so its gradients have no effect
+    (docs/log.md).
     """
 
     @staticmethod
@@ -98,35 +99,35 @@ class _InOnePiece(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, gradient: Tensor) -> tuple[Any, ...]:
+    def backward(context: Any, grad_output: Tensor) -> tuple[Any, ...]:
         tokens, hidden, mixed, active, down, conv, up = context.saved_tensors
         layout, num_prefix = context.layout, context.layout.num_prefix
-        of_update = gradient.to(up.dtype).flatten(0, 1)  # (B*T*N, D)
-        of_active = product(of_update, up.mT).view(active.shape)
-        of_active[:, :, :num_prefix] = 0
-        of_mixed = activation_gradient(context.activation, of_active, x=mixed, y=active)
-        of_hidden, of_conv, of_conv_bias = _convolve_backward(of_mixed, hidden, layout, conv)
-        of_hidden = of_hidden.flatten(0, 2)  # (B*T*N, A)
-        of_x = None
+        grad_update = grad_output.to(up.dtype).flatten(0, 1)  # (B*T*N, D)
+        grad_active = product(grad_update, up.mT).view(active.shape)
+        grad_active[:, :, :num_prefix] = 0
+        grad_mixed = activation_gradient(context.activation, grad_active, x=mixed, y=active)
+        grad_hidden, grad_conv, grad_conv_bias = _convolve_backward(grad_mixed, hidden, layout, conv)
+        grad_hidden = grad_hidden.flatten(0, 2)  # (B*T*N, A)
+        grad_x = None
         if context.needs_input_grad[0]:
-            of_x = added_product(gradient.flatten(0, 1), of_hidden, down.mT).view(gradient.shape)
+            grad_x = added_product(grad_output.flatten(0, 1), grad_hidden, down.mT).view(grad_output.shape)
         return (
-            of_x,
+            grad_x,
             None,
             None,
-            weight_gradient(of_hidden, tokens),
-            of_hidden.sum(0),
-            of_conv,
-            of_conv_bias,
-            weight_gradient(of_update, active.flatten(0, 2)),
-            of_update.view(gradient.shape).sum(0)[num_prefix:].sum(0),
+            weight_gradient(grad_hidden, tokens),
+            grad_hidden.sum(0),
+            grad_conv,
+            grad_conv_bias,
+            weight_gradient(grad_update, active.flatten(0, 2)),
+            grad_update.view(grad_output.shape).sum(0)[num_prefix:].sum(0),
         )
 
 
 def _convolve(x: Tensor, layout: TokenLayout, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Depth-wise over time and the patch grid of x (B, T, N, A), with the weight (A, 1, t, i, j) of a `Conv3d`.
+    """Depth-wise convolution over time and patch grid of x (B, T, N, A), with a `Conv3d` weight (A, 1, t, i, j).
 
-    What becomes of the prefix has no meaning.
+    The result for the prefix has no meaning.
     """
     if weight.shape[3:] == (1, 1):
         return convolve_time(x, weight, bias)
@@ -136,55 +137,57 @@ def _convolve(x: Tensor, layout: TokenLayout, weight: Tensor, bias: Tensor | Non
 
 
 def _convolve_backward(
-    gradient: Tensor, x: Tensor, layout: TokenLayout, weight: Tensor
+    grad_output: Tensor, x: Tensor, layout: TokenLayout, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, the weight and the bias of `_convolve`."""
+    """Gradients of x, weight and bias in `_convolve`."""
     if weight.shape[3:] == (1, 1):
-        of_images, of_taps, of_bias = _gradients(gradient.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight[..., 0])
-        return of_images.permute(0, 2, 3, 1), of_taps.reshape(weight.shape), of_bias
+        grad_images, grad_taps, grad_bias = _gradients(
+            grad_output.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight[..., 0]
+        )
+        return grad_images.permute(0, 2, 3, 1), grad_taps.reshape(weight.shape), grad_bias
     find = _grid_gradients_by_steps if x.device.type == "cpu" else _grid_gradients
-    of_grid, of_weight, of_bias = find(_grid(gradient, layout), _grid(x, layout), weight)
-    of_x = torch.zeros_like(x)
-    _grid(of_x, layout).copy_(of_grid)
-    return of_x, of_weight, of_bias
+    grad_grid, grad_weight, grad_bias = find(_grid(grad_output, layout), _grid(x, layout), weight)
+    grad_x = torch.zeros_like(x)
+    _grid(grad_x, layout).copy_(grad_grid)
+    return grad_x, grad_weight, grad_bias
 
 
 def _convolve_grid(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Depth-wise over time and space of (B, T, h, w, A)."""
+    """Depth-wise convolution over time and space of (B, T, h, w, A)."""
     volumes, padding = x.permute(0, 4, 1, 2, 3), [side // 2 for side in weight.shape[2:]]
     return F.conv3d(volumes, weight, bias, padding=padding, groups=len(weight)).permute(0, 2, 3, 4, 1)
 
 
-def _grid_gradients(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `_convolve_grid`, as torch has them."""
-    volumes = (gradient.permute(0, 4, 1, 2, 3), x.permute(0, 4, 1, 2, 3))
-    of_volumes, of_weight, of_bias = _gradients(*volumes, weight)
-    return of_volumes.permute(0, 2, 3, 4, 1), of_weight, of_bias
+def _grid_gradients(grad_output: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `_convolve_grid`, as torch computes them."""
+    volumes = (grad_output.permute(0, 4, 1, 2, 3), x.permute(0, 4, 1, 2, 3))
+    grad_volumes, grad_weight, grad_bias = _gradients(*volumes, weight)
+    return grad_volumes.permute(0, 2, 3, 4, 1), grad_weight, grad_bias
 
 
-def _grid_gradients_by_steps(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same: of x by a convolution with the mirrored weight, of the weight by a 2-D convolution a step in time.
+def _grid_gradients_by_steps(grad_output: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same gradients: of x by convolving with the mirrored weight, of the weight by a 2-D convolution per tap.
 
-    On a CPU torch's backward pass of a depth-wise 3-D convolution takes several times as long (docs/log.md).
+    On a CPU, torch's backward pass of a depth-wise 3-D convolution takes several times as long (docs/log.md).
     """
-    of_weight, of_bias, num_frames = torch.zeros_like(weight), gradient.new_empty(0), x.shape[1]
+    grad_weight, grad_bias, num_frames = torch.zeros_like(weight), grad_output.new_empty(0), x.shape[1]
     for place in range(weight.shape[2]):
-        # Frame t of the result is made of frame t + distance.
+        # This tap computes frame t of the result from frame t + distance.
         distance = place - weight.shape[2] // 2
         if abs(distance) >= num_frames:
             continue
-        results = gradient[:, max(0, -distance) : num_frames - max(0, distance)].flatten(0, 1)  # (B*T', h, w, A)
+        results = grad_output[:, max(0, -distance) : num_frames - max(0, distance)].flatten(0, 1)  # (B*T', h, w, A)
         sources = x[:, max(0, distance) : num_frames + min(0, distance)].flatten(0, 1)
         images, sees_all = (results.permute(0, 3, 1, 2), sources.permute(0, 3, 1, 2)), distance == 0
-        _, of_weight[:, :, place], of_step = _gradients(*images, weight[:, :, place], (False, True, sees_all))
-        of_bias = of_step if sees_all else of_bias
-    return _convolve_grid(gradient, weight.flip(2, 3, 4), None), of_weight, of_bias
+        _, grad_weight[:, :, place], grad_step = _gradients(*images, weight[:, :, place], (False, True, sees_all))
+        grad_bias = grad_step if sees_all else grad_bias
+    return _convolve_grid(grad_output, weight.flip(2, 3, 4), None), grad_weight, grad_bias
 
 
 def convolve_time(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Depth-wise over the T of (B, T, N, A), with the weight (A, 1, t, 1, 1) of a `Conv3d`.
+    """Depth-wise convolution over the T of (B, T, N, A), with the weight (A, 1, t, 1, 1) of a `Conv3d`.
 
-    The same as on the grid, as a 2-D convolution that copies nothing.
+    Gives the same as on the grid, as a 2-D convolution that copies nothing.
     """
     as_images = x.permute(0, 3, 1, 2)  # (B, A, T, N), a view
     y = F.conv2d(as_images, weight[..., 0], bias, padding=(weight.shape[2] // 2, 0), groups=len(weight))
@@ -192,12 +195,12 @@ def convolve_time(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _gradients(
-    gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool] = (True, True, True)
+    grad_output: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool] = (True, True, True)
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of x (B, A, …), the weight (A, 1, …) and the bias of a depth-wise convolution that leaves the size as it is."""
+    """Gradients of x (B, A, …), weight (A, 1, …) and bias of a depth-wise convolution that keeps the size."""
     num_dimensions = weight.ndim - 2
     gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        gradient,
+        grad_output,
         x,
         weight,
         bias_sizes=[len(weight)],

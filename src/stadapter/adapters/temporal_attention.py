@@ -12,14 +12,14 @@ from stadapter.vit import ImageViT, TokenLayout
 
 
 class TemporalAttention(nn.Module):
-    """Attention of every patch over its own place in all frames; prefix tokens pass by untouched.
+    """Attention of every patch over its own position in all frames; prefix tokens stay untouched.
 
         x (B*T, N, D) ─ patches (+ time) ─► norm ─► attention over T ─► projection ─► + x
 
     The temporal half of TimeSformer's divided space-time attention (Bertasius, Wang, Torresani, ICML 2021, arXiv
-    2102.05095). As there, `norm` and `attention` start as copies of the block's own, the projection as zero, so that
-    a fresh one is the identity, and the class token takes no part. Unlike there, every frame keeps a class token of
-    its own: TimeSformer averages it over frames after each block, which would not start as the image model.
+    2102.05095). As there, `norm` and `attention` start as copies of the block's own and the projection as zero, so that
+    a fresh one is the identity, and the class token takes no part. Unlike there, every frame keeps its own class
+    token: TimeSformer averages it over frames after each block, which would not start as the image model.
     """
 
     def __init__(

@@ -141,10 +141,10 @@ def shuffled_order(num_frames: int, name: str, *, seed: int = 0) -> list[int]:
 
 
 def _change(difference: Difference) -> str:
-    low, high = difference.interval.low, difference.interval.high
+    low, high = round(100 * difference.interval.low), round(100 * difference.interval.high)
     if difference.mean < 0:
-        return f"rises by {_hundredths(-difference.mean)} (95 % interval {100 * -high:.0f} to {100 * -low:.0f})"
-    return f"falls by {_hundredths(difference.mean)} (95 % interval {100 * low:.0f} to {100 * high:.0f})"
+        return f"rises by {_hundredths(-difference.mean)} (95 % interval {-high} to {-low})"
+    return f"falls by {_hundredths(difference.mean)} (95 % interval {low} to {high})"
 
 
 def _hundredths(share: float) -> str:

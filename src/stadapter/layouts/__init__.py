@@ -1,4 +1,4 @@
-"""The annotations of public data sets as they are published: which clips they list, and where those are.
+"""The annotations of public data sets as published: which clips they list, and where those are.
 
 layout                  recognised by                                        a clip's video
 Kinetics                CSV columns label, youtube_id, time_start, time_end  <youtube_id>_<start:06d>_<end:06d>.mp4
@@ -7,7 +7,7 @@ UCF101                  trainlist01.txt, testlist01.txt, classInd.txt        <cl
 HMDB51                  <class>_test_split1.txt for every class              <class>/<name>.avi
 EPIC-Kitchens-100       CSV columns video_id, start_timestamp, …             P01/videos/P01_01.MP4, a folder of frames
 
-A video is looked for by its name, with any suffix, in any folder below the root. None is opened.
+Videos are looked up by name, with any suffix, in any folder below the root. None is opened.
 """
 
 from collections.abc import Callable
@@ -70,30 +70,30 @@ UCF = ucf101.NAME
 HMDB = hmdb51.NAME
 EPIC = epic_kitchens.NAME
 NUM_SPLITS = 3
-"""Of UCF101 and of HMDB51."""
+"""Number of splits of UCF101 and of HMDB51."""
 
 
 class Layout(Protocol):
-    """What the file of a layout holds, beside its reader."""
+    """What the module of each layout provides besides its reader."""
 
     NAME: str
 
     def recognise_file(self, source: Path) -> Annotations | None:
-        """The annotations that one file is; None where it is of another layout."""
+        """The annotations in one file; None if it is of another layout."""
 
     def recognise_folder(self, folder: Path, split_number: int) -> Annotations | None:
-        """The annotations that a folder holds; None where it holds none of this layout."""
+        """The annotations in a folder; None if it has none of this layout."""
 
 
 _LAYOUTS: tuple[Layout, ...] = (kinetics, something_something, ucf101, hmdb51, epic_kitchens)
 _FOLDERS = ("annotations", "labels", "ucfTrainTestlist", "testTrainMulti_7030_splits", "epic-kitchens-100-annotations")
-"""Where below a data set's folder its annotations are by custom."""
+"""Sub-folders of a data set that customarily hold its annotations."""
 
 
 def recognise(source: Path, *, split_number: int = 1) -> Annotations | None:
-    """The annotations that a file is, or that a folder holds; None where they are no published layout.
+    """The annotations in a file or a folder; None if they are of no published layout.
 
-    A folder may hold them itself or in a folder of a customary name, such as annotations/.
+    A folder may hold them directly or in a sub-folder with a customary name, such as annotations/.
 
     Raises:
         DataError: a published layout with something missing, or several in one folder.
@@ -111,7 +111,7 @@ def recognise(source: Path, *, split_number: int = 1) -> Annotations | None:
 
 
 def read_listing(annotations: Annotations, part: Part, *, label_kind: LabelKind, on_problem: OnProblem) -> Listing:
-    """The clips of one part. What is wrong is told to `on_problem`; what is left is returned.
+    """The clips of one part. Problems are reported to `on_problem`; what is left is returned.
 
     Raises:
         DataError: a file cannot be read or understood at all.
@@ -133,6 +133,6 @@ def _recognise_file(source: Path) -> Annotations | None:
             return annotations
     if source.suffix.lower() == ".json":
         raise DataError(
-            f"{source}: a JSON of no known layout; expected something-something-v2-train.json beside -labels"
+            f"{source}: a JSON file of no known layout; expected something-something-v2-train.json next to -labels"
         )
     return None

@@ -1,4 +1,4 @@
-"""EPIC-Kitchens-100: a CSV of segments of long videos for each part, with a verb and a noun each."""
+"""EPIC-Kitchens-100: for each part a CSV of segments of long videos, each with a verb and a noun."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from stadapter.layouts.reading import (
 
 NAME = "EPIC-Kitchens-100"
 LabelKind = Literal["action", "verb", "noun", "verb+noun"]
-"""What EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class, verb+noun are two heads."""
+"""What EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class, verb+noun is two heads."""
 LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 
 _FILES: dict[Part, str] = {"train": "EPIC_100_train.csv", "val": "EPIC_100_validation.csv"}
@@ -33,7 +33,7 @@ _TIME = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)")
 
 
 def recognise_file(source: Path) -> Annotations | None:
-    """One list, told by its columns."""
+    """One list, recognised by its columns."""
     columns = read_header(source)
     if "video_id" not in columns or not {"start_timestamp", "stop_timestamp", *_CLASS_COLUMNS} & set(columns):
         return None
@@ -55,13 +55,13 @@ def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
 
 
 def read_epic_kitchens(source: Path, label_kind: LabelKind, on_problem: OnProblem) -> Listing:
-    """EPIC-Kitchens-100: segments of long videos, with the numbers of a verb and a noun class; no class in test lists.
+    """EPIC-Kitchens-100: segments of long videos with numbers for the verb and noun classes; test lists have no class.
 
-    The classes' names are in EPIC_100_verb_classes.csv and EPIC_100_noun_classes.csv, columns id and key; without
-    those files classes are called by their numbers. The columns verb and noun hold the narrator's words, no classes.
-    An action is a pair of both; the actions are those of the training and the validation list. With verb+noun every
-    clip has a class of each of two heads. Folders of frames have 60 a second, 50 in the videos of the extension (three
-    digits in the name).
+    The names of the classes are in EPIC_100_verb_classes.csv and EPIC_100_noun_classes.csv, columns id and key; without
+    these files, classes are named by their numbers. The columns verb and noun hold the narrator's words, not classes.
+    An action is a pair of both; the actions are those in the training and validation lists. With verb+noun every clip
+    has one class for each of two heads. Folders of frames have 60 frames per second, or 50 for the videos of the
+    extension (three digits in the name).
     Source: https://github.com/epic-kitchens/epic-kitchens-100-annotations, README.
     """
     kinds = {"action": ("verb", "noun"), "verb+noun": ("verb", "noun")}.get(label_kind, (label_kind,))
@@ -76,7 +76,7 @@ def read_epic_kitchens(source: Path, label_kind: LabelKind, on_problem: OnProble
             )
             start, end = (_seconds(row[name], where) for name in ("start_timestamp", "stop_timestamp"))
             if end <= start:
-                raise DataError(f"{where}: the segment ends at {end} s and starts at {start} s; expected end > start")
+                raise DataError(f"{where}: the segment ends at {end} s but starts at {start} s; expected end > start")
         except DataError as error:
             on_problem(str(error))
             continue
@@ -98,7 +98,7 @@ def read_epic_kitchens(source: Path, label_kind: LabelKind, on_problem: OnProble
 
 def _remark(folder: Path) -> str:
     lacking = [file for kind in ("verb", "noun") if not (folder / (file := _CLASS_FILE.format(kind=kind))).is_file()]
-    return f"classes called by their numbers where there is no {' and no '.join(lacking)}" if lacking else ""
+    return f"classes are named by their numbers, because there is no {' and no '.join(lacking)}" if lacking else ""
 
 
 def _class_number(cell: str, where: str) -> int:
@@ -115,7 +115,7 @@ def _seconds(cell: str, where: str) -> float:
 
 
 def _class_names(source: Path, on_problem: OnProblem) -> dict[int, str]:
-    """The names of the classes by number; empty where there is no such file."""
+    """The names of the classes by number; empty if there is no such file."""
     if not source.is_file():
         return {}
     require_columns(source, read_header(source), ("id", "key"), NAME)

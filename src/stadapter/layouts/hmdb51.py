@@ -1,4 +1,4 @@
-"""HMDB51: a text list for each class and each of three splits, which holds both parts."""
+"""HMDB51: a text list for each class and each of three splits, holding both parts."""
 
 import re
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ _FILE = re.compile(r"(.+)_test_split(\d)\.txt")
 
 
 def recognise_file(source: Path) -> Annotations | None:
-    """Nothing: one file is one class.
+    """Never recognise a file, since each holds one class.
 
     Raises:
-        DataError: it is such a file.
+        DataError: it is a file of this layout.
     """
     if match := _FILE.fullmatch(source.name):
         raise DataError(
-            f"{source} is one class of split {match[2]} of HMDB51; give its folder, {source.parent}, "
+            f"{source} holds one class of split {match[2]} of HMDB51; give its folder, {source.parent}, "
             f"and --split-number {match[2]}"
         )
     return None
@@ -44,7 +44,7 @@ def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
 
 
 def read_hmdb51(files: Sequence[Path], part: Part, on_problem: OnProblem) -> Listing:
-    """HMDB51: for every class a file of lines `<name>.avi <use>`, use 1 to train, 2 to test, 0 neither.
+    """HMDB51: for every class a file of lines `<name>.avi <use>`, where use 1 is train, 2 test and 0 neither.
 
     Source: https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database, the splits' split_readme.txt.
     """

@@ -1,4 +1,4 @@
-"""Kinetics-400, -600 and -700: one CSV for each part, videos cut to the ten seconds of an action."""
+"""Kinetics-400, -600 and -700: one CSV per part, and videos cut to the ten seconds of an action."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ _COLUMNS = ("youtube_id", "time_start", "time_end")
 
 
 def recognise_file(source: Path) -> Annotations | None:
-    """One list, which a column youtube_id tells."""
+    """One list, recognised by its column youtube_id."""
     columns = read_header(source)
     if "youtube_id" not in columns:
         return None
@@ -47,7 +47,7 @@ def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
 def read_kinetics(source: Path, on_problem: OnProblem) -> Listing:
     """Kinetics-400, -600 and -700: label,youtube_id,time_start,time_end,split[,is_cc]; test lists may have no label.
 
-    The videos are cut already, and named by their id and times in whole seconds with six digits.
+    The videos are already cut, and named by their id and their times in whole seconds with six digits.
     Source: https://github.com/cvdfoundation/kinetics-dataset and the downloader of ActivityNet's Crawler/Kinetics.
     """
     clips = []

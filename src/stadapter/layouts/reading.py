@@ -1,4 +1,4 @@
-"""What all layouts are read with: clips, annotations, and the files they come in."""
+"""What all layouts have in common: clips, annotations, and how the files are read."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from stadapter.video.segment import Segment
 from stadapter.wording import counted, listed
 
 OnProblem = Callable[[str], None]
-"""What is done with a sentence on what is wrong; where it returns, reading goes on with what is left."""
+"""Called with a sentence about a problem; if it returns, reading continues with what is left."""
 Part = Literal["train", "val", "test"]
 
 PART_NAMES: tuple[Part, ...] = get_args(Part)
@@ -31,7 +31,7 @@ PARTS: dict[str, Part] = {
     "test": "test",
     "testing": "test",
 }
-"""The words for a part, in lower case: as names of folders, and in a list's column split."""
+"""The words for a part, in lower case: as folder names, and in a list's column split."""
 _PART_FILE = re.compile(r"(?:.*[_-])?(train|val|validate|validation|test)\.csv", re.IGNORECASE)
 
 
@@ -42,17 +42,17 @@ class ListedClip:
     stem: str
     """File name of its video without the suffix, or name of its folder of images."""
     label: str | None
-    """Class name; None where the annotations give none."""
+    """Class name; None if the annotations give none."""
     folders: tuple[str, ...] = ()
-    """Names of folders it is expected in, the likeliest first; they decide where several videos have its name."""
+    """Names of folders it is expected in, likeliest first; they decide between several videos of its name."""
     start_seconds: float | None = None
-    """Start of the segment in its video; None where it is the whole video."""
+    """Start of the segment in its video; None if it is the whole video."""
     end_seconds: float | None = None
     """End of the segment."""
     frames_per_second: float | None = None
-    """Rate of its video's folder of images; None where they have none of their own."""
+    """Rate of its video if that is a folder of images; None if the data set gives no such rate."""
     by_head: tuple[tuple[str, str], ...] = ()
-    """Name of the head and class, where there are several heads; `label` is then the classes joined."""
+    """Pairs of head name and class, if there are several heads; `label` joins these classes."""
 
     @property
     def title(self) -> str:
@@ -66,9 +66,9 @@ class Listing:
 
     clips: tuple[ListedClip, ...]
     labels: tuple[str, ...] | None
-    """All classes, in the data set's order; None where it has no order of its own."""
+    """All classes, in the data set's order; None if it has no order of its own."""
     heads: LabelSpace | None = None
-    """All classes of each head, where there are several; `labels` are then their combinations."""
+    """All classes of each head, if there are several; `labels` are then their combinations."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class Annotations:
     """Name of the data set."""
     files: Mapping[Part, tuple[Path, ...]]
     is_folder: bool
-    """Whether a folder was given; else its one file is the only part."""
+    """Whether a folder was given; otherwise a single file was, and is the only part."""
     remark: str = ""
-    """What was chosen among several, to be told."""
+    """What was chosen among several, to be reported."""
 
     @property
     def folder(self) -> Path:
@@ -100,7 +100,7 @@ def held_out_part(parts: Container[Part]) -> Part | None:
 
 
 def part_named(source: Path) -> Part | None:
-    """The part that a CSV lists by its name, such as k400_val.csv; None where the name tells none."""
+    """The part that the name of a CSV such as k400_val.csv stands for; None if it names none."""
     match = _PART_FILE.fullmatch(source.name)
     return PARTS[match[1].lower()] if match else None
 
@@ -108,7 +108,7 @@ def part_named(source: Path) -> Part | None:
 def csv_cells(
     source: Path, text: str, on_problem: OnProblem, *, delimiter: str = ","
 ) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV that hold something, each with its line number."""
+    """The non-empty rows of a CSV, each with its line number."""
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
     while True:
         try:
@@ -122,7 +122,7 @@ def csv_cells(
 
 
 def csv_rows(source: Path, on_problem: OnProblem) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows below a CSV's header as mappings, each with where it stands."""
+    """The rows below a CSV's header as mappings, each with its file and line."""
     columns: list[str] | None = None
     for line, cells in csv_cells(source, read_text(source), on_problem):
         if columns is None:
@@ -138,7 +138,7 @@ def read_text(source: Path) -> str:
     """The whole of a UTF-8 text file.
 
     Raises:
-        DataError: it cannot be read as such.
+        DataError: it cannot be read as UTF-8 text.
     """
     try:
         return source.read_text(encoding="utf-8-sig")
@@ -147,16 +147,16 @@ def read_text(source: Path) -> str:
 
 
 def read_lines(source: Path) -> list[str]:
-    """The lines of a UTF-8 text file that hold something.
+    """The non-empty lines of a UTF-8 text file.
 
     Raises:
-        DataError: it cannot be read as such.
+        DataError: it cannot be read as UTF-8 text.
     """
     return [line.strip() for line in read_text(source).split("\n") if line.strip()]
 
 
 def read_header(source: Path) -> list[str]:
-    """The first row of a CSV in lower case; nothing where it is no such file."""
+    """The first row of a CSV in lower case; empty if it is not a CSV."""
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
             return [cell.strip().lower() for cell in next(csv.reader([file.readline(100_000)]), [])]
@@ -168,31 +168,31 @@ def read_json(source: Path, kind: type) -> Any:
     """A JSON file whose outermost value is a list or a dict, as `kind` says.
 
     Raises:
-        DataError: it is no JSON, or another kind.
+        DataError: it is not JSON, or of another kind.
     """
     try:
         value = json.loads(read_text(source))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{source} is no JSON: {error}") from error
+        raise DataError(f"{source} is not JSON: {error}") from error
     if not isinstance(value, kind):
         raise DataError(f"{source}: found a JSON {type(value).__name__}, expected a {kind.__name__}")
     return value
 
 
 def require_columns(source: Path, columns: Sequence[str], wanted: Sequence[str], layout: str) -> None:
-    """See that a CSV which looks like a layout has the columns that are read.
+    """Check that a CSV that looks like a layout has the columns that are read.
 
     Raises:
         DataError: one is missing.
     """
     if missing := [name for name in wanted if name not in columns]:
         raise DataError(
-            f"{source} looks like {layout} and has no column {' or '.join(missing)}; found {','.join(columns)}"
+            f"{source} looks like {layout} but has no column {' or '.join(missing)}; found {','.join(columns)}"
         )
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files of a folder, sorted; none where it cannot be listed. Hidden ones are passed over."""
+    """The files of a folder, sorted; empty if it cannot be listed. Hidden ones are skipped."""
     try:
         return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     except OSError:
@@ -200,35 +200,35 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def video_stem(name: str) -> str:
-    """A video's name without the suffix of a video; other dots stay."""
+    """A video's name without its video suffix; other dots stay."""
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in VIDEO_SUFFIXES else name
 
 
 def letters(text: str) -> str:
-    """What is left of a name in spelling variants: blanks or underscores, brackets, punctuation."""
+    """What spelling variants of a name share, whatever their blanks, underscores, brackets or punctuation."""
     return "".join(character for character in text.casefold() if character.isalnum())
 
 
 def tell_unknown(source: Path, unknown: Sequence[str], where: str, on_problem: OnProblem) -> None:
-    """Tell of clips whose class is not among those of the data set, if there are any."""
+    """Report clips whose class is not among those of the data set, if there are any."""
     if unknown:
         found = f"{counted(len(unknown), 'clip')} of a class that is not in {where}"
-        on_problem(f"{source}: {found}: {listed(sorted(set(unknown)))}; expected only its classes")
+        on_problem(f"{source}: {found}: {listed(sorted(set(unknown)))}; expected only the classes there")
 
 
 def chosen_split(
     layout: str, folder: Path, files: Mapping[Part, tuple[Path, ...]], numbers: set[int], split_number: int
 ) -> Annotations | None:
-    """The annotations of one split among those that a folder holds; None where it holds none.
+    """The annotations of one split among those that a folder holds; None if it holds none.
 
     Raises:
-        DataError: it holds other splits only.
+        DataError: it holds only other splits.
     """
     if not numbers:
         return None
     if not files:
         there = listed([str(number) for number in sorted(numbers)])
-        raise DataError(f"{folder} holds {layout}'s split {there} and no split {split_number}; choose another")
+        raise DataError(f"{folder} holds {layout}'s split {there} but no split {split_number}; choose another")
     remark = f"split {split_number} of {', '.join(map(str, sorted(numbers)))}"
     return Annotations(layout, files, is_folder=True, remark=remark if len(numbers) > 1 else "")

@@ -1,4 +1,4 @@
-"""Something-Something-v2: a JSON list for each part, and one of the classes."""
+"""Something-Something-v2: a JSON list for each part, and a JSON file of the classes."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ _FILE = re.compile(r"(something-something-v2-)?(train|validation|test|labels)\.j
 
 
 def recognise_file(source: Path) -> Annotations | None:
-    """One list, told by its name.
+    """One list, recognised by its name.
 
     Raises:
         DataError: it is the list of classes.
@@ -37,7 +37,7 @@ def recognise_file(source: Path) -> Annotations | None:
 
 
 def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
-    """Lists under their published names, or under short ones beside that of the classes."""
+    """Lists under their published names, or under short ones next to the list of classes."""
     matches = [(file, match) for file in files_in(folder) if (match := _FILE.fullmatch(file.name))]
     has_labels = any(match[2].lower() == "labels" for _, match in matches)
     files: dict[Part, tuple[Path, ...]] = {
@@ -51,8 +51,8 @@ def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
 def read_something_something(source: Path, part: Part, on_problem: OnProblem) -> Listing:
     """Something-Something-v2: a JSON list of {id, template}; the classes and their order are in labels.json.
 
-    A template without its brackets is a class: "Putting [something] onto [something]". The test list has ids only;
-    its classes are in test-answers.csv, `<id>;<class>`.
+    A template without its brackets is a class: "Putting [something] onto [something]". The test list has only ids;
+    its classes are in test-answers.csv, as `<id>;<class>`.
     Source: https://www.qualcomm.com/developer/software/something-something-v-2-dataset (the "labels" archive).
     """
     prefix = source.name[: len("something-something-v2-")] if source.name.lower().startswith("something") else ""
@@ -77,7 +77,7 @@ def read_something_something(source: Path, part: Part, on_problem: OnProblem) ->
 def _labels(source: Path, prefix: str) -> tuple[str, ...]:
     path = source.parent / f"{prefix}labels.json"
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected the classes of {source.name} beside it")
+        raise DataError(f"{path}: no such file; expected the classes of {source.name} next to it")
     numbers = read_json(path, dict)
     try:
         return tuple(sorted(numbers, key=lambda label: int(numbers[label])))

@@ -23,7 +23,7 @@ _FILE = re.compile(r"(train|test)list(\d\d)\.txt")
 
 
 def recognise_file(source: Path) -> Annotations | None:
-    """One list, told by its name and the class folder in every line."""
+    """One list, recognised by its name and by the class folder in every line."""
     match = _FILE.fullmatch(source.name)
     if match is None or not all("/" in line for line in read_lines(source)):
         return None
@@ -40,7 +40,7 @@ def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
 
 
 def read_ucf101(source: Path, on_problem: OnProblem) -> Listing:
-    """UCF101: lines <class>/v_<class>_g01_c01.avi, in training lists followed by the class's number in classInd.txt.
+    """UCF101: lines <class>/v_<class>_g01_c01.avi, followed in training lists by the class's number in classInd.txt.
 
     Source: https://www.crcv.ucf.edu/data/UCF101.php, "The Train/Test Splits for Action Recognition".
     """
@@ -57,7 +57,7 @@ def read_ucf101(source: Path, on_problem: OnProblem) -> Listing:
         if labels is not None and label not in labels:
             unknown.append(label)
         elif labels is not None and told is not None and labels.index(label) + 1 != int(told):
-            on_problem(f"{where}: {label} has number {told} here and {labels.index(label) + 1} in {index.name}")
+            on_problem(f"{where}: {label} has number {told} here but {labels.index(label) + 1} in {index.name}")
         else:
             clips.append(ListedClip(video_stem(name), label, (label,)))
     tell_unknown(source, unknown, index.name, on_problem)

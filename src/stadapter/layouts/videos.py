@@ -1,4 +1,4 @@
-"""Where the videos are that annotations list: by their names, below one folder. None is opened."""
+"""Where the videos listed by annotations are, found by name below one folder. None is opened."""
 
 import os
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ from stadapter.errors import DataError
 from stadapter.layouts.reading import ListedClip, letters
 from stadapter.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-_FLOW_FOLDER = "flow_frames"  # of EPIC-Kitchens: images of motion, no frames
+_FLOW_FOLDER = "flow_frames"  # of EPIC-Kitchens: images of motion, not frames
 
 
 def find_videos_of(clips: Iterable[ListedClip], root: Path) -> dict[ListedClip, Path]:
-    """The video of every clip that has one below `root`; which of several of one name, its folders decide.
+    """The video of every clip that has one below `root`; the clip's folders decide between several of one name.
 
     Raises:
         DataError: `root` cannot be listed.
@@ -25,7 +25,7 @@ def find_videos_of(clips: Iterable[ListedClip], root: Path) -> dict[ListedClip, 
 
 
 def _collect(folder: Path, paths: dict[str, list[Path]], parents: tuple[str, ...]) -> None:
-    """Note every video below `folder` whose name is wanted; a link back to a parent is not followed."""
+    """Collect every video below `folder` whose name is wanted; a link back to a parent is not followed."""
     here = os.path.realpath(folder)
     if here in parents:
         return
@@ -33,7 +33,7 @@ def _collect(folder: Path, paths: dict[str, list[Path]], parents: tuple[str, ...
         with os.scandir(folder) as items:
             found = sorted((item.name, item.is_dir()) for item in items if not item.name.startswith("."))
     except OSError as error:
-        if parents:  # what it may hold is counted among what is not found
+        if parents:  # what it may hold counts as not found
             return
         raise DataError(f"{folder} cannot be listed ({error.strerror}); expected a readable folder") from error
     for name, is_folder in found:
@@ -49,7 +49,7 @@ def _collect(folder: Path, paths: dict[str, list[Path]], parents: tuple[str, ...
 
 
 def _holds_images(folder: Path) -> bool:
-    """Whether a folder starts with images; one of EPIC-Kitchens' may hold a hundred thousand."""
+    """Whether a folder starts with images; one of EPIC-Kitchens may hold a hundred thousand."""
     try:
         with os.scandir(folder) as items:
             return any(os.path.splitext(item.name)[1].lower() in IMAGE_SUFFIXES for item in islice(items, 8))
@@ -58,6 +58,6 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _rank(clip: ListedClip, path: Path) -> tuple[list[bool], str]:
-    """The smaller, the likelier that a path is a clip's."""
+    """A sort key for a path: the smaller, the likelier it is the clip's video."""
     folders = {letters(part) for part in path.parts[:-1]}
     return [letters(name) not in folders for name in clip.folders], path.as_posix()

@@ -1,12 +1,12 @@
-"""Which videos there are and what each one shows: read from folders or lists, split, checked. None is opened.
+"""Which videos there are and what each one shows: read from folders or lists, split and checked. No video is opened.
 
 folder per class        gestures/left/a.mp4, gestures/up/subject1/b.mp4, gestures/up/c/0001.jpg, 0002.jpg …
 folders per split       gestures/train/left/a.mp4, gestures/val/left/b.mp4     (train or training; val, valid or
-                        validation; test or testing; with capitals or without)
-CSV                     path,label  or  path,label,start,end  (seconds); two columns may come without a header
+                        validation; test or testing; in any case)
+CSV                     path,label  or  path,label,start,end  (seconds); two columns need no header
                         path,label,split  (train, val or test)  or  path,label,group  (held out together)
-                        path,label:verb,label:noun  for a class of each of several heads
-released list           <path> <class number>                 paths may hold spaces
+                        path,label:verb,label:noun  for one class per head
+released list           <path> <class number>                 paths may contain spaces
 public data sets        the annotations of Kinetics, Something-Something-v2 and others: see `layouts`
 """
 
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def refuse(problem: str) -> None:
-    """Do not go on.
+    """Raise a problem as an error.
 
     Raises:
         DataError: always.
@@ -63,21 +63,21 @@ def read_manifest(
 ) -> Manifest:
     """Read the videos and labels of a folder per class, a CSV, a released list or a public data set's annotations.
 
-    Of a folder of annotations, or of splits, or of a list with a column split, this is the validation part, else the
-    test part. Everything that is wrong is told to `on_problem`; where that does not raise, what is left is returned.
+    For a folder of annotations or of splits, or a list with a column split, this is the validation part, or else the
+    test part. Every problem is reported to `on_problem`; if that does not raise, whatever could be read is returned.
 
     Args:
         data: the folder or list.
-        video_root: the folder that the paths in a list are relative to, by default that of the list; with the
+        video_root: the folder that the paths in a list are relative to, by default the list's own; with the
             annotations of a public data set, a folder that holds its videos at any depth, by default that of the
-            annotations or the one above.
+            annotations or the one above it.
         label_kind: what EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class; with
-            verb+noun every clip has a class of each of two heads.
-        split_number: which of the splits of UCF101 or HMDB51, where a folder holds several.
+            verb+noun every clip has one class for each of two heads.
+        split_number: which split of UCF101 or HMDB51 to use, where a folder holds several.
 
     Raises:
-        SettingsError: a kind of label, or a split, that there is not.
-        DataError: nothing there, no videos, a class folder without videos, a list that cannot be understood
+        SettingsError: an unknown kind of label, or a split that does not exist.
+        DataError: nothing there, no videos, a class folder without videos, or a list that cannot be understood
             or whose files do not exist.
     """
     check_settings(label_kind, split_number)
@@ -97,7 +97,7 @@ def read_manifest(
 
 
 def _read_held_out(source: Path, video_root: str | os.PathLike[str] | None, on_problem: OnProblem) -> Manifest:
-    """The part of folders or of a list that is to validate on; all clips where there are no parts."""
+    """The part of folders or of a list to validate on; all clips if there are no parts."""
     if source.is_file():
         parts = _read_list(source, video_root, on_problem)
         chosen = held_out_part(parts) or "train"
@@ -115,16 +115,16 @@ def _read_list(source: Path, video_root: str | os.PathLike[str] | None, on_probl
 
 
 def _chosen(manifest: Manifest, chosen: Part, names: Mapping[Part, str]) -> Manifest:
-    """One part of a data set, with a remark on what else it has."""
+    """One part of a data set, with a remark on what else there is."""
     others = " and ".join(name for part, name in names.items() if part != chosen)
     if not others:
         return manifest
-    remark = f"these are the clips of {names[chosen]}; beside it there is {others}"
+    remark = f"these are the clips of {names[chosen]}; there is also {others}"
     return replace(manifest, remarks=(*manifest.remarks, remark))
 
 
 def class_folder_roots(data: str | os.PathLike[str], *, split_number: int = 1) -> list[Path]:
-    """The folders of a data set whose sub-folders are its classes; none where it is a list or has annotations.
+    """The folders of a data set whose sub-folders are its classes; empty if it is a list or has annotations.
 
     Raises:
         DataError: a folder that cannot be listed.
@@ -148,21 +148,21 @@ def read_splits(
 ) -> tuple[Manifest, Manifest | None]:
     """Read a data set to train on, and the clips to validate on.
 
-    Validation clips are, in this order: `val_data` where given; the folder val/ or else test/ beside train/, the
-    validation or test part of a folder of annotations or of a list with a column split; else about `val_fraction` of
-    the videos of a class, at least one, chosen by a hash of the name. All segments cut from one file stay on one side
-    within a class. Of several heads it is a combination of their classes; one with a single video is trained on. Of a
-    list with a column group whole groups are chosen, of all classes together, so that the fraction is one of all clips.
-    With `val_fraction` 0 and none of these there are none (None). Everything that is wrong is told to `on_problem`;
-    where that does not raise, what is left is returned.
+    Validation clips are the first of these that exist: `val_data`; the folder val/ or else test/ next to train/, or the
+    validation or test part of a folder of annotations or of a list with a column split; about `val_fraction` of the
+    videos of each class, at least one, chosen by a hash of the name. Within a class, all segments cut from one file
+    stay on the same side. With several heads, "class" means a combination of their classes, and one with a single video
+    is trained on. If a list has a column group, whole groups are chosen, across all classes, so that the fraction is
+    one of all clips. With `val_fraction` 0 and none of these there are no validation clips (None). Every problem is
+    reported to `on_problem`; if that does not raise, whatever could be read is returned.
 
-    `video_root`, `label_kind` and `split_number` are as in `read_manifest`; they hold for both. `held_out_up_to`, from
-    the receipt of an earlier run, leaves its clips on their sides of a share by name or group, whatever was added or
-    taken away.
+    `video_root`, `label_kind` and `split_number` are as in `read_manifest`; they apply to both. `held_out_up_to`, from
+    the receipt of an earlier run, keeps that run's clips on their sides when clips were held out by name or group,
+    whatever has been added or removed since.
 
     Raises:
-        SettingsError: `val_fraction` is not in [0, 1), or a kind of label or a split that there is not.
-        DataError: as `read_manifest`; one class only; clips without a label; a class with one video, or clips of
+        SettingsError: `val_fraction` is not in [0, 1), an unknown kind of label, or a split that does not exist.
+        DataError: as `read_manifest`; only one class; clips without a label; a class with one video, or clips of
             one group, where one is to be held out; validation clips without a label or with one that training lacks.
     """
     if not 0 <= val_fraction < 1:
@@ -205,7 +205,7 @@ def _read_own_parts(
     *,
     with_val: bool,
 ) -> tuple[Manifest, Manifest | None]:
-    """The clips of folders or of a list to train on, and those to validate on if it tells these and they are wanted."""
+    """The clips of folders or of a list to train on, and those to validate on if there are any and they are wanted."""
     source = absolute(data)
     if not source.is_file():
         if splits := split_folders(source, on_problem) if source.is_dir() else {}:
@@ -214,19 +214,19 @@ def _read_own_parts(
     parts = _read_list(source, video_root, on_problem)
     if "train" not in parts:
         on_problem(
-            f"{source}: the column split holds {' and '.join(parts)} and no train; add clips to train on, or name "
+            f"{source}: the column split holds {' and '.join(parts)} but no train; add clips to train on, or name "
             "a list of them"
         )
     held_out = held_out_part(parts) if with_val else None
-    # The remarks are on the list as a whole, and told once.
+    # The remarks are about the list as a whole, and reported once.
     return parts.get("train", NOTHING), replace(parts[held_out], remarks=()) if held_out is not None else None
 
 
 def find_videos(folder: str | os.PathLike[str], *, on_problem: OnProblem = refuse) -> tuple[list[Path], list[Path]]:
-    """All videos below a folder, sorted, and the files that are none; hidden ones are passed over.
+    """All videos below a folder, sorted, and the files that are not videos; hidden ones are skipped.
 
     A folder of numbered images is one video. A link back to a parent folder is not followed. A folder that
-    cannot be listed is told to `on_problem`.
+    cannot be listed is reported to `on_problem`.
 
     Raises:
         DataError: the folder cannot be listed.

@@ -1,4 +1,4 @@
-"""Data sets that are the annotations of a public one, with its videos somewhere near."""
+"""Data sets given by the annotations of a public one, with its videos somewhere nearby."""
 
 import os
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def read_parts(
     *,
     with_val: bool,
 ) -> tuple[Manifest, Manifest | None]:
-    """The clips to train on that annotations list, and those to validate on if they list them and they are wanted."""
+    """The clips to train on that annotations list, and those to validate on if they are listed and wanted."""
 
     def read(part: Part) -> Manifest:
         return read_annotations(annotations, part, source, video_root, label_kind, on_problem)
@@ -39,7 +39,7 @@ def read_parts(
         return read(next(iter(annotations.files))), None
     if "train" not in annotations.files:
         names = ", ".join(file.name for files in annotations.files.values() for file in files[:1])
-        on_problem(f"{source}: read as {annotations.layout}, found {names} and no list of clips to train on; add it")
+        on_problem(f"{source}: read as {annotations.layout}, found {names} but no list of clips to train on; add it")
         return NOTHING, None
     held_out = annotations.held_out if with_val else None
     return read("train"), read(held_out) if held_out is not None else None
@@ -53,7 +53,7 @@ def read_annotations(
     label_kind: LabelKind,
     on_problem: OnProblem,
 ) -> Manifest:
-    """The clips of one part of the annotations, as far as their videos are found."""
+    """The clips of one part of the annotations, except those whose videos are not found."""
     try:
         listing = read_listing(annotations, part, label_kind=label_kind, on_problem=on_problem)
         root, paths = _find_listed(annotations, listing.clips, source, video_root)
@@ -62,14 +62,14 @@ def read_annotations(
         return NOTHING
     clips = list(dict.fromkeys(listing.clips))
     entries = tuple(_annotated_entry(clip, paths[clip], root) for clip in clips if clip in paths)
-    if annotations.layout != EPIC:  # where a narrator may tell one segment twice
+    if annotations.layout != EPIC:  # whose narrators may describe one segment twice
         check_one_label(source, entries, on_problem)
     files = annotations.files[part]
     told = [files[0].name] if len(files) == 1 else [part]
     told += [annotations.remark] if annotations.remark else []
     remarks = [f"read as {annotations.layout} ({', '.join(told)}), videos below {root}"]
     if repeated := len(listing.clips) - len(clips):
-        remarks.append(f"{counted(repeated, 'line')} listed twice, counted once")
+        remarks.append(f"{counted(repeated, 'line')} listed twice and counted once")
     labels = listing.labels
     if labels is None:
         labels = sort_labels([clip.label for clip in clips if clip.label is not None])
@@ -83,11 +83,11 @@ def _find_listed(
     """The folder that holds the videos, and the video of every clip that has one.
 
     Raises:
-        DataError: there are none, or no clips at all.
+        DataError: no videos are found, or no clips are listed.
     """
     where = f"{source}: read as {annotations.layout}"
     if not clips:
-        raise DataError(f"{where}, it lists no clip; expected one a line")
+        raise DataError(f"{where}, but it lists no clips; expected one per line")
     folder = annotations.folder
     roots = [absolute(video_root)] if video_root is not None else [source, folder, folder.parent]
     for root in dict.fromkeys(root for root in roots if root.is_dir() and root != root.parent):
@@ -95,8 +95,8 @@ def _find_listed(
             return root, paths
     looked = " or ".join(map(str, dict.fromkeys(root for root in roots if not root.is_file())))
     raise DataError(
-        f"{where}, none of its {counted(len({clip.stem for clip in clips}), 'video')} found, first "
-        f"{clips[0].stem} with the suffix of a video, below {looked}; give the folder of videos with --video-root"
+        f"{where}, but none of its {counted(len({clip.stem for clip in clips}), 'video')} was found below "
+        f"{looked}, the first being {clips[0].stem} with a video's suffix; give their folder with --video-root"
     )
 
 

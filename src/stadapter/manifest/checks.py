@@ -1,4 +1,4 @@
-"""What must hold of a data set before anything is trained or measured on it."""
+"""What must be true of a data set before anything is trained or measured on it."""
 
 import os
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from stadapter.wording import counted, listed
 
 
 def check_settings(label_kind: LabelKind, split_number: int) -> None:
-    """Refuse what no data set has.
+    """Refuse settings that no data set has.
 
     Raises:
-        SettingsError: another kind of label, or the number of a split that there is not.
+        SettingsError: an unknown kind of label, or a split number that does not exist.
     """
     if label_kind not in LABEL_KINDS:
         raise SettingsError(f"label_kind {label_kind!r}: expected one of {', '.join(LABEL_KINDS)}")
@@ -30,29 +30,29 @@ def unused_settings(
     label_kind: LabelKind,
     split_number: int,
 ) -> tuple[str, ...]:
-    """A remark on each setting that was given, and that means nothing for data of any of these kinds."""
+    """A remark on each setting that was given but means nothing for these kinds of data."""
     if video_root is None and label_kind == "action" and split_number == 1:
         return ()
     used = used_settings(*data, split_number=split_number)
     remarks = []
     if video_root is not None and "video_root" not in used:
-        remarks.append("--video-root is not used here: folders of classes hold their videos")
+        remarks.append("--video-root is not used here: class folders hold their own videos")
     if label_kind != "action" and "label_kind" not in used:
-        remarks.append(f"--label-kind {label_kind} is not used here: it is for the annotations of EPIC-Kitchens")
+        remarks.append(f"--label-kind {label_kind} is not used here: it applies to the annotations of EPIC-Kitchens")
     if split_number != 1 and "split_number" not in used:
-        remarks.append(f"--split-number {split_number} is not used here: it is for a folder of UCF101 or HMDB51")
+        remarks.append(f"--split-number {split_number} is not used here: it applies to a folder of UCF101 or HMDB51")
     return tuple(remarks)
 
 
 def used_settings(*data: str | os.PathLike[str], split_number: int) -> set[str]:
-    """Which of video_root, label_kind and split_number mean something for data of any of these kinds."""
+    """Which of video_root, label_kind and split_number mean something for these kinds of data."""
     return set().union(*(_used_settings(absolute(source), split_number) for source in data))
 
 
 def _used_settings(source: Path, split_number: int) -> set[str]:
     try:
         annotations = recognise(source, split_number=split_number)
-    except DataError:  # told by who reads it
+    except DataError:  # reported when it is read
         return {"video_root", "label_kind", "split_number"}
     layout = annotations.layout if annotations else None
     means = {
@@ -64,7 +64,7 @@ def _used_settings(source: Path, split_number: int) -> set[str]:
 
 
 def check_one_label(source: Path, entries: Sequence[Entry], on_problem: OnProblem) -> None:
-    """Tell of clips that are listed with two labels."""
+    """Report clips that are listed with two labels."""
     labels: dict[tuple[Path, Segment], str | None] = {}
     twice: list[str] = []
     for entry in entries:
@@ -72,22 +72,22 @@ def check_one_label(source: Path, entries: Sequence[Entry], on_problem: OnProble
         if known != entry.label:
             twice.append(f"{entry.title} is listed as {known!r} and as {entry.label!r}")
     if twice:
-        on_problem(f"{source}: {listed(twice)}; expected one label a clip")
+        on_problem(f"{source}: {listed(twice)}; expected one label per clip")
 
 
 def check_trainable(manifest: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
-    """Tell of clips without a label, and of heads with one class to tell apart."""
+    """Report clips without a label, and heads with only one class."""
     check_labelled(manifest, data, on_problem)
     counts = manifest.counts()
     for classes in manifest.label_space.labels_by_head:
         present = [label for label in classes if counts[label]]
         if len(present) == 1:
             within = _folders_within(manifest, data, present[0])
-            on_problem(f"{data}: found one class only, {present[0]!r}; expected at least two to tell apart{within}")
+            on_problem(f"{data}: found only one class, {present[0]!r}; expected at least two to tell apart{within}")
 
 
 def _folders_within(manifest: Manifest, data: str | os.PathLike[str], label: str) -> str:
-    """What to add where the folder of the only class holds folders of videos: these may be the classes."""
+    """What to add if the folder of the only class holds folders of videos: those may be the classes."""
     paths = [PurePosixPath(entry.name).parts for entry in manifest.entries]
     inner = sorted({parts[1] for parts in paths if parts[0] == label and len(parts) > 2})
     if not absolute(data).is_dir() or len(inner) < 2:
@@ -97,7 +97,7 @@ def _folders_within(manifest: Manifest, data: str | os.PathLike[str], label: str
 
 
 def check_labelled(manifest: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
-    """Tell of clips without a label."""
+    """Report clips without a label."""
     unlabelled = [entry.name for entry in manifest.entries if entry.label is None]
     if unlabelled:
         found = f"{counted(len(unlabelled), 'clip')} without a label ({listed(unlabelled, 3)})"
@@ -105,7 +105,7 @@ def check_labelled(manifest: Manifest, data: str | os.PathLike[str], on_problem:
 
 
 def check_held_out(manifest: Manifest, train: Manifest, data: str | os.PathLike[str], on_problem: OnProblem) -> None:
-    """Tell of clips to validate on that have no label, or one that is not trained."""
+    """Report validation clips that have no label, or one that is not trained."""
     check_labelled(manifest, data, on_problem)
     if train.labels and (unknown := sorted(train.label_space.unknown(manifest.label_space))):
         on_problem(

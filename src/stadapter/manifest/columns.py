@@ -1,4 +1,4 @@
-"""What the columns of a CSV hold: told by its header, or by a first line that is a clip."""
+"""What the columns of a CSV hold, according to its header or to a first line that is a clip."""
 
 import csv
 import os
@@ -35,16 +35,16 @@ class Columns:
     """How the rows of a CSV are to be read."""
 
     written: tuple[str, ...]
-    """Their names as they are in the header; path and label where there is none."""
+    """The column names as written in the header; path and label if there is none."""
     meanings: tuple[str, ...]
-    """What each holds: path, label, label:<head>, start, end, split or group; nothing where it is not used."""
+    """What each column holds: path, label, label:<head>, start, end, split or group; empty if it is not used."""
     delimiter: str
     header_line: int | None
-    """Number of the line that is the header; None where there is none."""
+    """Line number of the header; None if there is none."""
 
     @property
     def unused(self) -> list[str]:
-        """What the columns are called that are not used."""
+        """The names of the columns that are not used."""
         pairs = zip(self.written, self.meanings, strict=True)
         return [name or "one without a name" for name, meaning in pairs if not meaning]
 
@@ -52,23 +52,23 @@ class Columns:
         """The cells of one row by what they hold.
 
         Raises:
-            DataError: more or fewer than there are columns.
+            DataError: more or fewer cells than columns.
         """
         if len(cells) != len(self.written):
             mark = _DELIMITERS[self.delimiter]
             raise DataError(
                 f"{where}: found {counted(len(cells), 'field')}, expected {len(self.written)} "
                 f"({self.delimiter.join(self.written)})"
-                + (f"; put a path that holds a {mark} in double quotes" if len(cells) > len(self.written) else "")
+                + (f"; put a path that contains a {mark} in double quotes" if len(cells) > len(self.written) else "")
             )
         return {meaning: cell for meaning, cell in zip(self.meanings, cells, strict=True) if meaning}
 
 
 def find_columns(source: Path, text: str, root: Path) -> Columns:
-    """The columns of a CSV that is not empty, separated by commas, semicolons or tabs as its first line is.
+    """The columns of a CSV that is not empty, separated by commas, semicolons or tabs, like its first line.
 
     Raises:
-        DataError: the first line is neither a header nor, in two columns, a clip and its class.
+        DataError: the first line is neither a header nor two columns with a clip and its class.
     """
     lines = list(enumerate(text.split("\n"), start=1))
     line_number, line = next(((number, line) for number, line in lines if line.strip(' \t,;"')), lines[0])
@@ -85,11 +85,11 @@ def find_columns(source: Path, text: str, root: Path) -> Columns:
     if len(cells) == 1 and len(cells[0].split()) > 1 and not any(mark in line for mark in _DELIMITERS):
         raise DataError(
             f"{source}: its first line is {cells[0]!r}, without a comma; expected a class number in every line of a "
-            f"list with spaces, <path> <class number>; names of classes need a CSV, path,label"
+            f"list with spaces, <path> <class number>; class names need a CSV, path,label"
         )
     raise DataError(
         f"{source}: unknown columns {delimiter.join(cells)}; expected path,label or path,label,start,end "
-        f"(seconds), or two columns without a header; for several heads path,label:verb,label:noun, each once"
+        f"(seconds), or two columns without a header; for several heads path,label:verb,label:noun, each head once"
     )
 
 
@@ -104,15 +104,15 @@ def head_name(meaning: str) -> str:
 
 
 def _check_header(source: Path, written: Sequence[str], meanings: Sequence[str]) -> None:
-    """Refuse a header that could be meant in two ways.
+    """Refuse a header that is ambiguous.
 
     Raises:
-        DataError: one head, heads beside a label, two columns that mean the same, no label beside unknown columns.
+        DataError: a single head, heads as well as a label, two columns of one meaning, or unknown columns but no label.
     """
     heads = [meaning for meaning in meanings if is_head(meaning)]
     found = f"{source}: columns {','.join(written)}"
     if len(heads) == 1 or (heads and "label" in meanings):
-        raise DataError(f"{found}; expected label alone, or two or more heads: label:verb,label:noun")
+        raise DataError(f"{found}; expected label on its own, or two or more heads: label:verb,label:noun")
     for meaning in filter(None, meanings):
         same = [name for name, of in zip(written, meanings, strict=True) if of == meaning]
         if len(same) > 1:
@@ -132,7 +132,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _meaning(cell: str) -> str:
-    """What a column holds by its name, such as label:verb for "Label: verb"; nothing for an unknown name."""
+    """What a column holds according to its name, such as label:verb for "Label: verb"; empty for an unknown name."""
     start, colon, head = cell.partition(":")
     if colon and start.strip().lower() == "label" and head.strip():
         return _HEAD_COLUMN + head.strip()
@@ -144,7 +144,7 @@ def _is_header(cells: Sequence[str]) -> bool:
 
 
 def _is_clip(cells: Sequence[str], root: Path) -> bool:
-    """Whether two cells are a video, there or not, and its class."""
+    """Whether two cells are a video, which need not exist, and its class."""
     if len(cells) != 2 or not cells[0] or all(map(_meaning, cells)):
         return False
     return _names_video(cells[0]) or os.path.exists(root / expanded(cells[0]))

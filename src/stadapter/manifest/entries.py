@@ -23,18 +23,18 @@ class Entry:
     name: str
     """The path relative to the data folder, with forward slashes: the same on every machine."""
     label: str | None
-    """Class name; None where a list gives none."""
+    """Class name; None if a list gives none."""
     start_seconds: float | None = None
     """Start of the segment; None for the start of the video."""
     end_seconds: float | None = None
     """End of the segment; None for the end of the video."""
     frames_per_second: float | None = None
-    """Rate of a folder of images, where it is known; None for files, which tell their own."""
+    """Rate of a folder of images, if it is known; None for files, which have their own."""
     by_head: tuple[tuple[str, str], ...] = ()
-    """Name of the head and class, where a clip has a class of several; `label` is then these classes joined."""
+    """Pairs of head name and class, if a clip has a class for each of several heads; `label` joins these classes."""
     group: str | None = None
     """What it has in common with other clips, such as a person or a session: they are held out together, or trained on
-    together. Empty where a list tells groups and this clip has none; None where it tells none."""
+    together. Empty if a list has groups but this clip has none; None if the list has no groups."""
 
     @property
     def segment(self) -> Segment:
@@ -43,12 +43,12 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """Its name, and its segment where it is one."""
+        """Its name, and its segment if it is one."""
         return self.segment.titled(self.name)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Its class, or those of its heads as `LabelSpace.labels` has them; none without a label."""
+        """Its class, or its heads' classes as in `LabelSpace.labels`; empty without a label."""
         if self.by_head:
             return tuple(qualified(head, label) for head, label in self.by_head)
         return () if self.label is None else (self.label,)
@@ -61,20 +61,20 @@ class Manifest:
     entries: tuple[Entry, ...]
     """The clips, in the order of the list, or sorted by class and path for folders."""
     labels: tuple[str, ...]
-    """The class names: those that occur, sorted, by value where all are whole numbers; or all of a public data set,
+    """The class names: those that occur, sorted, by value if all are whole numbers; or all those of a public data set,
     in its own order."""
     missing: tuple[str, ...] = ()
-    """Names that a list holds and the disk does not; they are no entries."""
+    """Names that are in the list but not on the disk; they have no entry."""
     ignored: tuple[str, ...] = ()
-    """Files in the folders that are no labelled video; they are no entries."""
+    """Files in the folders that are not labelled videos; they have no entry."""
     remarks: tuple[str, ...] = ()
     """Sentences on how annotations were understood."""
     num_held_out: int = 0
     """Clips that were taken out of it to validate on."""
     heads: LabelSpace | None = None
-    """Classes of each head, where clips have a class of several; `labels` are then the combinations that occur."""
+    """Classes of each head, if clips have several; `labels` are then the combinations that occur."""
     is_numbered: bool = False
-    """Whether a released list told the classes by their numbers; `labels` are then such numbers."""
+    """Whether a released list gave the classes as numbers; `labels` are then these numbers."""
 
     def __repr__(self) -> str:
         """Without the clips themselves."""
@@ -108,9 +108,9 @@ class Manifest:
         return counts
 
     def named(self, labels: Sequence[str]) -> "Manifest":
-        """The same clips by the names of a classifier's classes, where a list told these by number: n is labels[n].
+        """The same clips under the names of a classifier's classes, if a list gave numbers: n becomes labels[n].
 
-        A manifest that has names already, or a classifier whose classes are all called by numbers, changes nothing.
+        Nothing changes if the manifest has names already, or if all the classifier's classes have numbers as names.
 
         Raises:
             DataError: a number beyond the classes.
@@ -119,10 +119,10 @@ class Manifest:
             return self
         if (highest := int(self.labels[-1])) >= len(labels):
             raise DataError(
-                f"class number {highest} in the list; expected 0 to {len(labels) - 1}, as the classifier tells "
-                f"{counted(len(labels), 'class')} apart: is it the list of another data set?"
+                f"class number {highest} in the list; expected 0 to {len(labels) - 1}, as the classifier knows "
+                f"{counted(len(labels), 'class')}: is it the list of another data set?"
             )
-        remark = f"class numbers are places among the classifier's classes: 0 is {labels[0]!r}"
+        remark = f"class numbers are positions among the classifier's classes: 0 is {labels[0]!r}"
         return replace(
             self,
             entries=tuple(replace(entry, label=labels[int(entry.label or 0)]) for entry in self.entries),
@@ -132,7 +132,7 @@ class Manifest:
         )
 
     def shared_with(self, other: "Manifest") -> list[str]:
-        """The names of the clips that are also in another data set: the same part of the same file; sorted."""
+        """Sorted names of the clips that are also in another data set: the same part of the same file."""
 
         def places(manifest: Manifest) -> dict[tuple[Hashable, Segment], str]:
             files = {path: file_identity(path) for path in {entry.path for entry in manifest.entries}}
@@ -142,24 +142,24 @@ class Manifest:
         return sorted(ours[place] for place in ours.keys() & places(other).keys())
 
     def notes(self) -> list[str]:
-        """Sentences on how it was read and what was left out, to be shown to the user; often empty."""
+        """Sentences for the user on how it was read and what was left out; often empty."""
         notes = list(self.remarks)
         if self.missing:
             total = len(self.entries) + self.num_held_out + len(self.missing)
             notes.append(f"{len(self.missing)} of {counted(total, 'listed clip')} not found: {listed(self.missing)}")
         if self.ignored:
             notes.append(
-                f"{counted(len(self.ignored), 'file')} ignored, without a label or no video: {listed(self.ignored)}"
+                f"{counted(len(self.ignored), 'file')} ignored, not a video or without a label: {listed(self.ignored)}"
             )
         return notes
 
 
 NOTHING = Manifest((), ())
-"""What is left of a data set of which nothing could be read."""
+"""What is returned for a data set of which nothing could be read."""
 
 
 def sort_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Distinct class names in order: by value where all are whole numbers, else alphabetically.
+    """Distinct class names in order: by value if all are whole numbers, otherwise alphabetically.
 
     >>> sort_labels(["10", "9", "9"]), sort_labels(["up", "10", "9"])
     (('9', '10'), ('10', '9', 'up'))

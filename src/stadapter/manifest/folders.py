@@ -1,4 +1,4 @@
-"""Data sets that are folders: one per class, or one per split that holds these."""
+"""Data sets that are folders: one per class, or one per split with the class folders inside."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ from stadapter.wording import counted, listed
 
 
 def split_folders(root: Path, on_problem: OnProblem) -> dict[Part, Path]:
-    """The split folders of `root` by part, or nothing where "train" or "test" is just the name of a class.
+    """The split folders of `root` by part; empty if "train" or "test" is just the name of a class.
 
-    A split folder holds class folders, and has a name such as train, Training, valid or test. One alone is a split only
-    when nothing beside it holds videos. Two for one part are told to `on_problem`; the first of them is returned.
+    A split folder holds class folders, and has a name such as train, Training, valid or test. A single one is a split
+    only if nothing next to it holds videos. Two for one part are reported to `on_problem`; the first is returned.
     """
     folders = [path for path in _children(root, on_problem) if os.path.isdir(path)]
     found: dict[Part, list[Path]] = {}
@@ -27,38 +27,38 @@ def split_folders(root: Path, on_problem: OnProblem) -> dict[Part, Path]:
     for part, paths in found.items():
         if len(paths) > 1:
             names = " and ".join(f"{path.name}/" for path in paths)
-            on_problem(f"{root}: {names} both mean the split {part}; expected one folder of it: merge or rename them")
+            on_problem(f"{root}: {names} both mean the split {part}; expected one folder for it: merge or rename them")
     return {part: found[part][0] for part in PART_NAMES if part in found}
 
 
 def read_split_folders(
     source: Path, splits: dict[Part, Path], on_problem: OnProblem, *, with_val: bool
 ) -> tuple[Manifest, Manifest | None]:
-    """The clips of the folder to train on, and those of the folder to validate on if there is one and it is wanted."""
+    """The clips of the folder to train on, and those of the folder to validate on, if present and wanted."""
     train = _read_train_folder(source, splits, on_problem)
     held_out = held_out_part(splits) if with_val else None
     return train, read_class_folders(splits[held_out], source, on_problem) if held_out is not None else None
 
 
 def _read_train_folder(source: Path, splits: dict[Part, Path], on_problem: OnProblem) -> Manifest:
-    """The clips below train/, which must be one of the folders of splits; those beside it must not be empty."""
+    """The clips below train/, which must be one of the split folders; those next to it must not be empty."""
     if "train" not in splits:
         on_problem(
-            f"{source} holds {', '.join(f'{path.name}/' for path in splits.values())} and no train/ with class "
+            f"{source} holds {', '.join(f'{path.name}/' for path in splits.values())} but no train/ with class "
             f"folders; add one, or name the folder to train on"
         )
         return NOTHING
     for path in _children(source, on_problem):
         if PARTS.get(path.name.lower()) and os.path.isdir(path) and not _holds_classes(path, on_problem):
             on_problem(
-                f"{path} holds no class folders with videos, and {splits['train'].name}/ beside it does; "
+                f"{path} holds no class folders with videos, but {splits['train'].name}/ next to it does; "
                 f"fill it or remove it"
             )
     return read_class_folders(splits["train"], source, on_problem)
 
 
 def read_class_folders(folder: Path, root: Path, on_problem: OnProblem) -> Manifest:
-    """The clips of the class folders in `folder`, named from `root` on."""
+    """The clips of the class folders in `folder`, named relative to `root`."""
     entries: list[Entry] = []
     ignored: list[str] = []
     loose: list[str] = []
@@ -87,7 +87,7 @@ def read_class_folders(folder: Path, root: Path, on_problem: OnProblem) -> Manif
 
 
 def walk(folder: Path, on_problem: OnProblem, parents: tuple[str, ...] = ()) -> Iterator[tuple[Path, bool]]:
-    """Every file or folder of images below `folder`, sorted, each with whether it is a video."""
+    """Every file or folder of images below `folder`, sorted, each paired with whether it is a video."""
     here = os.path.realpath(folder)
     if here in parents:
         return
@@ -115,7 +115,7 @@ def _nothing_found(folder: Path, loose: Sequence[str], ignored: Sequence[str]) -
     expected = f"expected one folder per class, such as {folder.name}/wave/clip.mp4"
     if loose:
         return (
-            f"{folder}: {counted(len(loose), 'video')} in it without a class folder ({listed(loose, 3)}); {expected} "
+            f"{folder}: {counted(len(loose), 'video')} not in a class folder ({listed(loose, 3)}); {expected} "
             f"(a folder of numbered images is one video)"
         )
     found = f"no video, only {listed(ignored, 3)}" if ignored else "no files"

@@ -1,4 +1,4 @@
-"""Which clips are held out to validate on: a stable choice by their names, or by those of their groups."""
+"""Which clips are held out to validate on: a stable choice by the names of the clips or of their groups."""
 
 import hashlib
 from collections import Counter
@@ -10,19 +10,19 @@ from stadapter.manifest.entries import Entry, Manifest
 from stadapter.wording import counted, listed
 
 VAL_FRACTION = 0.2
-"""Share of each class that is held out where nothing else is said."""
+"""Share of each class that is held out by default."""
 _GROUPS = ""
-"""Stands for all groups where classes stand otherwise; no class has an empty name."""
+"""The key for all groups, where a class would otherwise be the key; no class has an empty name."""
 
 
 def hold_out(
     manifest: Manifest, fraction: float, on_problem: OnProblem, *, up_to: Mapping[str, str] | None = None
 ) -> tuple[Manifest, Manifest]:
-    """What is trained on, and about `fraction` of the videos of every class to validate on.
+    """Split into what is trained on, and about `fraction` of the videos of every class to validate on.
 
-    All segments cut from one file stay on one side within a class: files are chosen, by a hash of their names. Of clips
-    in groups, groups are chosen, and the share is one of all clips. With the `held_out_up_to` of an earlier choice its
-    clips stay on their sides, whatever was added or taken away since.
+    Within a class, all segments cut from one file stay on one side: files are chosen, by a hash of their names. If
+    clips have groups, groups are chosen, and the share is one of all clips. With the `held_out_up_to` of an earlier
+    choice, its clips stay on their sides, whatever has been added or removed since.
     """
     has_groups = any(entry.group is not None for entry in manifest.entries)
     if has_groups if up_to is None else _GROUPS in up_to:
@@ -41,7 +41,7 @@ def _hold_out_names(
     alone = []
     for label, of_class in names.items():
         ordered = sorted(set(of_class), key=_hash)
-        if not ordered:  # a class of a public data set of which no video is there
+        if not ordered:  # a class of a public data set without any videos here
             continue
         if len(ordered) < 2:
             alone.append(label)
@@ -50,9 +50,9 @@ def _hold_out_names(
         else:
             num_held = max(1, round(fraction * len(ordered)))
         held.update((label, name) for name in ordered[: min(num_held, len(ordered) - 1)])
-    if alone and (manifest.heads is None or not held):  # of several heads each class alone is in other combinations too
+    if alone and (manifest.heads is None or not held):  # with several heads each class is in other combinations too
         on_problem(
-            f"{counted(len(alone), 'class')} with one video only: {listed(alone)}; expected two or more to hold "
+            f"{counted(len(alone), 'class')} with only one video: {listed(alone)}; expected two or more to hold "
             f"one out for validation: add videos, give validation data, or train on everything with --val-fraction 0"
         )
     return _parted(manifest, [(entry.label, entry.name) in held for entry in manifest.entries])
@@ -61,12 +61,12 @@ def _hold_out_names(
 def _hold_out_groups(
     manifest: Manifest, fraction: float, on_problem: OnProblem, up_to: Mapping[str, str] | None
 ) -> tuple[Manifest, Manifest]:
-    """Whole groups to validate on. Groups that came after the choice in `up_to` are trained on."""
+    """Hold out whole groups; groups that were added after the choice in `up_to` are trained on."""
     if up_to is not None:
         held = set(up_to[_GROUPS].split())
         if held and not any(entry.group is not None for entry in manifest.entries):
             on_problem(
-                "no clip has a group, and clips were held out by group before: they would change sides; expected the "
+                "no clip has a group, but clips were held out by group before and would now change sides; expected the "
                 "list with its column group"
             )
     else:
@@ -78,10 +78,10 @@ def _hold_out_groups(
 
 
 def _choose_groups(manifest: Manifest, fraction: float) -> set[str]:
-    """The hashes of the groups to hold out, in their order as long as that comes nearer to the share of all clips.
+    """The hashes of the groups to hold out: each is added, in hash order, if that brings the share of all clips closer.
 
-    A group is passed over that would leave a class without a clip to train on. Where every group alone is more than
-    twice the share it is the smallest one.
+    A group that would leave a class without a clip to train on is skipped. If each group by itself is more than twice
+    the share, the smallest one is chosen.
     """
     clips: dict[str, list[Entry]] = {}
     for entry in manifest.entries:
@@ -103,10 +103,10 @@ def _choose_groups(manifest: Manifest, fraction: float) -> set[str]:
 
 def _cannot_hold_out(manifest: Manifest) -> str:
     num_groups = len({_group_hash(entry) for entry in manifest.entries})
-    found = "1 group only" if num_groups == 1 else f"each of the {num_groups} groups has all clips of some class"
+    found = "only 1 group" if num_groups == 1 else f"each of the {num_groups} groups has all clips of some class"
     return (
-        f"clips cannot be held out by group: {found}; expected every class in two groups or more: add clips of others, "
-        "give validation data, take away the column group, or train on everything with --val-fraction 0"
+        f"clips cannot be held out by group: {found}; expected every class in at least two groups: add other clips, "
+        "give validation data, remove the column group, or train on everything with --val-fraction 0"
     )
 
 
@@ -117,7 +117,7 @@ def _group_remarks(train: Manifest, val: Manifest) -> list[str]:
     groups = sorted({entry.group or entry.name for entry in val.entries})
     remarks = [f"held out by group, {len(val.entries)} of {counted(len(entries), 'clip')}: {listed(groups)}"]
     if alone := sum(not entry.group for entry in entries):
-        remarks.append(f"{counted(alone, 'clip')} without a group: each video stands for itself")
+        remarks.append(f"{counted(alone, 'clip')} without a group: each video counts as a group")
     trained = train.counts()
     if unmeasured := [label for label, count in val.counts().items() if not count and trained[label]]:
         remarks.append(
@@ -134,10 +134,10 @@ def _parted(manifest: Manifest, held: Sequence[bool]) -> tuple[Manifest, Manifes
 
 
 def find_held_out_up_to(val: Manifest) -> dict[str, str]:
-    """What `hold_out` takes to choose alike: the largest hash of a held-out clip's name of each class.
+    """What `hold_out` needs to choose the same again: for each class the largest hash of a held-out clip's name.
 
-    Of clips in groups it is the hashes of all groups held out, under one key: groups are passed over in a choice, so
-    that a largest one would not tell.
+    For clips in groups it is the hashes of all groups held out, under one key: a choice skips some groups, so the
+    largest hash would not determine it.
     """
     if any(entry.group is not None for entry in val.entries):
         return {_GROUPS: " ".join(sorted({_group_hash(entry) for entry in val.entries}))}
@@ -149,7 +149,7 @@ def find_held_out_up_to(val: Manifest) -> dict[str, str]:
 
 
 def _group_hash(entry: Entry) -> str:
-    """What stands for a clip's group; a video without one is a group of its own."""
+    """The hash for a clip's group; a video without one is a group of its own."""
     return _hash(f"group {entry.group}" if entry.group else f"name {entry.name}")
 
 

@@ -21,21 +21,21 @@ _RELEASED_LINE = re.compile(r"(?P<path>\S.*?)\s+(?P<label>\d+)\s*")
 
 
 def read_list(source: Path, root: Path, on_problem: OnProblem) -> dict[Part, Manifest]:
-    """The clips of a CSV or of a released list, whose paths start from `root`; those that are not there are missing.
+    """The clips of a CSV or of a released list, with paths relative to `root`; files that do not exist are `missing`.
 
-    They come by the part that a column split tells; without one all are to train on. Where nothing could be read there
-    is nothing to train on.
+    They come by part, according to a column split; without one, all are for training. If nothing could be read, the
+    training part is empty.
     """
     nothing: dict[Part, Manifest] = {"train": NOTHING}
     if looks_like_video(source):
-        on_problem(f"{source} is one video; expected a folder with one sub-folder of videos per class, or a list")
+        on_problem(f"{source} is a single video; expected a folder with one sub-folder of videos per class, or a list")
         return nothing
     text = _read_text(source, root, on_problem)
     if text is None:
         return nothing
     try:
         columns = None if _is_released(source, text) else find_columns(source, text, root)
-    except DataError as error:  # its header is not understood, and so nothing below it
+    except DataError as error:  # without its header, nothing below it can be understood
         on_problem(str(error))
         return nothing
     refused: list[str] = []
@@ -48,7 +48,7 @@ def read_list(source: Path, root: Path, on_problem: OnProblem) -> dict[Part, Man
     if not rows:
         if not refused:
             on_problem(
-                f"{source} holds no clips; expected a line path,label for each clip, below the header if there is one"
+                f"{source} holds no clips; expected one line path,label per clip, below the header if there is one"
             )
         return nothing
     check_one_label(source, [entry for _, entry in rows], on_problem)
@@ -64,13 +64,13 @@ def read_list(source: Path, root: Path, on_problem: OnProblem) -> dict[Part, Man
 
 def _remarks(columns: Columns) -> Iterator[str]:
     if columns.unused:
-        yield f"columns not used: {', '.join(columns.unused)}"
+        yield f"unused columns: {', '.join(columns.unused)}"
     if {"split", "group"} <= set(columns.meanings):
-        yield "the column group is not used beside split, which tells what is held out"
+        yield "the column group is not used, because the column split says what is held out"
 
 
 def _manifest(listed: Sequence[Entry], missing: Container[Path]) -> Manifest:
-    """The listed clips without those that are missing, whose names it keeps."""
+    """A manifest of the listed clips; of those that are missing it keeps the names."""
     entries = tuple(entry for entry in listed if entry.path not in missing)
     labels = sort_labels([entry.label for entry in entries if entry.label is not None])
     lost = tuple(entry.name for entry in listed if entry.path in missing)
@@ -78,7 +78,7 @@ def _manifest(listed: Sequence[Entry], missing: Container[Path]) -> Manifest:
 
 
 def _find_missing(where: str, rows: Sequence[tuple[Part, Entry]], root: Path, on_problem: OnProblem) -> frozenset[Path]:
-    """The paths that are not there. Tell where these are all of the list, or all of one part."""
+    """The paths that do not exist; if that is every path of the list or of one part, report it."""
     missing = frozenset(path for path in {entry.path for _, entry in rows} if not os.path.exists(path))
     lost: dict[str, list[Path]] = {}
     if all(entry.path in missing for _, entry in rows):
@@ -90,14 +90,14 @@ def _find_missing(where: str, rows: Sequence[tuple[Part, Entry]], root: Path, on
                 lost[f" of the split {part}"] = paths
     for of_part, paths in lost.items():
         on_problem(
-            f"{where}, none of its {counted(len(paths), 'file')}{of_part} exists, first {paths[0]}; "
+            f"{where}, but none of its {counted(len(paths), 'file')}{of_part} exists, the first being {paths[0]}; "
             f"expected paths relative to {root}: name the folder that they start from with --video-root"
         )
     return missing
 
 
 def _heads_of(entries: Sequence[Entry]) -> LabelSpace | None:
-    """The heads of a list and the classes that occur; None where a clip has one class."""
+    """The heads of a list and the classes that occur; None if clips have a single class."""
     found: dict[str, list[str]] = {}
     for entry in entries:
         for head, label in entry.by_head:
@@ -106,13 +106,13 @@ def _heads_of(entries: Sequence[Entry]) -> LabelSpace | None:
 
 
 def _read_text(source: Path, root: Path, on_problem: OnProblem) -> str | None:
-    """What a list holds; None, with the reason noted, where it cannot be read or is empty."""
+    """The text of a list; None, with the reason reported, if it cannot be read or is empty."""
     try:
         if not root.is_dir():
             raise DataError(f"{root}: no such folder; expected the folder that the paths in {source.name} start from")
         text = source.read_text(encoding="utf-8-sig")
         if not text.strip():
-            raise DataError(f"{source} is empty; expected lines of path,label or of <path> <class number>")
+            raise DataError(f"{source} is empty; expected lines of path,label or <path> <class number>")
         return text
     except (OSError, UnicodeDecodeError) as error:
         on_problem(f"{source} cannot be read as a UTF-8 text list: {error}")
@@ -122,7 +122,7 @@ def _read_text(source: Path, root: Path, on_problem: OnProblem) -> str | None:
 
 
 def _is_released(source: Path, text: str) -> bool:
-    """Whether every line is `<path> <class number>`; commas or semicolons make a file called .csv a CSV."""
+    """Whether every line is `<path> <class number>`; in a .csv file, commas or semicolons mean CSV."""
     lines = [line for line in text.splitlines() if line.strip()]
     if source.suffix.lower() == ".csv" and re.search("[,;]", lines[0]):
         return False
@@ -166,7 +166,7 @@ def _csv_entry(row: dict[str, str], root: Path, where: str) -> Entry:
         raise DataError(f"{where}: {row['path']} has no label; give it one or remove the line")
     start, end = _seconds(row.get("start"), where), _seconds(row.get("end"), where)
     if end is not None and end <= (start or 0.0):
-        raise DataError(f"{where}: the segment ends at {end} s and starts at {start or 0.0} s; expected end > start")
+        raise DataError(f"{where}: the segment ends at {end} s but starts at {start or 0.0} s; expected end > start")
     entry = _listed_entry(row["path"], root, label, start, end)
     return replace(entry, by_head=by_head, group=row.get("group"))
 

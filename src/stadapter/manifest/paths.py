@@ -1,4 +1,4 @@
-"""Files and folders as they are met in a data set; nothing is opened."""
+"""Files and folders as found in a data set; nothing is opened."""
 
 import os
 from collections.abc import Hashable
@@ -10,14 +10,14 @@ from stadapter.video import is_video
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """The path from the root on, its links as they are. Raises DataError where it is empty."""
+    """The absolute path, with links left unresolved. Raises DataError if it is empty."""
     if not os.fspath(path):
-        raise DataError("an empty path; expected a folder or a list")  # Path("") would be the working directory
+        raise DataError("the path is empty; expected a folder or a list")  # Path("") would be the working directory
     return Path(os.path.abspath(expanded(path)))
 
 
 def size_bytes(path: Path) -> int:
-    """Bytes of a file, or of the files in a folder of images; -1 if it has gone since it was listed."""
+    """Size of a file, or of the files in a folder of images; -1 if it has gone since it was listed."""
     try:
         if path.is_dir():
             return sum(item.stat().st_size for item in os.scandir(path) if not is_hidden(item.name))
@@ -27,9 +27,10 @@ def size_bytes(path: Path) -> int:
 
 
 def file_identity(path: Path) -> Hashable:
-    """The same for two paths of one file, or of one folder, whatever links lead there.
+    """A value that is equal for two paths to the same file or folder, whatever links lead there.
 
-    One look at the disk, where `Path.resolve` takes one for every folder on the way: lists have hundred thousands.
+    This looks at the disk once, where `Path.resolve` does so for every folder on the way: lists have hundreds of
+    thousands of paths.
     """
     try:
         found = path.stat()
@@ -39,13 +40,13 @@ def file_identity(path: Path) -> Hashable:
 
 
 def looks_like_video(path: Path) -> bool:
-    """Whether a path is a video by its name, as `is_video`; not so where nobody may look."""
+    """Whether a path is a video by its name, as in `is_video`; False where we may not look."""
     try:
         return is_video(path)
-    except OSError:  # a folder that cannot be listed; listing it says so
+    except OSError:  # a folder that cannot be listed, which is reported when it is listed
         return False
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is passed over in every folder."""
+    """Whether a name is skipped in every folder."""
     return name.startswith(".") or name == "__MACOSX"

@@ -1,11 +1,11 @@
-"""Strategies: what is added to a frozen trunk, and what of it learns.
+"""Strategies: what is added to a frozen trunk, and which parts of it learn.
 
-A strategy is a frozen dataclass with one method, `apply(vit)`, called on a fully frozen `ImageViT` and changing it in
-place; every parameter that requires a gradient afterwards is trained and saved. One that needs another head than the
-average over frames has a second method, `make_head`; one that wants a lower learning rate than new layers do says so in
-`highest_lr`. Strategies do not know each other. What they put into a trunk is in `stadapter.adapters`, and imported in
-`apply`: settings, flags and help are made of the dataclasses alone, and need no torch. docs/strategies.md compares
-them.
+A strategy is a frozen dataclass with one method, `apply(vit)`, which is called on a fully frozen `ImageViT` and changes
+it in place; every parameter that requires a gradient afterwards is trained and saved. A strategy that needs another
+head than the average over frames has a second method, `make_head`; one that wants a lower learning rate than new layers
+do says so in `highest_lr`. Strategies do not know of each other. What they put into a trunk is in `stadapter.adapters`
+and is imported in `apply`: settings, flags and help need only the dataclasses, not torch. docs/strategies.md compares
+the strategies.
 """
 
 import copy
@@ -63,7 +63,7 @@ class Tuning(Protocol):
 
 @runtime_checkable
 class MakesHead(Protocol):
-    """What a strategy offers beside `apply` if it needs another head than the average over frames."""
+    """What a strategy offers besides `apply` if it needs a head other than the average over frames."""
 
     def make_head(self, vit: "ImageViT", *, num_classes: int, dropout: float) -> "Head":
         """A fresh head for a trunk that `apply` has changed."""
@@ -83,14 +83,14 @@ STRATEGIES: dict[str, type[Any]] = {
     "full": Full,
     "full-temporal": FullTemporal,
 }
-"""The name of a strategy on the command line and in artefacts -> its dataclass."""
+"""From the name of a strategy on the command line and in artefacts to its dataclass."""
 
 
 def checked_tuning(tuning: Any) -> Any:
-    """The strategy with plain settings; what is none is refused, or one with a setting of another type than it has.
+    """The strategy with plain settings; anything else, or a setting of the wrong type, is refused.
 
     Raises:
-        SettingsError: it is not.
+        SettingsError: it is not a strategy, or a setting has another type than its field.
     """
     if isinstance(tuning, type) or not is_dataclass(tuning) or not hasattr(tuning, "apply"):
         raise SettingsError(f"tuning {tuning!r}: expected a strategy with its settings, such as stadapter.LoRA()")
@@ -116,7 +116,7 @@ def tuning_from_json(values: dict[str, Any]) -> Tuning:
     """The inverse of `tuning_to_json`.
 
     Raises:
-        SettingsError: an unknown strategy, or settings it does not have.
+        SettingsError: an unknown strategy, or settings that it does not have.
     """
     settings = dict(values)
     name = settings.pop("name", None)

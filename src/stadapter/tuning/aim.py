@@ -1,4 +1,4 @@
-"""AIM: adapters in space, over time, and for both (Yang et al., ICLR 2023, arXiv 2302.03024)."""
+"""AIM: adapters in space, over time, and for both jointly (Yang et al., ICLR 2023, arXiv 2302.03024)."""
 
 import math
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 class AIM:
     """AIM (arXiv 2302.03024): adapters on attention, on the same attention reused over time, and beside the MLP.
 
-    The final norm learns too, as in the released code. Where a trunk scales its residual branches (LayerScale of the
-    DINO families) the spatial and the joint adapter lie inside the scaled branch, the temporal one outside. The time
+    The final norm learns too, as in the released code. If a trunk scales its residual branches (the LayerScale of the
+    DINO families), the spatial and joint adapters lie inside the scaled branch and the temporal one outside. The time
     embedding is added at the first block; in CLIP, after the trunk's first norm rather than before it.
     """
 
     width: int | None = None
-    """Bottleneck width A of every adapter, channels; default a quarter of the trunk's width."""
+    """Bottleneck width A of every adapter, in channels; by default a quarter of the trunk's width."""
     num_frames: int = 8
-    """Frames of the learned time embedding; clips of another length interpolate it."""
+    """Frames of the learned time embedding, which is interpolated for clips of another length."""
     joint_scale: float = 0.5
-    """What the adapter beside the MLP is multiplied with."""
+    """Factor on the adapter beside the MLP."""
     adapt_before_time: bool = False
-    """Put one more adapter before the attention over time, as the released Something-Something-v2 models have."""
+    """Put another adapter before the attention over time, as in the released Something-Something-v2 models."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 _HEAD_WIDTH = 64
-"""Channels of one head of the attention in every published ViT."""
+"""Channels per attention head in every published ViT."""
 
 
 @dataclass(frozen=True)
@@ -20,27 +20,28 @@ class AttentivePooling:
     """Train attention pooling over the tokens of all frames, in place of their average, on the frozen trunk.
 
     Attentive probing (Chen et al., Context Autoencoder, IJCV 2023, arXiv 2202.03026), as V-JEPA (Bardes et al., TMLR
-    2024, arXiv 2404.08471) probes video; here one cross-attention without the MLP that V-JEPA puts behind it. An image
-    trunk's tokens do not say which frame they are of, so a learned time embedding is added to them.
+    2024, arXiv 2404.08471) probes video; here with one cross-attention and without the MLP that V-JEPA puts after it.
+    An image trunk's tokens do not say which frame they are from, so a learned time embedding is added to them.
     """
 
     num_frames: int | None = 8
-    """Frames of the learned time embedding; clips of another length interpolate it; None has none, blind to order."""
+    """Frames of the learned time embedding, which is interpolated for clips of another length; None leaves it out,
+    which makes the head blind to order."""
     num_heads: int | None = None
-    """Heads of the attention, which divide the trunk's width; default one for every 64 channels."""
+    """Number of attention heads, which must divide the trunk's width; by default one per 64 channels."""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_limits(self, {"num_frames": (1, math.inf), "num_heads": (1, math.inf)})
 
     def apply(self, vit: "ImageViT") -> None:
-        """Change nothing: the trunk is frozen already."""
+        """Change nothing: the trunk is already frozen."""
 
     def make_head(self, vit: "ImageViT", *, num_classes: int, dropout: float) -> "AttentivePoolingHead":
         """The head that learns, in place of the average over frames.
 
         Raises:
-            SettingsError: heads that do not divide the trunk's width.
+            SettingsError: a number of heads that does not divide the trunk's width.
         """
         from stadapter.heads import AttentivePoolingHead
 

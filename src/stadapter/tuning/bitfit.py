@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BitFit:
-    """BitFit (arXiv 2106.10199): train every bias of the trunk, the norms' too; blind to the order of frames.
+    """BitFit (arXiv 2106.10199): train every bias of the trunk, including the norms'; blind to the order of frames.
 
-    All biases, as published. That of a key adds the same to all scores of a query, so that the softmax takes it out
-    again: it is counted and saved, and changes nothing.
+    All biases learn, as published. A key's bias adds the same amount to all scores of a query, which the softmax
+    cancels: it is counted and saved, but changes nothing.
     """
 
     def apply(self, vit: "ImageViT") -> None:
-        """Let every bias learn, in fp32 and in storage of its own.
+        """Let every bias learn, in fp32 and in its own storage.
 
         Raises:
             SettingsError: the trunk has none.

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 class Bottleneck:
     """A bottleneck adapter at ST-Adapter's place and width, without its convolution: blind to the order of frames.
 
-    The adapter of Houlsby et al. (ICML 2019, arXiv 1902.00751), on the tokens that ST-Adapter adapts, so that what the
-    two differ by is what time is worth.
+    The adapter of Houlsby et al. (ICML 2019, arXiv 1902.00751), on the tokens that ST-Adapter adapts, so that the
+    difference between the two is what time is worth.
     """
 
     width: int | None = None
-    """Bottleneck width A, channels; default half the trunk's width, as ST-Adapter's."""
+    """Bottleneck width A, in channels; by default half the trunk's width, as in ST-Adapter."""
     before_attention: bool = True
     """Put an adapter before each attention (A1)."""
     before_mlp: bool = False
     """Put an adapter before each MLP (A2)."""
     last_blocks: int | None = None
-    """Adapt only the last so many blocks; default all."""
+    """Adapt only this many blocks, counted from the last; by default all."""
     activation: Activation | None = "gelu"
-    """Activation f between the two projections; None has none."""
+    """Activation f between the two projections; None leaves it out."""
 
     def __post_init__(self) -> None:
         check_types(self)

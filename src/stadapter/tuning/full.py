@@ -1,4 +1,4 @@
-"""Full fine-tuning of the image model, frames averaged: the plainest way to carry it to video."""
+"""Full fine-tuning of the image model, with frames averaged: the plainest way to apply it to video."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -9,16 +9,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Full:
-    """Train the whole trunk on frames, averaged by the head: blind to their order, and the artefact is a whole trunk.
+    """Train the whole trunk on frames, averaged by the head: blind to their order. The artefact holds a whole trunk.
 
-    The frame-averaged baseline of the ST-Adapter paper (arXiv 2206.13559). Fine-tuning wants a learning rate far below
-    an adapter's: about 1e-5 to 1e-4. The trunk stays in eval mode, so dropout that its own configuration may have
-    stays off.
+    The frame-averaged baseline of the ST-Adapter paper (arXiv 2206.13559). Fine-tuning needs a learning rate far below
+    an adapter's: about 1e-5 to 1e-4. The trunk stays in eval mode, so any dropout in its own configuration stays off.
     """
 
     highest_lr: ClassVar[float] = 1e-4
-    """Above it a run says that its learning rate is high for weights of a trunk."""
+    """Above this a run says that its learning rate is high for trunk weights."""
 
     def apply(self, vit: "ImageViT") -> None:
-        """Let every weight of the trunk that a forward pass reads learn, in fp32 and in storage of its own."""
+        """Let every weight of the trunk that a forward pass reads learn, in fp32 and in its own storage."""
         vit.unfreeze(vit.weights().values())

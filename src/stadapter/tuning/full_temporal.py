@@ -14,16 +14,17 @@ if TYPE_CHECKING:
 class FullTemporal:
     """Train the whole trunk, with attention over time added before attention in every block (TimeSformer).
 
-    The full fine-tuning that the ST-Adapter paper (arXiv 2206.13559) compares with: its 121.57 M parameters are this
-    on ViT-B/16 with 8 frames and 400 classes. How it starts, and how it treats the class token:
-    `stadapter.adapters.temporal_attention.TemporalAttention`. It wants a learning rate of about 1e-5 to 1e-4.
+    The full fine-tuning that the ST-Adapter paper (arXiv 2206.13559) compares against: its 121.57 M parameters are
+    those of this strategy on ViT-B/16 with 8 frames and 400 classes. For how it starts, and how it treats the class
+    token, see `stadapter.adapters.temporal_attention.TemporalAttention`. It needs a learning rate of about 1e-5 to
+    1e-4.
     """
 
     highest_lr: ClassVar[float] = 1e-4
-    """Above it a run says that its learning rate is high for weights of a trunk."""
+    """Above this a run says that its learning rate is high for trunk weights."""
 
     num_frames: int = 8
-    """Frames of the learned time embedding; clips of another length interpolate it."""
+    """Frames of the learned time embedding, which is interpolated for clips of another length."""
 
     def __post_init__(self) -> None:
         check_types(self)

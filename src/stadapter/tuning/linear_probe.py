@@ -1,4 +1,4 @@
-"""Linear probe: the trunk stays as it is, only the classifier learns."""
+"""Linear probe: the trunk stays as it is, and only the classifier learns."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Train the classifier alone on the frozen trunk's averaged features: blind to the order of frames."""
+    """Train only the classifier, on the frozen trunk's averaged features: blind to the order of frames."""
 
     def apply(self, vit: "ImageViT") -> None:
-        """Change nothing: the trunk is frozen already."""
+        """Change nothing: the trunk is already frozen."""

@@ -25,7 +25,7 @@ class LoRA:
     dropout: float = 0.0
     """Dropout before each update, 0 to 1."""
     last_blocks: int | None = None
-    """Adapt only the last so many blocks; default all."""
+    """Adapt only this many blocks, counted from the last; by default all."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -34,7 +34,7 @@ class LoRA:
             raise SettingsError(f"alpha {self.alpha}: expected more than 0, or nothing would learn")
 
     def apply(self, vit: "ImageViT") -> None:
-        """Wrap the query and value projections of a frozen trunk, in place; they start as they were.
+        """Wrap the query and value projections of a frozen trunk, in place; at first nothing changes.
 
         Raises:
             SettingsError: a setting that has no meaning, or with which nothing would learn.

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 class Partial:
     """Train the last blocks of the trunk and its final norm on frames, averaged by the head: blind to their order.
 
-    Partial-k as in Jia et al. (Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119), whose code trains the final norm
-    with the blocks. It wants a learning rate of about 1e-5 to 1e-4.
+    Partial-k as in Jia et al. (Visual Prompt Tuning, ECCV 2022, arXiv 2203.12119), whose code also trains the final
+    norm. It needs a learning rate of about 1e-5 to 1e-4.
     """
 
     highest_lr: ClassVar[float] = 1e-4
-    """Above it a run says that its learning rate is high for weights of a trunk."""
+    """Above this a run says that its learning rate is high for trunk weights."""
 
     last_blocks: int = 1
     """How many blocks learn, counted from the last."""
@@ -27,7 +27,7 @@ class Partial:
         check_types(self)
 
     def apply(self, vit: "ImageViT") -> None:
-        """Let the last blocks and the final norm learn, in fp32 and in storage of their own.
+        """Let the last blocks and the final norm learn, in fp32 and in their own storage.
 
         Raises:
             SettingsError: fewer than one block, or more than there are.

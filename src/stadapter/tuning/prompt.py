@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 class Prompt:
     """Deep prompt tuning (VPT-Deep, arXiv 2203.12119): learned tokens at every block; blind to the order of frames.
 
-    It does not start as the trunk: fresh prompts take part in attention.
+    A fresh model does not equal its trunk: untrained prompts already take part in attention.
     """
 
     num_prompts: int = 50
-    """Learned tokens at each block, the same for every frame; the paper searches 1 to 200 for each task."""
+    """Learned tokens at each block, the same for every frame; the paper searches 1 to 200 per task."""
     dropout: float = 0.1
-    """Dropout on the prompts, 0 to 1; 50 prompts with 0.1 is one point of the paper's search."""
+    """Dropout on the prompts, 0 to 1; 50 prompts with 0.1 is one point in the paper's search."""
 
     def __post_init__(self) -> None:
         check_types(self)

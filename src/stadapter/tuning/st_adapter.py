@@ -17,33 +17,33 @@ if TYPE_CHECKING:
 class STAdapter:
     """ST-Adapter (arXiv 2206.13559): one bottleneck with a space-time convolution before attention, in every block.
 
-    The defaults are the paper's. docs/results.md has what was measured of each with three seeds, few clips and few
-    steps; where that says something else than the paper, or cannot tell, the setting says so.
+    The defaults are the paper's. docs/results.md has what was measured for each with three seeds, few clips and few
+    steps; where that disagrees with the paper, or is inconclusive, the setting's help says so.
     """
 
     width: int | None = None
-    """Bottleneck width A, channels; default half the trunk's width, as in the paper, for which it matters little: a
-    quarter and the whole could not be told from it (docs/results.md)."""
+    """Bottleneck width A, in channels; by default half the trunk's width, as in the paper, where it matters little; a
+    quarter or the whole width made no measurable difference (docs/results.md)."""
     kernel_size: tuple[int, int, int] = (3, 1, 1)
     """Convolution kernel over (time, height, width), odd numbers: frames, patches, patches. The default is the paper's,
-    for which longer spans add little; in few steps 5 1 1 learned faster, and 1 1 1 does not see time
+    where longer spans add little; over few steps 5 1 1 learned faster, and 1 1 1 does not see time
     (docs/results.md)."""
     before_attention: bool = True
-    """Put an adapter before each attention (A1): the better place in the paper; in few steps it could not be told from
-    the other (docs/results.md)."""
+    """Put an adapter before each attention (A1): the better place in the paper; over few steps the
+    two places made no measurable difference (docs/results.md)."""
     before_mlp: bool = False
-    """Put an adapter before each MLP (A2; the released Kinetics model has only these, the SSv2 model both). Off by
-    default: in few steps both together learned less than one (docs/results.md)."""
+    """Put an adapter before each MLP (A2; the released Kinetics model has only these, the SSv2 model has both). Off by
+    default: over few steps both together learned less than one (docs/results.md)."""
     last_blocks: int | None = None
-    """Adapt only the last so many blocks; default all, which is best in the paper. In few steps the last half could not
-    be told from all, with half the parameters (docs/results.md)."""
+    """Adapt only this many blocks, counted from the last; by default all, which is best in the paper. Over few steps
+    the last half, with half the parameters, was not measurably different from all (docs/results.md)."""
     first_blocks: int | None = None
-    """Adapt only the first so many blocks, to see what depth is worth; not together with last_blocks."""
+    """Adapt only this many blocks, counted from the first, to see what depth is worth; not with last_blocks."""
     activation: Activation | None = "gelu"
-    """Activation f between convolution and up-projection. The default is the paper's equation; none, which is what
-    released checkpoints use, could not be told from it (docs/results.md)."""
+    """Activation f between convolution and up-projection. The default follows the paper's equation; released
+    checkpoints use none, which made no measurable difference (docs/results.md)."""
     keep_unreachable: bool = False
-    """Keep the last block's A2 although a class-token head cannot see it (converted checkpoints have one)."""
+    """Keep the last block's A2 even though a class-token head cannot see it (converted checkpoints have one)."""
 
     def __post_init__(self) -> None:
         if self.activation == "relu":  # type: ignore[comparison-overlap]

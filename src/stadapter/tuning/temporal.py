@@ -1,4 +1,4 @@
-"""Temporal fine-tuning: a frozen image model, and attention over time that learns."""
+"""Temporal fine-tuning: a frozen image model, with attention over time that learns."""
 
 import math
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class Temporal:
     """Train attention over time, added before attention in every block of the frozen trunk; it starts as the trunk.
 
     The temporal half of TimeSformer (Bertasius et al., ICML 2021, arXiv 2102.05095): its norm, attention, projection
-    and time embedding. How it starts, and how it treats the class token:
+    and time embedding. For how it starts, and how it treats the class token, see
     `stadapter.adapters.temporal_attention.TemporalAttention`.
     """
 
     num_frames: int = 8
-    """Frames of the learned time embedding; clips of another length interpolate it."""
+    """Frames of the learned time embedding, which is interpolated for clips of another length."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -1,4 +1,4 @@
-"""The only decoder: exact frames by number, from a video file or from a folder of numbered images."""
+"""The only decoder: exact frames by number, from a video file or a folder of numbered images."""
 
 import operator
 import os
@@ -33,7 +33,7 @@ VIDEO_SUFFIXES = frozenset({
 # fmt: on
 
 
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # of two letters and more: C:// is a disk
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # at least two letters: C:// is a drive
 
 
 class VideoReader:
@@ -42,13 +42,13 @@ class VideoReader:
         with VideoReader("clip.mp4") as reader:
             frames = reader.read([0, reader.num_frames - 1])
 
-    Frame i is the i-th frame that the decoder puts out, in presentation order, turned upright. With
-    `start_seconds` or `end_seconds` only frames shown at start <= time < end exist, and frame 0 is the first
-    of them. Time 0 is the start of the stream. A folder of images has times where `frames_per_second` tells them:
-    image i, the first being 0, is shown at i / frames_per_second; files have their own.
+    Frame i is the i-th frame that the decoder outputs, in presentation order, turned upright. With `start_seconds`
+    or `end_seconds` only frames shown at start <= time < end exist, and frame 0 is the first of them. Time 0 is the
+    start of the stream. A folder of images has times only if `frames_per_second` is given: image i, counting from 0,
+    is shown at i / frames_per_second. Files bring their own times.
 
-    Raises VideoError where the path is missing, is no video, or holds no frame, and where it asks for more than
-    `stadapter.video.limits` allows of pixels, of frames, and of processor time for opening and for each reading.
+    Raises VideoError if the path is missing, is not a video or holds no frame, and if it needs more than
+    `stadapter.video.limits` allows: pixels, frames, or processor time for opening it or for any one read.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class VideoReader:
         frames_per_second: float | None = None,
     ) -> None:
         if not os.fspath(path):
-            raise VideoError("an empty path; expected a video file or a folder of numbered images")
+            raise VideoError("the path is empty; expected a video file or a folder of numbered images")
         if _ADDRESS.match(os.fspath(path)):
-            raise VideoError(f"{path}: an address; expected a file or folder on this machine: download it first")
+            raise VideoError(f"{path}: a URL; expected a file or folder on this machine: download it first")
         self.path = expanded(path)
         segment = Segment(start_seconds, end_seconds)
         if not segment.has_length:
-            raise VideoError(f"{self.path.name}: no time between {segment}; 0 <= start < end is expected")
+            raise VideoError(f"{self.path.name}: no time between {segment}; expected 0 <= start < end")
         self._source: ImageFolder | VideoFile
         with _decoder_errors_named(self.path):
             if self.path.is_dir():
@@ -76,25 +76,26 @@ class VideoReader:
 
     @property
     def num_frames(self) -> int:
-        """Frames that can be read; lowered where decoding shows that a file holds fewer than it announces."""
+        """Number of frames that can be read; lowered when decoding shows that a file holds fewer than it announces."""
         return self._source.num_frames
 
     @property
     def has_lost_frames(self) -> bool:
-        """Whether a frame did not come when its time had, so that all were counted: the file is damaged inside.
+        """Whether a frame failed to come out at its time, so that all had to be counted: the file is damaged inside.
 
-        What a number shows then depends on which others were read along with it.
+        Which frame a number refers to then depends on which others are read with it.
         """
         return self._source.has_lost_frames
 
     def read(self, indices: Sequence[int], *, region: Region | None = None) -> "torch.Tensor":
-        """The frames with these numbers, in the order asked, as uint8 RGB (T, 3, H, W).
+        """The frames with these numbers, in the order given, as uint8 RGB (T, 3, H, W).
 
-        The memory is laid out (T, H, W, 3), as the fast resize likes it. Numbers may repeat, in any order. With
-        `region` only that part of every frame is kept; it is asked when the first frame has come, which tells the size.
+        In memory they are laid out as (T, H, W, 3), which the fast resize prefers. Numbers may repeat and come in any
+        order. With `region` only that part of every frame is kept; it is called once the first frame has been decoded
+        and its size is known.
 
-        Raises VideoError if a number is negative or beyond the end, if the file is damaged there, or if it takes too
-        much processor time.
+        Raises VideoError if a number is negative or beyond the end, if the file is damaged there, or if reading takes
+        too much processor time.
         """
         try:
             wanted = [operator.index(index) for index in indices]
@@ -122,12 +123,12 @@ class VideoReader:
         return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
     def info(self) -> VideoInfo:
-        """Size, rate, length and codec. Decodes the first frame, for the size it is shown at."""
+        """Size, rate, length and codec; decodes the first frame to learn the size it is shown at."""
         with _decoder_errors_named(self.path):
             return self._source.info()
 
     def decode_all(self) -> tuple[int, int]:
-        """Decode every frame: how many come, and how many of these the decoder calls damaged."""
+        """Decode every frame; return how many come out and how many of those the decoder marks as damaged."""
         with _decoder_errors_named(self.path):
             return self._source.decode_all()
 
@@ -155,23 +156,23 @@ def read_frames(
     """Exactly these frames of a video, as uint8 RGB (T, 3, H, W), decoding only what they need.
 
     Frame i is the i-th in presentation order, turned upright; numbers may repeat and come in any order. With
-    `start_seconds` or `end_seconds` they count within that part of the video, for which a folder of images needs
+    `start_seconds` or `end_seconds` they count within that part of the video; a folder of images then needs
     `frames_per_second`.
 
-    Raises VideoError where the video cannot be read or has no such frame.
+    Raises VideoError if the video cannot be read or has no such frame.
     """
     with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
         return reader.read(indices)
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
-    """Size, rate, length and codec of a video. Raises VideoError where it cannot be read."""
+    """Size, rate, length and codec of a video. Raises VideoError if it cannot be read."""
     with VideoReader(path) as reader:
         return reader.info()
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
-    """Whether a path looks like a video: a file by its suffix, or a folder of numbered images only."""
+    """Whether a path looks like a video: a file by its suffix, or a folder of numbered images and no videos."""
     path = Path(path)
     if not path.is_dir():
         return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
@@ -190,7 +191,7 @@ def is_video(path: str | os.PathLike[str]) -> bool:
 def _decoder_errors_named(path: Path) -> Iterator[None]:
     """Turn whatever decoding raises into a VideoError that names the file.
 
-    FFmpeg's errors are of dozens of types, and a damaged header may ask for more memory than there is; one bad video
+    FFmpeg raises dozens of error types, and a damaged header may ask for more memory than there is; one bad video
     must never end a run.
     """
     try:
@@ -198,6 +199,6 @@ def _decoder_errors_named(path: Path) -> Iterator[None]:
     except VideoError:
         raise
     except Exception as error:
-        # Damaged files bring out OSError, ValueError, MemoryError and more from FFmpeg; none may end a batch or a run.
+        # On damaged files FFmpeg raises OSError, ValueError, MemoryError and more; none may end a batch or a run.
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {first_line(error)}"
         raise VideoError(f"{path.name}: cannot be decoded ({reason}); the file is damaged, or too large") from error

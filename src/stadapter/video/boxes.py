@@ -1,14 +1,13 @@
-"""What the tables of an MP4 promise, looked at before FFmpeg builds them in memory.
+"""What the tables of an MP4 promise, checked before FFmpeg builds them in memory.
 
-    moov / trak / mdia / hdlr                   whether a track is pictures or sound
-                     / minf / stbl / stsz       how many samples (frames) it has, if not of which sizes
-                                   / stts       how many ticks of its clock each lasts
-                / edts / elst                   which parts of it are shown, in rows
+    moov / trak / mdia / hdlr                   whether a track is video or sound
+                     / minf / stbl / stsz       how many samples (frames) it has; their sizes are not read
+                                   / stts       how many ticks of its clock each sample lasts
+                / edts / elst                   which parts of it are shown, one per row
     moof / traf / trun                          how many samples a fragment adds
 
-FFmpeg believes these numbers, and takes the memory and the time that they ask for while it opens the file, out of
-reach of any limit of ours: a damaged file of a few kilobytes can ask for gigabytes and hours. Only headers are read
-here.
+FFmpeg believes these numbers and takes the memory and time that they ask for while it opens the file, where none of our
+limits applies: a damaged file of a few kilobytes can ask for gigabytes and hours. Only headers are read here.
 """
 
 import struct
@@ -21,13 +20,13 @@ from typing import BinaryIO, NamedTuple
 from stadapter.errors import VideoError
 
 MAX_SAMPLES = 2**23
-"""Most samples of all tracks of a file, sound included: 8.4 million, 77 hours of video at 30 frames per second.
+"""Maximum number of samples in all tracks of a file, sound included: 8.4 million, 77 hours of video at 30 frames/s.
 
-Uncompressed sound, whose every sample counts as one, is left out, as FFmpeg takes it in larger pieces.
+Uncompressed sound, of which every sample counts as one, is left out, because FFmpeg reads it in larger pieces.
 """
 MAX_EDITED_SAMPLES = 2**24
-"""Most samples times rows of edit lists: every row may show the whole track once more."""
-_FEW_ROWS = 100  # of an edit list; more than this are expected to be fewer than the samples
+"""Maximum of samples times rows of edit lists: every row may show the whole track once more."""
+_FEW_ROWS = 100  # of an edit list; a list with more rows than this should have fewer rows than samples
 _SOUND = int.from_bytes(b"soun", "big")
 _MAX_BOXES = 200_000
 _PARENTS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf"})
@@ -43,23 +42,23 @@ class _Box(NamedTuple):
 
 
 def check_tables(path: Path) -> None:
-    """Refuse an MP4 or MOV whose tables cannot be held; files of other kinds pass, and so do files damaged otherwise.
+    """Refuse an MP4 or MOV whose tables cannot be held; other kinds of files pass, as do files damaged in other ways.
 
     Raises:
-        VideoError: more samples than `MAX_SAMPLES`, or an edit list of more rows than samples, or of so many that both
-            multiplied are more than `MAX_EDITED_SAMPLES`.
+        VideoError: more samples than `MAX_SAMPLES`, an edit list with more rows than samples, or one with so many rows
+            that rows times samples exceed `MAX_EDITED_SAMPLES`.
     """
     with path.open("rb") as file:
         samples, rows = _promised(file, path.stat().st_size)
     if samples > MAX_SAMPLES:
         raise VideoError(
-            f"{path.name}: {samples} samples declared, {MAX_SAMPLES} at most are read; the file is damaged, "
-            "or is to be cut into shorter ones"
+            f"{path.name}: {samples} samples declared, but at most {MAX_SAMPLES} are read; the file is damaged, "
+            "or must be split"
         )
     if rows > max(_FEW_ROWS, samples) or (rows > 1 and samples * rows > MAX_EDITED_SAMPLES):
         raise VideoError(
-            f"{path.name}: an edit list of {rows} rows over {samples} samples, more than can be meant or followed; "
-            "the file is damaged, or is to be encoded anew"
+            f"{path.name}: an edit list of {rows} rows over {samples} samples, more than is plausible; "
+            "the file is damaged, or must be re-encoded"
         )
 
 
@@ -78,14 +77,14 @@ class _Track:
 
 
 def _promised(file: BinaryIO, size_bytes: int) -> tuple[int, int]:
-    """Samples of all tracks, and rows of the longest edit list."""
+    """Number of samples in all tracks, and rows of the longest edit list."""
     tracks = [_Track()]
     rows = 0
     for box in islice(_walk(file, 0, size_bytes), _MAX_BOXES):
         if box.kind == b"trak":
             tracks.append(_Track())
         elif box.kind == b"hdlr":
-            tracks[-1].is_sound |= _number(file, box.body + 8) == _SOUND  # MOV has a second one, on where its data are
+            tracks[-1].is_sound |= _number(file, box.body + 8) == _SOUND  # MOV has a second, saying where its data are
         elif box.kind == b"stts":
             tracks[-1].has_samples_of_one_tick = _number(file, box.body + 4) == _number(file, box.body + 12) == 1
         elif box.kind in (b"stsz", b"stz2"):
@@ -93,13 +92,13 @@ def _promised(file: BinaryIO, size_bytes: int) -> tuple[int, int]:
         elif box.kind == b"trun":
             tracks.append(_Track(_number(file, box.body + 4)))
         elif box.kind == b"elst":
-            # A table ends with its box or with the file, whatever it says.
+            # A table ends with its box or with the file, whatever its row count says.
             rows = max(rows, min(_number(file, box.body + 4), (box.end - box.body) // 12))
     return sum(track.num_held for track in tracks), rows
 
 
 def _walk(file: BinaryIO, begin: int, end: int, depth: int = 0) -> Iterator[_Box]:
-    """The boxes between two places and those within them; it goes on where FFmpeg would."""
+    """The boxes between two positions, and those inside them; continues wherever FFmpeg would."""
     while begin + 8 <= end:
         file.seek(begin)
         header = file.read(16)

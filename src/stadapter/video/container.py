@@ -1,4 +1,4 @@
-"""The file around a video: opened by FFmpeg, at a glance where that tells enough."""
+"""The file around a video: opened by FFmpeg, and only at a glance where that is enough."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,14 @@ from av.video.stream import VideoStream
 from stadapter.errors import VideoError
 from stadapter.video.limits import MAX_FRAME_PIXELS, too_large
 
-# Decoders refuse larger frames before they take memory for them.
+# Decoders refuse larger frames before allocating memory for them.
 _DECODER_OPTIONS = {"max_pixels": str(MAX_FRAME_PIXELS)}
-# How many bytes at the start of a file tell containers apart, and what those hold that may be opened at a glance.
+# The number of leading bytes that tell containers apart, and how those that may be opened at a glance begin.
 _MAGIC_BYTES = 12
 _MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"})
 _MATROSKA = b"\x1a\x45\xdf\xa3"
-# Opening decodes frames, to learn what most containers do not tell: 20 ms at 1080 lines. Where these containers hold
-# these codecs, by FFmpeg's names, it changes nothing that is known of any packet, and no frame is decoded for it.
+# Opening a file decodes frames to learn what most containers do not say, which takes 20 ms at 1080 lines. For these
+# codecs in these containers (FFmpeg's names) that changes nothing known about any packet, so no frame is decoded.
 _TOLD_AT_A_GLANCE = {
     "mov": frozenset({"h264", "hevc", "mpeg4", "vp9", "av1"}),
     "matroska": frozenset({"vp8", "vp9", "av1"}),
@@ -44,7 +44,7 @@ class Opened(NamedTuple):
 def open_container(path: Path, *, at_a_glance: bool) -> Opened:
     """Open a file and pick its video stream. One decoder thread: loader workers run side by side.
 
-    Raises VideoError where it is no video, or one of too large frames.
+    Raises VideoError if it is not a video, or its frames are too large.
     """
     options = _GLANCE_OPTIONS if at_a_glance else _DECODER_OPTIONS
     try:
@@ -64,7 +64,7 @@ def open_container(path: Path, *, at_a_glance: bool) -> Opened:
     context: VideoCodecContext | None = streams[0].codec_context
     if context is None:
         container.close()
-        raise VideoError(f"{path.name}: no decoder for its video; encode it anew, such as with H.264")
+        raise VideoError(f"{path.name}: no decoder for its video; re-encode it, for example with H.264")
     context.thread_count = 1
     context.options = dict(_DECODER_OPTIONS)
     if context.width * context.height > MAX_FRAME_PIXELS:
@@ -74,21 +74,21 @@ def open_container(path: Path, *, at_a_glance: bool) -> Opened:
 
 
 def may_open_at_a_glance(path: Path) -> bool:
-    """Whether a file is, by its first bytes, an MP4, a MOV, a Matroska or a WebM."""
+    """Whether a file's first bytes are those of an MP4, MOV, Matroska or WebM."""
     with path.open("rb") as file:
         magic = file.read(_MAGIC_BYTES)
     return magic[4:8] in _MP4_BOXES or magic.startswith(_MATROSKA)
 
 
 def announced_seconds(opened: Opened) -> float | None:
-    """Where Matroska says that the pictures end; what other containers say was worked out from the file's end."""
+    """Where Matroska says that the video ends; for other containers FFmpeg works the end out from the file itself."""
     container, stream = opened.container, opened.stream
     if not opened.is_format("matroska"):
         return None
     if match := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "").strip()):
         hours, minutes, seconds = (float(part) for part in match.groups())
         return 3600 * hours + 60 * minutes + seconds
-    is_alone = len(container.streams) == 1  # else it may be the length of the sound
+    is_alone = len(container.streams) == 1  # otherwise it may be the length of the sound
     return container.duration / av.time_base if is_alone and container.duration is not None else None
 
 

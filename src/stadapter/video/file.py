@@ -21,7 +21,7 @@ from stadapter.video.segment import Segment
 
 # H W pixels
 
-# Some containers seek to any packet, not to a keyframe: how far before a segment a second try starts.
+# Some containers seek to any packet, not to a keyframe: how far before a segment the second try starts.
 _SECOND_TRY_SECONDS = 10.0
 # How much shorter than announced a whole video may be (the last frame, dropped frames), and how unequal its frames.
 _DURATION_SLACK, _DURATION_SLACK_SECONDS = 0.02, 0.5
@@ -37,9 +37,10 @@ class VideoFile:
         presentation order   I0  b1  b2  P3  b4  b5  I6  ...
                              wanted: 5   ->  feed I0 .. b5: I6 is shown after 5, so decoding starts at I0
 
-    Frames are then found by their time. Where the times cannot be trusted, or a wanted frame did not come, every frame
-    is decoded and counted. For that a file is opened anew that was opened at a glance, or not from its start: a decoder
-    may put nothing out for a while after what its file calls a keyframe, as where pictures are refreshed bit by bit.
+    Frames are then found by their time. Where the times cannot be trusted, or a wanted frame did not come out, every
+    frame is decoded and counted. A file that was opened at a glance, or not from its start, is re-opened for that: a
+    decoder may output nothing for a while after what its file calls a keyframe, for example where pictures are
+    refreshed bit by bit.
     """
 
     def __init__(self, path: Path, segment: Segment) -> None:
@@ -54,7 +55,7 @@ class VideoFile:
         self._look(at_a_glance=may_open_at_a_glance(path))
 
     def _look(self, *, at_a_glance: bool, from_start: bool = False) -> None:
-        """Open the file and find out which frames there are; where that fails, all stays as it was."""
+        """Open the file and find out which frames there are; if that fails, everything stays as it was."""
         packets = Packets(self._path, self._deadline, at_a_glance=at_a_glance)
         try:
             bounds = _bounds(packets, self._segment)
@@ -75,9 +76,9 @@ class VideoFile:
         self.num_frames = len(ranks)
 
     def _look_closer(self, *, from_start: bool = False) -> None:
-        """Open the file anew if that was done at a glance: what a decoder puts out in which order may depend on it.
+        """Re-open the file if it was opened at a glance: what a decoder outputs, and in which order, may depend on it.
 
-        With `from_start` also if it was not listed from its start.
+        With `from_start`, also re-open it if it was not listed from its start.
         """
         first_look = self._packets
         if first_look.opened.at_a_glance or (from_start and not self._is_from_start):
@@ -85,7 +86,7 @@ class VideoFile:
             first_look.close()
 
     def read(self, wanted: set[int], region: Region | None) -> Gathered:
-        """The frames with these numbers, as far as they come."""
+        """The frames with these numbers, as far as they come out."""
         self._deadline.restart()
         if self._order is not None and not self._must_count:
             gathered = self._read_by_time(sorted(wanted), self._order, region)
@@ -96,7 +97,7 @@ class VideoFile:
         return self._read_by_counting(wanted, region)
 
     def info(self) -> VideoInfo:
-        """What is known of it. Decodes the first frame, for the size it is shown at."""
+        """What is known of the file; decodes the first frame to learn the size it is shown at."""
         self._deadline.restart()
         self._look_closer()
         frame = next(self._frames(), None)
@@ -119,7 +120,7 @@ class VideoFile:
         )
 
     def decode_all(self) -> tuple[int, int]:
-        """How many frames come, and how many of these the decoder calls damaged."""
+        """How many frames come out, and how many of those the decoder marks as damaged."""
         self._deadline.restart()
         self._look_closer()
         num_decoded = num_damaged = 0
@@ -133,7 +134,7 @@ class VideoFile:
         self._packets.close()
 
     def _count(self, packets: Packets) -> range:
-        """The segment's frame numbers in the whole file, where only counting can be trusted."""
+        """The segment's frame numbers in the whole file, for when only counting can be trusted."""
         is_avi, rate = packets.opened.is_format("avi"), packets.opened.stream.average_rate
         times = [entry.dts for entry in packets.entries]
         if is_avi and None not in times and len(set(times)) == len(times):
@@ -165,7 +166,7 @@ class VideoFile:
                 gathered.put(index, _pixels(frame, self._reformatter))
             if not gathered.missing:
                 return gathered
-        # Fewer came than the packets promised: from here on only counting gives the same numbers every time.
+        # Fewer came out than the packets promised: from here on only counting gives the same numbers every time.
         self._must_count = True
         self.num_frames = num_counted
         return gathered
@@ -189,12 +190,12 @@ class VideoFile:
         return self.num_frames / rate if rate else None
 
     def _is_truncated(self) -> bool:
-        """Told from the packets of a whole file, without decoding."""
+        """Whether the packets of a whole file show that it is cut off; nothing is decoded."""
         opened, entries = self._packets.opened, self._packets.entries
         if any(entry.is_corrupt for entry in entries):
             return True
         if opened.is_format("mov"):
-            # Edit lists leave samples out, so their number proves nothing; where the last one ends does.
+            # Edit lists leave samples out, so the number of samples proves nothing; where the last one ends does.
             ends = (sample.pos + sample.size for sample in opened.stream.index_entries)
             return max(ends, default=0) > self._path.stat().st_size
         if announced := announced_seconds(opened):
@@ -233,16 +234,30 @@ def _bounds(packets: Packets, segment: Segment) -> tuple[float, float]:
 def _find_order(packets: Packets, start: float, end: float, *, from_start: bool) -> list[int] | None:
     """List the packets; the positions among them of the frames from `start` to `end`, in presentation order.
 
-    No positions where the packets' times cannot be trusted. `from_start` lists all packets up to `end`.
+    None where the packets' times cannot be trusted. `from_start` lists all packets up to `end`.
     """
-    if not packets.opened.is_format("avi"):  # AVI stores no presentation times: those given out for it are guesses
+    if not packets.opened.is_format("avi"):  # AVI stores no presentation times: those that FFmpeg reports are guesses
         for begin in [None] if from_start else _seek_points(packets, start):
             packets.scan(begin, end)
             order = presentation_order(packets.entries, start, end, was_sought=begin is not None)
+            if order is not None and _are_times_of_decoding(packets):
+                break
             if order is not None:
                 return order
     packets.scan(None, math.inf)
     return None
+
+
+def _are_times_of_decoding(packets: Packets) -> bool:
+    """Whether the times rise from packet to packet though the decoder will put the frames out in another order.
+
+    ASF and MXF as FFmpeg writes them have no other times of H.264.
+    """
+    opened, entries = packets.opened, packets.entries
+    if not opened.is_format("asf", "mxf") or not opened.stream.codec_context.has_b_frames:
+        return False
+    are_all_keyframes = all(entry.is_keyframe for entry in entries)
+    return not are_all_keyframes and all((before.pts or 0) < (after.pts or 0) for before, after in pairwise(entries))
 
 
 def _seek_points(packets: Packets, start: float) -> list[int | None]:
@@ -255,9 +270,9 @@ def _seek_points(packets: Packets, start: float) -> list[int | None]:
 
 
 def _pixels(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
-    """RGB (H, W, 3), upright: the rotation a camera notes down is in degrees anticlockwise.
+    """RGB (H, W, 3), upright: cameras store the rotation in degrees anticlockwise.
 
-    Equal to `frame.to_ndarray(format="rgb24")`, which sets up threads and tables anew for every frame.
+    Equal to `frame.to_ndarray(format="rgb24")`, which sets up threads and tables again for every frame.
     """
     pixels = np.asarray(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
     quarter_turns = _quarter_turns(frame)

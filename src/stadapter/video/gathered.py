@@ -1,4 +1,4 @@
-"""What every source of frames gives: the wanted ones, in their places."""
+"""What every source of frames returns: the wanted frames, each in its place."""
 
 # T frames, U different frames, H W pixels
 
@@ -10,11 +10,11 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 Region = Callable[[int, int], tuple[slice, slice]]
-"""The rows and the columns to keep of frames of a height and a width."""
+"""From the height and width of frames to the rows and columns to keep of them."""
 
 
 class Gathered:
-    """The frames that are wanted, each cut and put in its place when it comes: no other whole frame is held.
+    """The wanted frames, each cropped and put in its place as it arrives: no other whole frame is held.
 
     wanted {7, 2, 5}     pixels (U, H, W, 3)     [ frame 2 | frame 5 | frame 7 ]
     """
@@ -25,7 +25,7 @@ class Gathered:
         self._region = region
 
     def put(self, index: int, pixels: Pixels) -> None:
-        """Keep a frame (H, W, 3); one of another size than the first, in a rare video, is resized to that."""
+        """Keep a frame (H, W, 3); one that differs in size from the first, as in rare videos, is resized to match."""
         if len(self.missing) == len(self._place):
             self._height, self._width = pixels.shape[:2]
             whole = slice(self._height), slice(self._width)

@@ -28,7 +28,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 class ImageFolder:
     """Numbered images in the order of their numbers.
 
-    Image i, the first being 0, is shown at i / frames_per_second; without a rate it cannot be cut by seconds.
+    Image i, counting from 0, is shown at i / frames_per_second; without a rate it cannot be cut by seconds.
     """
 
     def __init__(self, path: Path, segment: Segment, frames_per_second: float | None) -> None:
@@ -44,8 +44,8 @@ class ImageFolder:
         if not segment.is_whole:
             if not frames_per_second:
                 raise VideoError(
-                    f"{path.name}: a folder of images has no frame rate, so it cannot be cut by seconds; from Python "
-                    "frames_per_second tells it"
+                    f"{path.name}: a folder of images has no frame rate, so it cannot be cut by seconds; from Python, "
+                    "set frames_per_second"
                 )
             inside = segment.numbers(len(numbered), frames_per_second=frames_per_second)
             if not inside:
@@ -63,12 +63,12 @@ class ImageFolder:
         return gathered
 
     def info(self) -> VideoInfo:
-        """What is known of it, from its first image."""
+        """What is known of the folder, from its first image."""
         height, width, _ = _load(self._files[0]).shape
         return VideoInfo(self.num_frames, None, width, height, self._files[0].suffix.lower().lstrip("."), None)
 
     def decode_all(self) -> tuple[int, int]:
-        """How many images can be read, and 0: a damaged one cannot."""
+        """How many images can be read, and 0 for the damaged: a damaged image cannot be read."""
         num_decoded = 0
         for file in self._files:
             with suppress(VideoError):
@@ -77,11 +77,11 @@ class ImageFolder:
         return num_decoded, 0
 
     def close(self) -> None:
-        """Nothing: no file is open."""
+        """Do nothing: no file is open."""
 
 
 def image_number(name: str) -> tuple[str, int] | None:
-    """The prefix and the number of an image's file name; None for any other name."""
+    """The prefix and number in an image's file name; None for any other name."""
     file = Path(name)
     number = re.search(r"(\d+)$", file.stem)
     if file.suffix.lower() not in IMAGE_SUFFIXES or number is None or name.startswith("."):
@@ -96,18 +96,18 @@ def _load(file: Path) -> Pixels:
             if image.width * image.height > MAX_FRAME_PIXELS:
                 raise ValueError(too_large(image.width, image.height))
             upright: Image.Image = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
+            if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
                 grey = (np.asarray(upright) >> 8).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=-1)
             return np.array(upright.convert("RGB"))
-    except Exception as error:  # a type of its own for each kind of damage, and for an image that is too large
+    except Exception as error:  # each kind of damage raises its own type, as does too large an image
         raise VideoError(f"{file.parent.name}/{file.name}: not a readable image ({first_line(error)})") from error
 
 
 def _open_image(file: Path) -> ImageFile:
     """A JPEG or PNG, its pixels not yet decoded.
 
-    Pillow's own `Image.open` takes any format by its content, some of which run programs, and warns of large ones.
+    Pillow's own `Image.open` accepts any format by its content, some of which run programs, and warns of large images.
     """
     with file.open("rb") as opened:
         is_png = opened.read(len(_PNG_SIGNATURE)) == _PNG_SIGNATURE

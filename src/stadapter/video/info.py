@@ -1,14 +1,14 @@
-"""What a video is, told in a few figures."""
+"""What a video is, in a few figures."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video is, as its container tells it and its first frame shows it."""
+    """What a video is, according to its container and its first frame."""
 
     num_frames: int
-    """Frames that can be read."""
+    """Number of frames that can be read."""
     duration_seconds: float | None
     """None for a folder of images."""
     width: int
@@ -20,10 +20,10 @@ class VideoInfo:
     frames_per_second: float | None
     """Mean rate; None for a folder of images."""
     announced_frames: int | None = None
-    """Frames that the container says it holds, shown or not; None where it does not say."""
+    """Number of frames that the container says it holds, shown or not; None if it does not say."""
     is_truncated: bool = False
-    """Whether the file holds less than its container announces, or a frame that is cut off."""
+    """Whether the file holds less than its container announces, or a frame of it is cut off."""
     has_variable_rate: bool = False
-    """Whether frames are shown for unequal times."""
+    """Whether frames are shown for different lengths of time."""
     rotation_degrees: int = 0
-    """How far frames are turned anticlockwise to be upright."""
+    """How far frames are turned anticlockwise to stand upright."""

@@ -1,4 +1,4 @@
-"""The compressed packets of a video: listed without decoding, and decoded from any keyframe on."""
+"""The compressed packets of a video: listed without decoding, and decoded from any keyframe onwards."""
 
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -18,13 +18,13 @@ from stadapter.video.limits import MAX_FRAMES, Deadline
 
 Packet: TypeAlias = "AnyPacket[VideoStream]"
 
-# Only these decoders leave out frames that no other frame needs when told to.
+# Only these decoders can be told to leave out frames that no other frame needs.
 _CODECS_THAT_SKIP = frozenset({"h264", "hevc", "mpeg4"})
-# Compressed packets up to this size stay in memory between the index pass and decoding; larger files seek.
+# Compressed packets up to this size stay in memory between the index pass and decoding; in larger files we seek.
 _MAX_HELD_BYTES = 64 * 2**20
-# What a packet takes in memory beside its data, roughly.
+# Roughly what a packet takes in memory besides its data.
 _HELD_OVERHEAD_BYTES = 512
-# Containers that say after a seek what they said without one; the others are read from their start.
+# Containers that report the same after a seek as without one; the others are read from their start.
 _CONTAINERS_THAT_SEEK = frozenset({"mov", "matroska", "mpegts"})
 
 
@@ -39,9 +39,9 @@ class Entry(NamedTuple):
 
 
 class Packets:
-    """The packets of an open file, gone through as often as needed.
+    """The packets of an open file, which can be gone through as often as needed.
 
-    `opened` is another file after every rewind: what is taken from it holds until packets are asked for again.
+    `opened` is re-opened by every rewind: what is taken from it is valid until packets are next asked for.
     """
 
     def __init__(self, path: Path, deadline: Deadline, *, at_a_glance: bool) -> None:
@@ -54,7 +54,7 @@ class Packets:
 
     @property
     def can_seek(self) -> bool:
-        """Whether reading may begin elsewhere than at the start."""
+        """Whether reading may begin anywhere other than at the start."""
         return self.opened.is_format(*_CONTAINERS_THAT_SEEK)
 
     def scan(self, begin: int | None, end: float) -> None:
@@ -62,7 +62,7 @@ class Packets:
 
         Both are ticks of the stream's clock; None is the start of the file.
 
-        Raises VideoError for more than `MAX_FRAMES`, or when the time is over.
+        Raises VideoError for more than `MAX_FRAMES` frames, or when the time is up.
         """
         entries: list[Entry] = []
         held: list[Packet] = []
@@ -77,7 +77,7 @@ class Packets:
             if len(entries) > MAX_FRAMES:
                 raise VideoError(
                     f"{self._path.name}: more than {MAX_FRAMES} frames, the most that are read; the file is damaged, "
-                    "or is to be cut into shorter ones"
+                    "or must be split"
                 )
             num_bytes += packet.size + _HELD_OVERHEAD_BYTES
             if num_bytes <= _MAX_HELD_BYTES:
@@ -90,11 +90,11 @@ class Packets:
     def decode(
         self, first: int = 0, stop: int | None = None, *, wanted_pts: Container[int | None] | None = None
     ) -> Iterator[VideoFrame]:
-        """Decode packets number `first` to `stop` of the list from a clean start; all of them without numbers.
+        """Decode packets number `first` to `stop` of the list from a clean start; without numbers, all of them.
 
         Frames outside `wanted_pts` may be left out.
 
-        Raises VideoError when the time is over.
+        Raises VideoError when the time is up.
         """
         packets = self._fetch(first, len(self.entries) if stop is None else stop)
         context = self.opened.stream.codec_context
@@ -113,15 +113,15 @@ class Packets:
         self.opened.container.close()
 
     def _fetch(self, first: int, stop: int) -> Iterable[Packet]:
-        """Packets number `first` to `stop` of the list, from memory or again from the file."""
+        """Packets number `first` to `stop` of the list, from memory or by re-reading the file."""
         if self._held is not None:
             return self._held[first:stop]
         return islice(self._demux_from(self.entries[first]), stop - first)
 
     def _demux(self, begin: int | None) -> Iterator[Packet]:
-        """Packets from around `begin` on, or all of them."""
+        """Packets from around `begin` onwards, or all of them."""
         if begin is None and not self._is_fresh:
-            # Opening again is the one rewind that every container gets right.
+            # Re-opening is the only rewind that every container gets right.
             self.opened.container.close()
             self.opened = open_container(self._path, at_a_glance=self.opened.at_a_glance)
         self._is_fresh = False
@@ -165,7 +165,7 @@ def presentation_order(entries: Sequence[Entry], start: float, end: float, *, wa
     order = [times[time] for time in sorted(times) if start <= time < end]
     if first is None or not entries[0].is_keyframe or (was_sought and first > start):
         return None
-    # Frames shown before the first keyframe may never come out, which shifts all later numbers.
+    # Frames shown before the first keyframe may never come out, which would shift all later numbers.
     if order and (entries[order[0]].pts or 0) < first:
         return None
     return order
@@ -188,7 +188,7 @@ def runs(entries: Sequence[Entry], positions: Iterable[int]) -> list[tuple[int, 
 
 
 def _start_of(entries: Sequence[Entry], keyframes: Sequence[int], position: int) -> int:
-    """The last keyframe both decoded and shown no later than the packet at `position`."""
+    """The last keyframe that is both decoded and shown no later than the packet at `position`."""
     shown_at = entries[position].pts or 0
     earlier = keyframes[: bisect_right(keyframes, position)]
     return next((key for key in reversed(earlier) if (entries[key].pts or 0) <= shown_at), 0)
@@ -198,10 +198,10 @@ def _decoded(context: VideoCodecContext, packet: "Packet | None") -> list[VideoF
     try:
         return context.decode(packet)
     except av.FFmpegError:
-        return []  # a damaged packet gives no frame; counting shows how many came
+        return []  # a damaged packet gives no frame; counting shows how many come out
 
 
 def _entry(packet: Packet, codec: str) -> Entry:
-    # VP8 stores frames that are only referred to as packets of their own; bit 4 says whether one is shown.
+    # VP8 stores frames that are only references in separate packets; bit 4 says whether a frame is shown.
     is_hidden = codec == "vp8" and not bytes(packet)[0] >> 4 & 1
     return Entry(packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard and not is_hidden, packet.is_corrupt)

@@ -20,7 +20,7 @@ class Segment:
         return f"start_seconds={self.start_seconds} and end_seconds={self.end_seconds}"
 
     def titled(self, name: str) -> str:
-        """What a clip is called: the name of its video, and which part of it where that is not the whole.
+        """The display name of a clip: the name of its video, and which part of it unless that is the whole.
 
         >>> Segment().titled("a.mp4"), Segment(0.5).titled("a.mp4"), Segment(3600.1234, 10000).titled("a.mp4")
         ('a.mp4', 'a.mp4 [0.5 to end]', 'a.mp4 [3600.1234 to 10000 s]')
@@ -32,22 +32,22 @@ class Segment:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of a video."""
+        """Whether it is a whole video."""
         return not self.start_seconds and self.end_seconds is None
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Start and end as numbers: 0 and infinity where none is given."""
+        """Start and end as numbers: 0 and infinity where they are not given."""
         return self.start_seconds or 0.0, math.inf if self.end_seconds is None else self.end_seconds
 
     @property
     def has_length(self) -> bool:
-        """Whether there is time in it, and none of it before the video."""
+        """Whether it has a length, and does not start before the video."""
         start, end = self.bounds
         return 0 <= start < end
 
     def ticks(self, *, tick_seconds: float, origin: int) -> tuple[float, float]:
-        """Start and end by a clock that shows `origin` when the video starts."""
+        """Start and end on a clock that shows `origin` when the video starts."""
         return (
             -math.inf if self.start_seconds is None else origin + round(self.start_seconds / tick_seconds, _DIGITS),
             math.inf if self.end_seconds is None else origin + round(self.end_seconds / tick_seconds, _DIGITS),
@@ -63,5 +63,5 @@ class Segment:
 
 
 def _shown(seconds: float) -> str:
-    """As exact as segments are told apart, and no longer than that takes."""
+    """As exact as it takes to tell segments apart, and no longer."""
     return f"{seconds:.{_DIGITS}f}".rstrip("0").rstrip(".")
