@@ -328,7 +328,7 @@ def _training_reason(estimate: Estimate) -> str:
 
 def _memory_reason(estimate: Estimate) -> str:
     on_gpu = estimate.run.accelerator.device.type == "cuda"
-    what = "peak in a step, " + ("on the GPU" if on_gpu else "training process only; decoding comes on top")
+    what = "peak in a step, " + ("on the GPU" if on_gpu else "of the main process; decoding comes on top")
     if estimate.available_bytes is None:
         return what
     return f"of {bytes_text(estimate.held_bytes + estimate.available_bytes)} free; {what}"
@@ -351,7 +351,7 @@ def _step_reason(estimate: Estimate, batch: str) -> str:
     if estimate.reading_seconds is None:
         return f"the model takes {model} for {batch}"
     reading = duration(estimate.batch_reading_seconds)
-    where = f"in {counted(estimate.num_workers, 'process')}" if estimate.num_workers else "in the training process"
+    where = f"in {counted(estimate.num_workers, 'process')}" if estimate.num_workers else "in the main process"
     if estimate.batch_reading_seconds > estimate.batch_seconds:
         return f"decoding is the bottleneck: {reading} for {batch} {where}; the model takes {model}"
     return f"the model is the bottleneck: {model} for {batch}; decoding takes {reading} {where}"
