@@ -18,13 +18,15 @@ from rich.console import Console
 
 import stadapter as st
 from stadapter.__main__ import main
-from stadapter.check import SHOWN_CLASSES, DataReport, check_data, printable, tables
+from stadapter.check import DataReport, check_data
+from stadapter.check.tables import SHOWN_CLASSES, tables
 from stadapter.cli.check import CheckFlags
 from stadapter.cli.train import parse_train_flags
 from stadapter.errors import SettingsError
 from stadapter.manifest import read_splits
 from stadapter.synthetic import draw_clip, write_clips, write_video
 from stadapter.training.settings import TrainConfig
+from stadapter.wording import printable
 
 
 @pytest.fixture(scope="module")
@@ -414,7 +416,8 @@ def test_the_verb_tells_by_its_exit_code_whether_training_could_start(
 def test_json_alone_is_on_standard_output_when_asked_for(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(good), "--deep", "--num-workers", "2", "--json", "-"]) == 0
     captured = capsys.readouterr()
-    assert {clip["num_decoded"] for clip in json.loads(captured.out)["clips"]} == {16}
+    clips = json.loads(captured.out)["clips"]
+    assert {(clip["num_decoded"], clip["num_damaged"]) for clip in clips} == {(16, 0)}
     assert "By class" in captured.err
 
 

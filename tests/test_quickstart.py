@@ -127,7 +127,16 @@ def test_an_interrupted_one_goes_on_and_ends_the_same(tmp_path: Path, finished: 
 
 
 def test_the_verb_prints_the_table_and_what_to_do_next(tmp_path: Path) -> None:
-    flags = ["--out", str(tmp_path / "q"), "--train-clips", "1", "--test-clips", "1", "--epochs", "1"]
+    flags = [
+        "--out",
+        str(tmp_path / "q"),
+        "--train-clips-per-class",
+        "1",
+        "--test-clips-per-class",
+        "1",
+        "--epochs",
+        "1",
+    ]
     done = subprocess.run([sys.executable, "-m", "stadapter", "quickstart", *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "ST-Adapter" in done.stdout

@@ -728,9 +728,9 @@ def test_no_file_is_left_open(name: str, tmp_path: Path) -> None:
         gc.enable()
 
 
-def test_an_address_is_told_as_one() -> None:
+def test_a_url_is_reported_as_one() -> None:
     for address in ("https://example.org/clip.mp4", "RTSP://camera/1"):
-        with pytest.raises(VideoError, match=f"^{address}: an address; expected a file or folder on this machine"):
+        with pytest.raises(VideoError, match=f"^{address}: a URL; expected a file or folder on this machine"):
             VideoReader(address)
 
 

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -24,6 +25,18 @@ def counted(number: int, noun: str) -> str:
     """
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{ending}"
+
+
+def tallied(values: Iterable[str], limit: int = 4) -> str:
+    """How often each value occurs, the most frequent first.
+
+    >>> tallied(["h264", "vp9", "h264"]), tallied("aabcd", 2)
+    ('h264 (2), vp9 (1)', 'a (2), b (1), others (2)')
+    """
+    counts = Counter(values).most_common()
+    shown = ", ".join(f"{value} ({count})" for value, count in counts[:limit])
+    more = sum(count for _, count in counts[limit:])
+    return f"{shown}, others ({more})" if more else shown
 
 
 def changed(name: str, then: Any, now: Any) -> list[str]:

@@ -2,17 +2,11 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
-
-from rich.console import Group, RenderableType
-from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from stadapter.check.examine import Clip, examine_all
 from stadapter.check.findings import LEVELS, Finding, find_all
@@ -30,11 +24,11 @@ from stadapter.manifest import (
 )
 from stadapter.paths import expanded
 from stadapter.video import VIDEO_SUFFIXES
-from stadapter.wording import counted, printable
+from stadapter.wording import counted, tallied
 
-SHOWN_ITEMS, SHOWN_PER_KIND, SHOWN_CLASSES, SHOWN_VALUES = 5, 5, 30, 4
-"""How many clips of a finding, findings of a kind, classes, and sizes or codecs the tables show; the JSON has all."""
-STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+if TYPE_CHECKING:
+    from rich.console import Group
+
 _OF_A_LINE = re.compile(r"(?P<source>.+), line (?P<line>\d+): (?P<found>.+?)(?:; (?P<advice>[^;]+))?", re.DOTALL)
 
 
@@ -70,7 +64,9 @@ class DataReport:
         counts = f"{counted(len(self.clips), 'clip')}, {counted(len(self.findings), 'finding')}"
         return f"DataReport({self.data}: {counts}, could_train={self.could_train})"
 
-    def __rich__(self) -> Group:
+    def __rich__(self) -> "Group":
+        from stadapter.check.tables import tables
+
         return tables(self)
 
     @property
@@ -186,115 +182,6 @@ def _problems(problems: Iterable[str]) -> Iterator[Finding]:
     yield from (Finding("data", "error", problem, "") for problem in alone)
 
 
-def tables(report: DataReport) -> Group:
-    """The summary, the table by class, the findings and the verdict, to be printed with rich."""
-    parts: list[RenderableType] = []
-    if report.clips:
-        parts.append(summary_table(report))
-    if any(clip.label is not None for clip in report.clips):
-        parts.append(class_table(report))
-    if (num_classes := len(report.per_class())) > SHOWN_CLASSES:
-        parts.append(f"the {SHOWN_CLASSES} classes with the fewest clips to train on, of {num_classes}; all in --json")
-    if parts:
-        parts.append("")
-    if report.findings:
-        parts.append(findings_list(report))
-    return Group(*parts, verdict(report))
-
-
-def summary_table(report: DataReport) -> Table:
-    """Counts, lengths and formats."""
-    clips = report.clips
-    videos = {clip.video.path: clip.video for clip in clips}.values()
-    infos = [video.info for video in videos if video.info is not None]
-    num_held_out = sum(clip.held_out for clip in clips)
-    seconds = [clip.seconds for clip in clips if clip.seconds is not None]
-    frames = [clip.num_frames for clip in clips if clip.error is None]
-    table = Table(title="Data", title_justify="left", show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    rows = {
-        "folder or list": printable(report.data),
-        "clips": f"{len(clips)}: {len(clips) - num_held_out} to train on, {num_held_out} held out"
-        if any(clip.label is not None for clip in clips)
-        else f"{len(clips)}, none with a class",
-        "videos": f"{len(videos)}, {decimal(sum(max(0, video.size_bytes) for video in videos))}",
-        "length": f"{_spread(seconds, 's')}; {sum(seconds) / 60:.1f} min in total" if seconds else "",
-        "frames": _spread(frames, "") if frames else "",
-        "size": _kinds(f"{info.width}x{info.height}" for info in infos),
-        "codec": _kinds(info.codec for info in infos),
-        "frames per second": _kinds(f"{info.frames_per_second:.4g}" for info in infos if info.frames_per_second),
-        "rotated by a quarter or half turn": str(sum(info.rotation_degrees != 0 for info in infos) or ""),
-        "variable frame rate": str(sum(info.has_variable_rate for info in infos) or ""),
-    }
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, Text(value))
-    return table
-
-
-def class_table(report: DataReport) -> Table:
-    """Clips of every class; with many classes only those with the fewest to train on."""
-    counts = report.per_class()
-    shown = counts if len(counts) <= SHOWN_CLASSES else sorted(counts, key=lambda count: count.train)[:SHOWN_CLASSES]
-    table = Table(title="By class", title_justify="left")
-    table.add_column("class", overflow="fold")
-    has_bad = any(count.unreadable for count in counts)
-    has_length = any(count.median_seconds is not None for count in counts)
-    for header in ("train", "held out", *["unreadable"] * has_bad, *["median s"] * has_length):
-        table.add_column(header, justify="right")
-    for count in shown:
-        cells = [str(count.train), str(count.held_out)]
-        cells += [str(count.unreadable or "·")] * has_bad
-        cells += ["" if count.median_seconds is None else f"{count.median_seconds:.1f}"] * has_length
-        table.add_row(Text(printable(count.label)), *cells)
-    return table
-
-
-def findings_list(report: DataReport) -> Group:
-    """What was noticed, the first few clips of each, and what to do."""
-    of_kind: dict[str, list[Finding]] = {}
-    for finding in report.findings:
-        of_kind.setdefault(finding.kind, []).append(finding)
-    parts: list[RenderableType] = []
-    for findings in of_kind.values():
-        parts += [part for finding in findings[:SHOWN_PER_KIND] for part in _finding(finding)]
-        if len(findings) > SHOWN_PER_KIND:
-            parts += [
-                _hanging("", Text(f"and {len(findings) - SHOWN_PER_KIND} more like these, all in --json", "dim"), 8),
-                "",
-            ]
-    return Group(*parts)
-
-
-def _finding(finding: Finding) -> Iterator[RenderableType]:
-    yield _hanging(Text(finding.level, STYLES[finding.level]), Text(printable(finding.found), "bold"), 8)
-    yield from (_hanging("", Text(printable(item)), 10) for item in finding.items[:SHOWN_ITEMS])
-    if len(finding.items) > SHOWN_ITEMS:
-        yield _hanging("", Text(f"and {len(finding.items) - SHOWN_ITEMS} more, all in --json", "dim"), 10)
-    if finding.advice:
-        yield _hanging("→", Text(finding.advice), 10)
-    yield ""
-
-
-def _hanging(mark: Text | str, text: Text, indent: int) -> Table:
-    """A paragraph with its lines at `indent`, and a mark before the first."""
-    table = Table.grid(padding=(0, 1, 0, 0))
-    table.add_column(no_wrap=True, min_width=indent - 1, justify="right" if mark == "→" else "left")
-    table.add_column(overflow="fold")
-    table.add_row(mark, text)
-    return table
-
-
-def verdict(report: DataReport) -> Text:
-    """Whether training can start, in a line."""
-    levels = Counter(finding.level for finding in report.findings)
-    found = ", ".join(counted(levels[level], level) for level in LEVELS if levels[level]) or "no problems found"
-    if report.could_train:
-        return Text.assemble(("training can start", "bold green"), f": {found}")
-    return Text.assemble(("training cannot start", "bold red"), f": {found}")
-
-
 def _unlabelled(data: str | os.PathLike[str]) -> list[Entry]:
     """The videos of a folder that has no classes, or the one video that was given."""
     if not os.fspath(data):
@@ -335,7 +222,7 @@ def _left_out(root: Path, manifest: Manifest) -> Iterator[Finding]:
         found = f"{counted(len(broken), 'name')} of a video with no file behind it: broken links, pipes or devices"
         yield Finding("no file", "warning", found, "training leaves them out: restore or remove them", broken)
     if others:
-        found = f"{counted(len(others), 'other file')}: {_kinds(Path(name).suffix or 'no suffix' for name in others)}"
+        found = f"{counted(len(others), 'other file')}: {tallied(Path(name).suffix or 'no suffix' for name in others)}"
         yield Finding("other files", "note", found, "nothing to do: training leaves them out", others)
 
 
@@ -361,21 +248,6 @@ def _clip_to_json(clip: Clip) -> dict[str, Any]:
         "size_bytes": video.size_bytes,
         "sha256": video.content,
         "num_decoded": video.num_decoded,
+        "num_damaged": video.num_damaged,
         "video": asdict(video.info) if video.info is not None else None,
     }
-
-
-def _spread(values: Sequence[float], unit: str) -> str:
-    """Lowest to highest, and the median."""
-    form = ".1f" if unit else "g"
-    ends = [f"{value:{form}}" for value in (min(values), max(values), median(values))]
-    unit = f" {unit}" if unit else ""
-    return f"{ends[2]}{unit} each" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}{unit}, median {ends[2]}{unit}"
-
-
-def _kinds(values: Iterable[str]) -> str:
-    """How often each occurs, most frequent first."""
-    counts = Counter(values).most_common()
-    shown = ", ".join(f"{value} ({count})" for value, count in counts[:SHOWN_VALUES])
-    more = sum(count for _, count in counts[SHOWN_VALUES:])
-    return f"{shown}, others ({more})" if more else shown

@@ -47,7 +47,7 @@ class CheckFlags:
 def run(arguments: Sequence[str]) -> int:
     """stadapter check"""
     flags = parse(CheckFlags, "stadapter check", arguments)
-    from stadapter.check import check_data, tables
+    from stadapter.check import check_data
     from stadapter.machine import default_workers
 
     if flags.json is not None and flags.json != "-":
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
             num_workers=flags.num_workers if flags.num_workers is not None else default_workers(),
             progress=progress,
         )
-    output_console(sys.stderr if flags.json == "-" else sys.stdout).print(tables(report))
+    output_console(sys.stderr if flags.json == "-" else sys.stdout).print(report)
     if flags.json is not None:
         write_json(flags.json, report.to_json())
     if report.could_train:

@@ -10,62 +10,47 @@ EPIC-Kitchens-100       CSV columns video_id, start_timestamp, …             P
 Videos are looked up by name, with any suffix, in any folder below the root. None is opened.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from stadapter.errors import DataError
 from stadapter.layouts import epic_kitchens, hmdb51, kinetics, something_something, ucf101
-from stadapter.layouts.epic_kitchens import LABEL_KINDS, LabelKind, read_epic_kitchens
-from stadapter.layouts.hmdb51 import read_hmdb51
-from stadapter.layouts.kinetics import read_kinetics
 from stadapter.layouts.reading import (
+    LABEL_KINDS,
     PART_NAMES,
     PARTS,
     Annotations,
+    LabelKind,
     ListedClip,
     Listing,
     OnProblem,
     Part,
     csv_cells,
-    csv_rows,
     held_out_part,
 )
-from stadapter.layouts.something_something import read_something_something
-from stadapter.layouts.ucf101 import read_ucf101
 from stadapter.layouts.videos import find_videos_of
 
 __all__ = [
     "EPIC",
     "HMDB",
-    "KINETICS",
     "LABEL_KINDS",
     "NUM_SPLITS",
     "PARTS",
     "PART_NAMES",
-    "SOMETHING",
     "UCF",
     "Annotations",
     "LabelKind",
     "ListedClip",
-    "Listing",
     "OnProblem",
     "Part",
     "csv_cells",
-    "csv_rows",
     "find_videos_of",
     "held_out_part",
-    "read_epic_kitchens",
-    "read_hmdb51",
-    "read_kinetics",
     "read_listing",
-    "read_something_something",
-    "read_ucf101",
     "recognise",
 ]
 
-KINETICS = kinetics.NAME
-SOMETHING = something_something.NAME
 UCF = ucf101.NAME
 HMDB = hmdb51.NAME
 EPIC = epic_kitchens.NAME
@@ -74,7 +59,7 @@ NUM_SPLITS = 3
 
 
 class Layout(Protocol):
-    """What the module of each layout provides besides its reader."""
+    """What the module of each layout provides."""
 
     NAME: str
 
@@ -84,8 +69,12 @@ class Layout(Protocol):
     def recognise_folder(self, folder: Path, split_number: int) -> Annotations | None:
         """The annotations in a folder; None if it has none of this layout."""
 
+    def read(self, files: Sequence[Path], part: Part, label_kind: LabelKind, on_problem: OnProblem) -> Listing:
+        """The clips of one part, from its files; problems are reported to `on_problem`."""
 
-_LAYOUTS: tuple[Layout, ...] = (kinetics, something_something, ucf101, hmdb51, epic_kitchens)
+
+_MODULES: tuple[Layout, ...] = (kinetics, something_something, ucf101, hmdb51, epic_kitchens)
+_LAYOUTS = {layout.NAME: layout for layout in _MODULES}
 _FOLDERS = ("annotations", "labels", "ucfTrainTestlist", "testTrainMulti_7030_splits", "epic-kitchens-100-annotations")
 """Sub-folders of a data set that customarily hold its annotations."""
 
@@ -101,7 +90,7 @@ def recognise(source: Path, *, split_number: int = 1) -> Annotations | None:
     if source.is_file():
         return _recognise_file(source)
     for folder in (source, *(source / name for name in _FOLDERS)):
-        found = [annotations for layout in _LAYOUTS if (annotations := layout.recognise_folder(folder, split_number))]
+        found = [annotations for layout in _MODULES if (annotations := layout.recognise_folder(folder, split_number))]
         if len(found) > 1:
             names = " and of ".join(annotations.layout for annotations in found)
             raise DataError(f"{folder} holds annotations of {names}; expected one data set: name one of its files")
@@ -116,19 +105,11 @@ def read_listing(annotations: Annotations, part: Part, *, label_kind: LabelKind,
     Raises:
         DataError: a file cannot be read or understood at all.
     """
-    files = annotations.files[part]
-    readers: dict[str, Callable[[], Listing]] = {
-        KINETICS: lambda: read_kinetics(files[0], on_problem),
-        SOMETHING: lambda: read_something_something(files[0], part, on_problem),
-        UCF: lambda: read_ucf101(files[0], on_problem),
-        HMDB: lambda: read_hmdb51(files, part, on_problem),
-        EPIC: lambda: read_epic_kitchens(files[0], label_kind, on_problem),
-    }
-    return readers[annotations.layout]()
+    return _LAYOUTS[annotations.layout].read(annotations.files[part], part, label_kind, on_problem)
 
 
 def _recognise_file(source: Path) -> Annotations | None:
-    for layout in _LAYOUTS:
+    for layout in _MODULES:
         if annotations := layout.recognise_file(source):
             return annotations
     if source.suffix.lower() == ".json":

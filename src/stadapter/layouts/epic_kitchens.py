@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 from stadapter.errors import DataError
 from stadapter.labels import LabelSpace, joined
 from stadapter.layouts.reading import (
     Annotations,
+    LabelKind,
     ListedClip,
     Listing,
     OnProblem,
@@ -21,9 +21,6 @@ from stadapter.layouts.reading import (
 )
 
 NAME = "EPIC-Kitchens-100"
-LabelKind = Literal["action", "verb", "noun", "verb+noun"]
-"""What EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class, verb+noun is two heads."""
-LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 
 _FILES: dict[Part, str] = {"train": "EPIC_100_train.csv", "val": "EPIC_100_validation.csv"}
 _COLUMNS = ("video_id", "start_timestamp", "stop_timestamp")
@@ -54,7 +51,7 @@ def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
     return Annotations(NAME, files, is_folder=True, remark=_remark(folder)) if files else None
 
 
-def read_epic_kitchens(source: Path, label_kind: LabelKind, on_problem: OnProblem) -> Listing:
+def read(files: Sequence[Path], part: Part, label_kind: LabelKind, on_problem: OnProblem) -> Listing:
     """EPIC-Kitchens-100: segments of long videos with numbers for the verb and noun classes; test lists have no class.
 
     The names of the classes are in EPIC_100_verb_classes.csv and EPIC_100_noun_classes.csv, columns id and key; without
@@ -64,6 +61,7 @@ def read_epic_kitchens(source: Path, label_kind: LabelKind, on_problem: OnProble
     extension (three digits in the name).
     Source: https://github.com/epic-kitchens/epic-kitchens-100-annotations, README.
     """
+    source = files[0]
     kinds = {"action": ("verb", "noun"), "verb+noun": ("verb", "noun")}.get(label_kind, (label_kind,))
     has_heads = label_kind == "verb+noun"
     names = [_class_names(source.parent / _CLASS_FILE.format(kind=kind), on_problem) for kind in kinds]

@@ -7,6 +7,7 @@ from pathlib import Path
 from stadapter.errors import DataError
 from stadapter.layouts.reading import (
     Annotations,
+    LabelKind,
     ListedClip,
     Listing,
     OnProblem,
@@ -43,7 +44,7 @@ def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
     return chosen_split(NAME, folder, files, {int(match[2]) for _, match in found}, split_number)
 
 
-def read_hmdb51(files: Sequence[Path], part: Part, on_problem: OnProblem) -> Listing:
+def read(files: Sequence[Path], part: Part, label_kind: LabelKind, on_problem: OnProblem) -> Listing:
     """HMDB51: for every class a file of lines `<name>.avi <use>`, where use 1 is train, 2 test and 0 neither.
 
     Source: https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database, the splits' split_readme.txt.

@@ -1,11 +1,13 @@
 """Kinetics-400, -600 and -700: one CSV per part, and videos cut to the ten seconds of an action."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from stadapter.errors import DataError
 from stadapter.layouts.reading import (
     Annotations,
+    LabelKind,
     ListedClip,
     Listing,
     OnProblem,
@@ -44,12 +46,13 @@ def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
     return Annotations(NAME, files, is_folder=True) if files else None
 
 
-def read_kinetics(source: Path, on_problem: OnProblem) -> Listing:
+def read(files: Sequence[Path], part: Part, label_kind: LabelKind, on_problem: OnProblem) -> Listing:
     """Kinetics-400, -600 and -700: label,youtube_id,time_start,time_end,split[,is_cc]; test lists may have no label.
 
     The videos are already cut, and named by their id and their times in whole seconds with six digits.
     Source: https://github.com/cvdfoundation/kinetics-dataset and the downloader of ActivityNet's Crawler/Kinetics.
     """
+    source = files[0]
     clips = []
     for where, row in csv_rows(source, on_problem):
         try:
@@ -59,8 +62,8 @@ def read_kinetics(source: Path, on_problem: OnProblem) -> Listing:
         except DataError as error:
             on_problem(str(error))
             continue
-        label, part = row.get("label"), row.get("split", "")
-        folders = (label, part) if label is not None else (part,)
+        label, split = row.get("label"), row.get("split", "")
+        folders = (label, split) if label is not None else (split,)
         clips.append(ListedClip(f"{row['youtube_id']}_{start:06d}_{end:06d}", label, folders))
     return Listing(tuple(clips), None)
 

@@ -1,12 +1,14 @@
 """Something-Something-v2: a JSON list for each part, and a JSON file of the classes."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from stadapter.errors import DataError
 from stadapter.layouts.reading import (
     PARTS,
     Annotations,
+    LabelKind,
     ListedClip,
     Listing,
     OnProblem,
@@ -48,13 +50,14 @@ def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
     return Annotations(NAME, files, is_folder=True) if files else None
 
 
-def read_something_something(source: Path, part: Part, on_problem: OnProblem) -> Listing:
+def read(files: Sequence[Path], part: Part, label_kind: LabelKind, on_problem: OnProblem) -> Listing:
     """Something-Something-v2: a JSON list of {id, template}; the classes and their order are in labels.json.
 
     A template without its brackets is a class: "Putting [something] onto [something]". The test list has only ids;
     its classes are in test-answers.csv, as `<id>;<class>`.
     Source: https://www.qualcomm.com/developer/software/something-something-v-2-dataset (the "labels" archive).
     """
+    source = files[0]
     prefix = source.name[: len("something-something-v2-")] if source.name.lower().startswith("something") else ""
     labels = _labels(source, prefix)
     by_letters = {letters(label): label for label in labels}

@@ -1,12 +1,14 @@
 """UCF101: a text list for each part of each of three splits."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from stadapter.errors import DataError
 from stadapter.layouts.reading import (
     PARTS,
     Annotations,
+    LabelKind,
     ListedClip,
     Listing,
     OnProblem,
@@ -39,11 +41,12 @@ def recognise_folder(folder: Path, split_number: int) -> Annotations | None:
     return chosen_split(NAME, folder, files, {int(match[2]) for _, match in found}, split_number)
 
 
-def read_ucf101(source: Path, on_problem: OnProblem) -> Listing:
+def read(files: Sequence[Path], part: Part, label_kind: LabelKind, on_problem: OnProblem) -> Listing:
     """UCF101: lines <class>/v_<class>_g01_c01.avi, followed in training lists by the class's number in classInd.txt.
 
     Source: https://www.crcv.ucf.edu/data/UCF101.php, "The Train/Test Splits for Action Recognition".
     """
+    source = files[0]
     index = source.parent / "classInd.txt"
     labels = tuple(_classes(index)) if index.is_file() else None
     clips, unknown = [], []

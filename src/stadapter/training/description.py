@@ -18,7 +18,7 @@ def describe(run: Prepared) -> list[str]:
     return [
         *run.train_set.notes(),
         *(f"validation: {note}" for note in (_val_notes(run, run.val_set) if run.val_set is not None else [])),
-        f"{len(run.train_set.entries)} clips to train on, {held_out}; {run.model.label_space}: {shown}",
+        f"{counted(len(run.train_set.entries), 'clip')} to train on, {held_out}; {run.model.label_space}: {shown}",
         f"{clip.num_frames} frames of {clip.size} x {clip.size} pixels, {run.identity['precision']}, on "
         + describe_device(run.accelerator.device)
         + (f", {num_processes} processes" if num_processes > 1 else ""),
