@@ -215,12 +215,23 @@ def test_what_was_recorded_after_a_checkpoint_is_dropped_and_a_line_that_was_cut
         {"kind": "start", "step": 0},
         {"kind": "unreadable", "name": "a.mp4", "reason": "broken"},
         {"kind": "train", "step": 10},
+        {"kind": "validation", "step": 10},
     ]
     lost = [{"kind": "unreadable", "name": "b.mp4", "reason": "broken"}, {"kind": "train", "step": 20}]
     text = "".join(json.dumps(record) + "\n" for record in [*kept, *lost]) + '{"kind": "tra'
     (tmp_path / METRICS_NAME).write_text(text)
-    rewind(tmp_path, step=15, failures={"a.mp4"})
+    rewind(tmp_path, step=15, failures={"a.mp4"}, validates_again=True)
     assert [json.loads(line) for line in (tmp_path / METRICS_NAME).read_text().splitlines()] == kept
+
+
+@pytest.mark.parametrize(("validates_again", "count"), [(True, 1), (False, 2)])
+def test_a_validation_where_a_checkpoint_stands_is_dropped_only_if_it_is_repeated(
+    validates_again: bool, count: int, tmp_path: Path
+) -> None:
+    records = [{"kind": "train", "step": 10}, {"kind": "validation", "step": 10}]
+    (tmp_path / METRICS_NAME).write_text("".join(json.dumps(record) + "\n" for record in records))
+    rewind(tmp_path, step=10, failures=(), validates_again=validates_again)
+    assert [json.loads(line) for line in (tmp_path / METRICS_NAME).read_text().splitlines()] == records[:count]
 
 
 @pytest.fixture

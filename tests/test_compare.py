@@ -289,7 +289,8 @@ def test_what_a_later_version_adds_to_a_result_is_passed_over(finished: Path, tm
 def test_a_result_of_a_newer_format_is_refused(stage: Path, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, out := tmp_path / "out")
     path = out / "linear-probe--default--seed1.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": FORMAT + 1}))
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"format": FORMAT + 1, "strategy": "of-tomorrow"}))
     with pytest.raises(DataError, match=rf"seed1\.json is of format {FORMAT + 1}; this program knows up to {FORMAT}"):
         compare(small(stage, out, seeds=(0, 1)), console=quiet())
 

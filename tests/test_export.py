@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import re
 import subprocess
 import sys
 import warnings
@@ -277,6 +279,17 @@ def test_a_file_that_cannot_be_written_is_named(run: Path, tmp_path: Path) -> No
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ArtefactError, match=r"cannot write .*file/model\.pt2: "):
         export_model(run, tmp_path / "file" / "model.pt2")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a limit on the size of files")
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(run: Path, tmp_path: Path, name: str) -> None:
+    command = f"ulimit -f 40; exec {sys.executable} -m stadapter export {run} --out {tmp_path / name}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, list(tmp_path.iterdir())) == (1, []), done.stderr
+    assert re.search(rf"^error: cannot write .*{name}: File too large; make room", done.stderr, re.MULTILINE), (
+        done.stderr
+    )
 
 
 def test_packages_that_write_onnx_are_named_where_they_are_missing(

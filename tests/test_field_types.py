@@ -1,6 +1,8 @@
 """Settings hold what their annotations say."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -98,3 +100,17 @@ def test_the_strategy_that_is_given_is_not_written_to() -> None:
 def test_a_training_refuses_them_before_it_starts(changes: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="expected"):
         st.TrainConfig(**{"data": "a", "out": "b", **changes})
+
+
+def test_paths_are_taken_where_a_text_is_wanted(tmp_path: Path) -> None:
+    config = st.CompareConfig(
+        data=tmp_path / "data",  # type: ignore[arg-type]
+        test=tmp_path / "test",  # type: ignore[arg-type]
+        backbone=Path("tiny"),  # type: ignore[arg-type]
+        experiments=(tmp_path / "e",),  # type: ignore[arg-type]
+    )
+    assert (config.data, config.test) == (str(tmp_path / "data"), str(tmp_path / "test"))
+    assert config.experiments == (str(tmp_path / "e"),)
+    assert config.backbone == os.path.abspath("tiny")  # a folder, and not the trunk that comes with the package
+    with pytest.raises(SettingsError, match="steps '600': expected a whole number"):
+        st.CompareConfig(data="a", test="b", steps="600")  # type: ignore[arg-type]

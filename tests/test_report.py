@@ -383,6 +383,14 @@ def test_held_out_figures_of_several_epochs_are_a_curve_that_tells_the_best(tmp_
     last = read_curves(tmp_path)[1].held_out
     assert last is not None
     assert last.text == "88 %"
+    write_metrics(
+        tmp_path,
+        step(40, 1.0),
+        *({"kind": "validation", "step": at, "top1": top1} for at, top1 in ((20, 0.504), (40, 0.5))),
+    )
+    alike = read_curves(tmp_path)[1].held_out
+    assert alike is not None
+    assert alike.text == "50 %"  # not "best 50 %"
     assert accuracy.path == "M50.00 50.00L75.00 12.50L100.00 25.00"
     assert loss.path.count("L") == 2
 

@@ -251,7 +251,7 @@ def test_an_adapted_trunk_starts_as_the_trunk_and_every_adapter_can_learn(
         ({"activation": "sine"}, "activation 'sine': expected 'gelu' or 'silu' or 'tanh' or None"),
         ({"width": 0}, "width 0: expected at least 1"),
         ({"width": -3}, "width -3"),
-        ({"last_blocks": 0}, r"last_blocks=0: the trunk has 3 blocks; choose 1 to 3"),
+        ({"last_blocks": 0}, "last_blocks 0: expected at least 1"),
         ({"last_blocks": 4}, r"last_blocks=4: the trunk has 3 blocks"),
         ({"before_attention": False}, "trains nothing"),
         ({"before_attention": False, "before_mlp": True, "last_blocks": 1}, "cannot reach the class token"),

@@ -178,6 +178,35 @@ def test_frames_come_in_the_order_shown_where_only_that_of_decoding_is_told(name
     assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), expected[25:45])
 
 
+@pytest.mark.parametrize("num_even", [20, 50])
+def test_a_segment_of_uneven_times_of_decoding_is_cut_by_time(num_even: int, tmp_path: Path) -> None:
+    """Frames 40 ms apart, then 200 ms: which of them a second shows is not told by their number and a mean rate."""
+    path, ticks = tmp_path / "clip.asf", [40 * index for index in range(num_even)]
+    ticks += [ticks[-1] + 200 * (index + 1) for index in range(100 - num_even)]
+    picture = np.random.default_rng(0).integers(0, 256, (100, 48, 64, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "12", "bf": "2"})
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = (
+            64,
+            48,
+            "yuv420p",
+            Fraction(1, 1000),
+        )
+        for tick, pixels in zip(ticks, picture, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    expected, _ = decode_everything(path)
+    start = ticks[num_even] / 1000 + 2
+    first = next(index for index, tick in enumerate(ticks) if tick / 1000 >= start)
+    with VideoReader(path, start, start + 2) as reader:
+        assert abs(reader.num_frames - 10) <= 2  # 200 ms apart; the file's times are to a frame or two
+        pixels = reader.read([0]).permute(0, 2, 3, 1).numpy()[0]
+    nearest = int(np.abs(expected.astype(int) - pixels).sum((1, 2, 3)).argmin())
+    assert abs(nearest - first) <= 2
+
+
 def test_frames_that_an_edit_list_leaves_out_do_not_exist(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4")
     nodes = damage.parse_mp4(path.read_bytes())

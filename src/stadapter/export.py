@@ -2,6 +2,7 @@
 
 # V views, T frames, S side of a clip in pixels, C classes
 
+import io
 import json
 import logging
 import os
@@ -194,7 +195,9 @@ def _write_onnx(program: ExportedProgram, path: Path, description: str) -> Run:
 
 def _write_program(program: ExportedProgram, path: Path, description: str) -> Run:
     """Write a torch.export program; returns what runs it."""
-    torch.export.save(program, path, extra_files={f"{METADATA}.json": description})
+    content = io.BytesIO()  # torch's own writing to a file aborts the process where the disk is full
+    torch.export.save(program, content, extra_files={f"{METADATA}.json": description})
+    path.write_bytes(content.getbuffer())
     network: Run = torch.export.load(path).module()
     return network
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+import os
 import types
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -45,6 +46,7 @@ def check_types(settings: Any) -> None:
     for field in dataclasses.fields(settings):
         given, hint = getattr(settings, field.name), hints[field.name]
         value = _plain(given, hint)
+        value = value if _fits(value, hint) else _as_text(value)
         if value is not given:
             object.__setattr__(settings, field.name, value)
         if not _fits(value, hint):
@@ -90,6 +92,13 @@ def _plain(value: Any, hint: Any) -> Any:
     if isinstance(value, numbers.Integral):
         return int(value)
     return float(value) if isinstance(value, numbers.Real) else value
+
+
+def _as_text(value: Any) -> Any:
+    """A path as its text, also in a tuple; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(_as_text, value))
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:

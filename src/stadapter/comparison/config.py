@@ -1,7 +1,9 @@
 """The settings of a comparison: the experiments, and what is the same for all of them."""
 
 import math
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -12,6 +14,7 @@ from stadapter.errors import SettingsError
 from stadapter.field_types import check_limits, check_types
 from stadapter.hub import DEFAULT_BACKBONE
 from stadapter.layouts import LabelKind
+from stadapter.paths import expanded
 from stadapter.training.settings import TrainConfig
 from stadapter.tuning import STRATEGIES
 
@@ -86,6 +89,8 @@ class CompareConfig:
     """Longest time between two checkpoints of a run, in minutes."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.backbone, Path):  # as a text, tiny would be the trunk that comes with the package
+            object.__setattr__(self, "backbone", os.path.abspath(expanded(self.backbone)))
         check_types(self)
         check_limits(self, dict.fromkeys(("steps", "batch_size", "num_frames"), (1, math.inf)))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):

@@ -155,13 +155,15 @@ def read_result(path: Path) -> FinishedRun | FailedRun | None:
         DataError: it is of a newer format than this program knows.
     """
     values = _read_object(path)
-    if values is None or values.get("strategy") not in STRATEGIES:
+    if values is None:
         return None
     if isinstance(version := values.get("format"), int) and version > FORMAT:
         raise DataError(
             f"{path} is of format {version}; this program knows up to {FORMAT}: install a newer stadapter, or compare "
             "in another folder"
         )
+    if values.get("strategy") not in STRATEGIES:
+        return None
     kind: type[FinishedRun | FailedRun] = FailedRun if "error" in values else FinishedRun
     try:
         return run_from_json(kind, values)

@@ -123,7 +123,7 @@ def _held_out(title: str, points: Points, places: Points) -> HeldOut | None:
     text = _number(title, points[-1][1])
     choose = max if title.startswith("Accuracy") else min
     step, best = choose(points, key=lambda point: point[1])
-    if best != points[-1][1]:
+    if _number(title, best) != text:
         text += f", best {_number(title, best)} after {step:g} steps"
     return HeldOut(_path(places) if len(points) > 1 else "", *places[-1], text)
 

@@ -211,7 +211,8 @@ class Loop:
         )
         self.step, self.unreadable.reasons, self.changes = progress.step, dict(progress.failures), progress.changes
         if self.accelerator.is_main_process:
-            rewind(self.run.folder, step=self.step, failures=self.unreadable.reasons)
+            again = is_due(self.run, self.step) or self.step == self.run.plan.total_steps
+            rewind(self.run.folder, step=self.step, failures=self.unreadable.reasons, validates_again=again)
 
     def _checkpoint(self, checkpoints: Checkpoints, display: RunDisplay) -> None:
         if self.accelerator.is_main_process:
@@ -254,9 +255,9 @@ class Loop:
         def progress(done: int, total: int) -> None:
             display.note(f"validating {done}/{total}")
             if interrupted():
-                self._checkpoint(checkpoints, display)
                 raise KeyboardInterrupt
 
+        self._checkpoint(checkpoints, display)  # whatever ends a process now, those that wait for it included
         epoch = f"epoch {self.step // self.run.plan.steps_per_epoch}/{self.run.plan.epochs}"
         try:
             report = validate(self.run, progress=progress)

@@ -185,7 +185,7 @@ class Curves:
             raise
 
 
-def rewind(folder: Path, *, step: int, failures: Collection[str]) -> None:
+def rewind(folder: Path, *, step: int, failures: Collection[str], validates_again: bool) -> None:
     """Drop from `folder`/metrics.jsonl what was recorded after a checkpoint, and any line that was cut off.
 
     What a resumed run repeats is then recorded only once: the steps after it, and the validation at that point.
@@ -194,6 +194,7 @@ def rewind(folder: Path, *, step: int, failures: Collection[str]) -> None:
         folder: the run folder.
         step: optimizer steps done at the checkpoint.
         failures: names of the clips the checkpoint knows to be unreadable.
+        validates_again: whether the held-out clips are evaluated again at that step.
 
     Raises:
         ArtefactError: it cannot be written.
@@ -203,7 +204,8 @@ def rewind(folder: Path, *, step: int, failures: Collection[str]) -> None:
         if record.get("kind") == "unreadable":
             return record.get("name") in failures
         done = record.get("step", 0)
-        return bool(done < step if record.get("kind") == "validation" else done <= step)
+        is_repeated = record.get("kind") == "validation" and validates_again
+        return bool(done < step if is_repeated else done <= step)
 
     write_records(folder, filter(is_kept, read_records(folder)))
 

@@ -33,8 +33,11 @@ class AIM:
     def __post_init__(self) -> None:
         check_types(self)
         check_limits(self, {"width": (1, math.inf), "num_frames": (1, math.inf)})
-        if self.joint_scale == 0:
-            raise SettingsError("joint_scale 0: the adapter beside the MLP would never learn; the paper has 0.5")
+        if self.joint_scale == 0 or not math.isfinite(self.joint_scale):
+            raise SettingsError(
+                f"joint_scale {self.joint_scale}: expected a finite number other than 0, with which the adapter beside "
+                "the MLP would never learn; the paper has 0.5"
+            )
 
     def apply(self, vit: "ImageViT") -> None:
         """Insert fresh adapters into a frozen trunk, in place, and let its final norm learn; it starts as it was."""

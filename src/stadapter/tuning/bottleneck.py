@@ -32,7 +32,7 @@ class Bottleneck:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_limits(self, {"width": (1, math.inf)})
+        check_limits(self, dict.fromkeys(("width", "last_blocks"), (1, math.inf)))
 
     def apply(self, vit: "ImageViT") -> None:
         """Insert fresh adapters into a frozen trunk, in place.

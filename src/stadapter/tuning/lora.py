@@ -29,9 +29,10 @@ class LoRA:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_limits(self, {"rank": (1, math.inf), "dropout": (0, 1)}, below=("dropout",))
+        at_least_1 = dict.fromkeys(("rank", "last_blocks"), (1, math.inf))
+        check_limits(self, {**at_least_1, "dropout": (0, 1)}, below=("dropout",))
         if not 0 < self.alpha < math.inf:
-            raise SettingsError(f"alpha {self.alpha}: expected more than 0, or nothing would learn")
+            raise SettingsError(f"alpha {self.alpha}: expected a finite number above 0; with 0 nothing would learn")
 
     def apply(self, vit: "ImageViT") -> None:
         """Wrap the query and value projections of a frozen trunk, in place; at first nothing changes.

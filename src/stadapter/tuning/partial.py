@@ -1,9 +1,10 @@
 """Partial fine-tuning: the last blocks of the image model and its final norm."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from stadapter.field_types import check_types
+from stadapter.field_types import check_limits, check_types
 
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
@@ -25,6 +26,7 @@ class Partial:
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_limits(self, {"last_blocks": (1, math.inf)})
 
     def apply(self, vit: "ImageViT") -> None:
         """Let the last blocks and the final norm learn, in fp32 and in their own storage.

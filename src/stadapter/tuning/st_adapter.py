@@ -52,7 +52,7 @@ class STAdapter:
                 f"learn; use one of {', '.join(get_args(Activation))} or None"
             )
         check_types(self)
-        check_limits(self, {"width": (1, math.inf)})
+        check_limits(self, dict.fromkeys(("width", "last_blocks", "first_blocks"), (1, math.inf)))
         if not all(side >= 1 and side % 2 == 1 for side in self.kernel_size):
             raise SettingsError(
                 f"kernel_size {self.kernel_size}: expected three odd positive numbers (time, height, width), such as "

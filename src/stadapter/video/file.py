@@ -1,6 +1,7 @@
 """Videos that are files, decoded by FFmpeg."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -143,6 +144,11 @@ class VideoFile:
             total = sum(1 for _ in packets.decode())
         if self._segment.is_whole:
             return range(total)
+        if _are_times_of_decoding(packets):  # the same times, in the order of the frames
+            start, end = _bounds(packets, self._segment)
+            told = [entry.pts or 0 for entry in packets.entries][:total]
+            shown = [time - told[0] + (packets.opened.stream.start_time or 0) for time in told]
+            return range(bisect_left(shown, start), bisect_left(shown, end))
         if not rate:
             raise VideoError(f"{self._path.name}: no frame times and no frame rate, so it cannot be cut by seconds")
         return self._segment.numbers(total, frames_per_second=float(rate))
@@ -249,15 +255,15 @@ def _find_order(packets: Packets, start: float, end: float, *, from_start: bool)
 
 
 def _are_times_of_decoding(packets: Packets) -> bool:
-    """Whether the times rise from packet to packet though the decoder will put the frames out in another order.
+    """Whether the times are those of H.264 packets in the order of decoding, which is not that of the frames.
 
-    ASF and MXF as FFmpeg writes them have no other times of H.264.
+    ASF and MXF as FFmpeg writes them have no others: they rise from packet to packet although frames are reordered.
     """
-    opened, entries = packets.opened, packets.entries
-    if not opened.is_format("asf", "mxf") or not opened.stream.codec_context.has_b_frames:
+    context, entries = packets.opened.stream.codec_context, packets.entries
+    if not packets.opened.is_format("asf", "mxf") or context.name != "h264" or not context.has_b_frames:
         return False
     are_all_keyframes = all(entry.is_keyframe for entry in entries)
-    return not are_all_keyframes and all((before.pts or 0) < (after.pts or 0) for before, after in pairwise(entries))
+    return not are_all_keyframes and all((before.pts or 0) <= (after.pts or 0) for before, after in pairwise(entries))
 
 
 def _seek_points(packets: Packets, start: float) -> list[int | None]:
