@@ -216,6 +216,27 @@ class Unexportable:
             block.before_attention = _Guarding()
 
 
+def test_what_torch_cannot_write_as_onnx_is_told_in_a_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*args: Any, **kwargs: Any) -> None:
+        raise torch.onnx.OnnxExporterError("no ONNX function for aten.new_thing\nand a long story")
+
+    monkeypatch.setattr(torch.onnx, "export", refused)
+    with pytest.raises(STAdapterError, match=r"^torch cannot write this network as ONNX: no ONNX function for \S+$"):
+        export_model(run, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_stays_a_link_to_the_model(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "newest.pt2").symlink_to(tmp_path / "kept" / "1.pt2")
+    exported = export_model(run, tmp_path / "newest.pt2")
+    assert (tmp_path / "newest.pt2").is_symlink()
+    assert exported.path == tmp_path / "kept" / "1.pt2"
+    assert exported.path.stat().st_size == exported.num_bytes
+
+
 def test_what_torch_cannot_export_is_told_in_a_line(tmp_path: Path) -> None:
     run = make_run(tmp_path, tuning=Unexportable())
     with pytest.raises(STAdapterError, match=r"^torch\.export cannot take this network as a graph: \w.*$") as caught:

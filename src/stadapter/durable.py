@@ -17,16 +17,27 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.write_bytes(content)
+        move_whole(temporary, path)
     except OSError as error:
         raise ArtefactError(f"cannot write {path}: {error.strerror}; make room, or choose another folder") from error
     finally:
         with suppress(OSError):  # on a read-only disk even removing nothing is an error
             temporary.unlink(missing_ok=True)
+
+
+def move_whole(written: Path, path: Path) -> None:
+    """Give a file on the same disk its name: after a crash, the old or the new content has it, never a part.
+
+    Raises:
+        OSError: it cannot be written to disk or renamed; the old content is then still there.
+    """
+    descriptor = os.open(written, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(written, path)
     _sync_folder(path.parent)
 
 

@@ -21,11 +21,13 @@ from torch.export import Dim, ExportedProgram
 
 from stadapter.artefact import Artefact, load_artefact
 from stadapter.clips import ClipConfig
+from stadapter.durable import move_whole
 from stadapter.errors import ArtefactError, SettingsError, STAdapterError
 from stadapter.model import VideoClassifier
 from stadapter.paths import expanded
 from stadapter.tuning import Tuning, tuning_to_json
 from stadapter.vit import ImageViT
+from stadapter.wording import first_line
 
 INPUT, OUTPUT = "clips", "scores"
 METADATA = "stadapter"
@@ -94,7 +96,7 @@ def export_model(
         BackboneError: the trunk cannot be found or loaded.
         STAdapterError: torch cannot make a graph of the network, or the file gives other scores.
     """
-    path = expanded(out)
+    path = Path(os.path.realpath(expanded(out)))  # a link stays a link
     write = _writer(path)
     artefact = load_artefact(run, backbone=backbone, tuning=tuning)
     network, clip = _Scores(artefact.model).eval(), artefact.clip_config
@@ -109,7 +111,7 @@ def export_model(
             files = sorted(Path(folder).iterdir(), reverse=True)  # the weights next to a model come before it
             num_bytes = sum(file.stat().st_size for file in files)
             for file in files:
-                os.replace(file, path.parent / file.name)
+                move_whole(file, path.parent / file.name)
     except OSError as error:
         raise ArtefactError(f"cannot write {path}: {error.strerror}; make room, or choose another folder") from error
     return Exported(path, num_bytes, any_frames, difference, description)
@@ -142,8 +144,7 @@ def _traced(network: _Scores, clip: ClipConfig) -> tuple[ExportedProgram, bool]:
     try:
         return torch.export.export(network, (example,), dynamic_shapes=({0: views},)), False
     except Exception as error:  # of as many types, for example from a strategy's own code that looks at values
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise STAdapterError(f"torch.export cannot take this network as a graph: {reason}") from error
+        raise STAdapterError(f"torch.export cannot take this network as a graph: {first_line(error)}") from error
 
 
 def _random_clips(clip: ClipConfig, *, num_views: int, num_frames: int) -> Tensor:
@@ -181,7 +182,10 @@ def _write_onnx(program: ExportedProgram, path: Path, description: str) -> Run:
     """Write an ONNX model; returns what runs it."""
     import onnxruntime
 
-    written = torch.onnx.export(program, (), input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False)
+    try:
+        written = torch.onnx.export(program, (), input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False)
+    except torch.onnx.OnnxExporterError as error:
+        raise STAdapterError(f"torch cannot write this network as ONNX: {first_line(error)}") from error
     assert written is not None
     written.model.metadata_props[METADATA] = description
     written.save(path)
