@@ -13,6 +13,7 @@ from stadapter.machine import (
     copies_asynchronously,
     default_workers,
     describe_device,
+    precision_name,
     takes_turns,
 )
 from stadapter.memory import readable_memory_errors
@@ -44,6 +45,11 @@ def test_fp32_means_fp32_and_bf16_means_bf16() -> None:
     assert choose_precision("fp32", cpu) is None
     assert choose_precision("bf16", cpu) is torch.bfloat16
     assert choose_precision("auto", cpu) in (None, torch.bfloat16)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_precision_is_called_in_receipts_what_it_is_called_as_a_flag(precision: str) -> None:
+    assert precision_name(choose_precision(precision, torch.device("cpu"))) == precision
 
 
 def test_there_is_at_least_one_worker_however_many_processes_share_the_machine() -> None:

@@ -228,7 +228,7 @@ def test_compare_takes_the_action_as_what_is_right_and_keeps_the_figures_of_each
         commit=None,
         versions={},
         hardware={},
-        precision="float32",
+        precision="fp32",
         size=32,
         trained_parameters=1,
         total_parameters=2,

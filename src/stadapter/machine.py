@@ -54,8 +54,8 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype | None
 
 
 def precision_name(dtype: torch.dtype | None) -> str:
-    """The result of `choose_precision` as it is named in receipts: float32 or bfloat16."""
-    return str(dtype or torch.float32).removeprefix("torch.")
+    """The result of `choose_precision` as it is named in flags and receipts: fp32 or bf16."""
+    return "bf16" if dtype == torch.bfloat16 else "fp32"
 
 
 def count_cores() -> int:
