@@ -72,6 +72,24 @@ def write_video(
     return path
 
 
+def write_at(path: Path, ticks: list[int], *, codec: str = "libx264", num_lost: int = 0) -> Path:
+    """Noise, 64 x 48 pixels, frames shown at these milliseconds; the first `num_lost` packets are left out."""
+    noise = np.random.default_rng(0).integers(0, 256, (len(ticks), 48, 64, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(
+            codec, rate=25, options={"g": "12"} if codec == "wmv2" else {"g": "12", "bf": "2"}
+        )
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        packets = []
+        for tick, pixels in zip(ticks, noise, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, 1000)
+            packets += stream.encode(frame)
+        container.mux([*packets, *stream.encode(None)][num_lost:])
+    return path
+
+
 def decode_everything(path: Path) -> tuple[Frames, list[float]]:
     """All frames (T, H, W, 3), upright, and their times in seconds from the start."""
     with av.open(str(path)) as container:
@@ -181,22 +199,9 @@ def test_frames_come_in_the_order_shown_where_only_that_of_decoding_is_told(name
 @pytest.mark.parametrize("num_even", [20, 50])
 def test_a_segment_of_uneven_times_of_decoding_is_cut_by_time(num_even: int, tmp_path: Path) -> None:
     """Frames 40 ms apart, then 200 ms: which of them a second shows is not told by their number and a mean rate."""
-    path, ticks = tmp_path / "clip.asf", [40 * index for index in range(num_even)]
+    ticks = [40 * index for index in range(num_even)]
     ticks += [ticks[-1] + 200 * (index + 1) for index in range(100 - num_even)]
-    picture = np.random.default_rng(0).integers(0, 256, (100, 48, 64, 3), dtype=np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"g": "12", "bf": "2"})
-        stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = (
-            64,
-            48,
-            "yuv420p",
-            Fraction(1, 1000),
-        )
-        for tick, pixels in zip(ticks, picture, strict=True):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = tick, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    path = write_at(tmp_path / "clip.asf", ticks)
     expected, _ = decode_everything(path)
     start = ticks[num_even] / 1000 + 2
     first = next(index for index, tick in enumerate(ticks) if tick / 1000 >= start)
@@ -205,6 +210,30 @@ def test_a_segment_of_uneven_times_of_decoding_is_cut_by_time(num_even: int, tmp
         pixels = reader.read([0]).permute(0, 2, 3, 1).numpy()[0]
     nearest = int(np.abs(expected.astype(int) - pixels).sum((1, 2, 3)).argmin())
     assert abs(nearest - first) <= 2
+
+
+UNEVEN = [40 * index if index < 20 else 800 + 200 * (index - 20) for index in range(60)]
+COUNTED = {
+    "twice.mkv": ("libx264", [*UNEVEN[:30], UNEVEN[29], *UNEVEN[30:]], 0),  # a time that comes twice
+    "begun_late.flv": ("libx264", UNEVEN, 5),  # before the first keyframe nothing is shown
+    "dropped.avi": ("wmv2", UNEVEN, 0),  # an AVI has an empty chunk for each tick without a frame
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_segment_of_frames_that_must_be_counted_is_cut_by_their_times(name: str, tmp_path: Path) -> None:
+    codec, ticks, num_lost = COUNTED[name]
+    path = write_at(tmp_path / name, ticks, codec=codec, num_lost=num_lost)
+    expected, seconds = decode_everything(path)
+    assert len(seconds) > 40
+    assert seconds == sorted(seconds)
+    assert_exact(path)
+    for start, end in ((0.1, 0.5), (0.5, 3.1), (3, 5), (5, None)):
+        inside = [index for index, time in enumerate(seconds) if start <= time < (end or 1000)]
+        with VideoReader(path, start, end) as reader:
+            assert reader.num_frames == len(inside), (start, end)
+            frames = reader.read(range(len(inside))).permute(0, 2, 3, 1).numpy()
+        assert np.array_equal(frames, expected[inside]), (start, end)
 
 
 def test_frames_that_an_edit_list_leaves_out_do_not_exist(tmp_path: Path) -> None:
@@ -837,6 +866,18 @@ def test_a_frame_in_fifty_may_have_been_dropped(num_announced: int, is_cut: bool
     assert struct.unpack_from("<I", content, length) == (50,)
     path.write_bytes(content[:length] + struct.pack("<I", num_announced) + content[length + 4 :])
     assert probe(path).is_truncated == is_cut
+
+
+def test_an_avi_that_says_which_frames_were_dropped_is_not_cut(tmp_path: Path) -> None:
+    path = write_at(tmp_path / "clip.avi", UNEVEN, codec="wmv2")
+    info = probe(path)
+    assert info.num_frames == 60
+    assert (info.announced_frames or 0) > UNEVEN[-1]
+    assert not info.is_truncated
+    with av.open(str(path)) as container:
+        positions = [packet.pos or 0 for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes()[: positions[50]])
+    assert probe(path).is_truncated
 
 
 def test_a_clock_of_milliseconds_makes_no_rate_variable(tmp_path: Path) -> None:

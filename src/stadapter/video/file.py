@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -136,22 +136,19 @@ class VideoFile:
 
     def _count(self, packets: Packets) -> range:
         """The segment's frame numbers in the whole file, for when only counting can be trusted."""
-        is_avi, rate = packets.opened.is_format("avi"), packets.opened.stream.average_rate
-        times = [entry.dts for entry in packets.entries]
-        if is_avi and None not in times and len(set(times)) == len(times):
-            total = len(times)
-        else:
-            total = sum(1 for _ in packets.decode())
+        times: Sequence[int | None] = _chunk_times(packets) or [frame.pts for frame in packets.decode()]
         if self._segment.is_whole:
-            return range(total)
+            return range(len(times))
         if _are_times_of_decoding(packets):  # the same times, in the order of the frames
+            told = [entry.pts or 0 for entry in packets.entries][: len(times)]
+            times = [time - told[0] + (packets.opened.stream.start_time or 0) for time in told]
+        known = [time for time in times if time is not None]
+        if len(known) == len(times) and known == sorted(known):
             start, end = _bounds(packets, self._segment)
-            told = [entry.pts or 0 for entry in packets.entries][:total]
-            shown = [time - told[0] + (packets.opened.stream.start_time or 0) for time in told]
-            return range(bisect_left(shown, start), bisect_left(shown, end))
-        if not rate:
+            return range(bisect_left(known, start), bisect_left(known, end))
+        if not (rate := packets.opened.stream.average_rate):
             raise VideoError(f"{self._path.name}: no frame times and no frame rate, so it cannot be cut by seconds")
-        return self._segment.numbers(total, frames_per_second=float(rate))
+        return self._segment.numbers(len(times), frames_per_second=float(rate))
 
     def _read_by_time(self, wanted: list[int], order: list[int], region: Region | None) -> Gathered:
         entries = self._packets.entries
@@ -208,7 +205,8 @@ class VideoFile:
             times = [entry.pts for entry in entries if entry.pts is not None]
             end = float(max(times, default=0) * (opened.stream.time_base or 0))
             return end < announced - max(_DURATION_SLACK_SECONDS, _DURATION_SLACK * announced)
-        return len(entries) < (1 - _DURATION_SLACK) * opened.stream.frames
+        num_told = max(_chunk_times(self._packets), default=len(entries) - 1) + 1  # of an AVI, with those dropped
+        return num_told < (1 - _DURATION_SLACK) * opened.stream.frames
 
     def _has_variable_rate(self) -> bool:
         times = [self._packets.entries[position].pts or 0 for position in self._order or ()]
@@ -264,6 +262,15 @@ def _are_times_of_decoding(packets: Packets) -> bool:
         return False
     are_all_keyframes = all(entry.is_keyframe for entry in entries)
     return not are_all_keyframes and all((before.pts or 0) <= (after.pts or 0) for before, after in pairwise(entries))
+
+
+def _chunk_times(packets: Packets) -> list[int]:
+    """When the frames of an AVI are shown: in turn, one per tick, except in ticks whose chunk is empty for a dropped
+    frame. Nothing for other files, or for one without such times.
+    """
+    times = [entry.dts for entry in packets.entries if entry.dts is not None]
+    is_told = packets.opened.is_format("avi") and len(set(times)) == len(packets.entries)
+    return sorted(times) if is_told else []
 
 
 def _seek_points(packets: Packets, start: float) -> list[int | None]:
