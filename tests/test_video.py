@@ -145,6 +145,35 @@ def test_a_rotated_video_comes_upright(shared: Path) -> None:
     assert (info.width, info.height) == (240, 320)
 
 
+MATRICES = {  # a, b, c, d: a pixel (x, y) is shown at (a x + c y, b x + d y)
+    "upright": ((1, 0, 0, 1), lambda frame: frame),
+    "turned to the right": ((0, 1, -1, 0), lambda frame: np.rot90(frame, -1)),
+    "upside down": ((-1, 0, 0, -1), lambda frame: np.rot90(frame, 2)),
+    "turned to the left": ((0, -1, 1, 0), lambda frame: np.rot90(frame, 1)),
+    "left to right": ((-1, 0, 0, 1), lambda frame: frame[:, ::-1]),
+    "top to bottom": ((1, 0, 0, -1), lambda frame: frame[::-1]),
+    "across one diagonal": ((0, 1, 1, 0), lambda frame: frame.swapaxes(0, 1)),
+    "across the other diagonal": ((0, -1, -1, 0), lambda frame: np.rot90(frame, 2).swapaxes(0, 1)),
+    "zeros": ((0, 0, 0, 0), lambda frame: frame),  # as some writers leave it
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_frame_is_turned_and_mirrored_as_its_file_says(name: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", 3)
+    expected, _ = decode_everything(path)
+    (a, b, c, d), shown = MATRICES[name]
+    nodes = damage.parse_mp4(path.read_bytes())
+    (header,) = damage.named(nodes, b"tkhd")
+    matrix = struct.pack(">9i", *(65536 * value for value in (a, b, 0, c, d, 0, 0, 0)), 1 << 30)
+    header.payload = header.payload[:40] + matrix + header.payload[76:]
+    path.write_bytes(damage.write_mp4(nodes))
+    frame = read_frames(path, [2])[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(frame, shown(expected[2]))
+    info = probe(path)
+    assert (info.height, info.width) == frame.shape[:2]
+
+
 @pytest.mark.usefixtures("packets")
 @pytest.mark.parametrize("name", CLIPS)
 @pytest.mark.parametrize(

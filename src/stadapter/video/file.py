@@ -1,13 +1,16 @@
 """Videos that are files, decoded by FFmpeg."""
 
 import math
+import struct
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.buffer import Buffer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
@@ -117,7 +120,7 @@ class VideoFile:
             announced_frames=stream.frames or None,
             is_truncated=self._is_truncated(),
             has_variable_rate=self._has_variable_rate(),
-            rotation_degrees=_quarter_turns(frame) * 90,
+            rotation_degrees=_orientation(frame)[1] * 90,
         )
 
     def decode_all(self) -> tuple[int, int]:
@@ -283,14 +286,29 @@ def _seek_points(packets: Packets, start: float) -> list[int | None]:
 
 
 def _pixels(frame: VideoFrame, reformatter: VideoReformatter) -> Pixels:
-    """RGB (H, W, 3), upright: cameras store the rotation in degrees anticlockwise.
+    """RGB (H, W, 3), upright.
 
-    Equal to `frame.to_ndarray(format="rgb24")`, which sets up threads and tables again for every frame.
+    Before that equal to `frame.to_ndarray(format="rgb24")`, which sets up threads and tables again for every frame.
     """
     pixels = np.asarray(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
-    quarter_turns = _quarter_turns(frame)
+    is_mirrored, quarter_turns = _orientation(frame)
+    if is_mirrored:
+        pixels = pixels[:, ::-1]
     return np.rot90(pixels, quarter_turns) if quarter_turns else pixels
 
 
-def _quarter_turns(frame: VideoFrame) -> int:
-    return round(frame.rotation / 90) % 4
+def _orientation(frame: VideoFrame) -> tuple[bool, int]:
+    """How a frame becomes upright: whether it is mirrored left to right, and how often it is then turned by 90 degrees
+    anticlockwise.
+    """
+    try:
+        matrix = bytes(cast("Mapping[str, Buffer]", frame.side_data)["DISPLAYMATRIX"])
+    except KeyError:
+        return False, 0
+    except ValueError:  # beside it, the frame has data of a type that PyAV does not know
+        return False, round(frame.rotation / 90) % 4
+    # A pixel (x, y) is shown at (a x + c y, b x + d y). `frame.rotation` takes mirrors for turns, and zeros as well.
+    a, b, _, c, d = struct.unpack_from("=5i", matrix)
+    is_mirrored = a * d < b * c
+    angle = math.atan2(-b, -a) if is_mirrored else math.atan2(b, a)
+    return is_mirrored, round(-2 * angle / math.pi) % 4

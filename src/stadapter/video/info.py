@@ -26,4 +26,4 @@ class VideoInfo:
     has_variable_rate: bool = False
     """Whether frames are shown for different lengths of time."""
     rotation_degrees: int = 0
-    """How far frames are turned anticlockwise to stand upright."""
+    """How far frames are turned anticlockwise to stand upright, after they are mirrored if the file says so."""
