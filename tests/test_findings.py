@@ -181,6 +181,8 @@ def test_few_and_unequal_clips_are_noted() -> None:
 def test_names_that_differ_in_case_or_punctuation_are_one_class_or_a_trap() -> None:
     clips = [clip for label in ("Wave", "wave ", "pick_up", "pick up", "wavy") for clip in many(label, 5)]
     assert set(find(*clips)["alike names"].items) == {"Wave = wave ", "pick up = pick_up"}
+    one, other = "caf\u00e9", "cafe\u0301"  # shown alike: a letter with an accent, and a letter and an accent
+    assert set(find(*many(one, 5), *many(other, 5), *many("cafe", 5))["alike names"].items) == {f"{other} = {one}"}
 
 
 @pytest.mark.parametrize(

@@ -339,10 +339,10 @@ def test_validation_data_given_apart_are_those_of_the_chosen_split(put: Callable
 def test_ucf101_lines_that_contradict_the_index_are_told(put: Callable[..., Path]) -> None:
     folder = make_ucf(put("UCF-101/YoYo/v_YoYo_g02_c01.avi", "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g02_c01.avi"))
     train = folder / "trainlist01.txt"
-    write(train, train.read_text() + "YoYo/v_YoYo_g09_c01.avi 2\nTaiChi/v_TaiChi_g01_c01.avi 3\n/broken\n")
+    write(train, train.read_text() + "\nYoYo/v_YoYo_g09_c01.avi 2\nTaiChi/v_TaiChi_g01_c01.avi 3\n/broken\n")
     told = [
-        "line 3: YoYo has number 2 here but 1",
-        "line 5: found '/broken'",
+        "line 4: YoYo has number 2 here but 1",
+        "line 6: found '/broken'",
         "1 clip of a class that is not in classInd.txt",
     ]
     assert [part for part, problem in zip(told, problems_of(train), strict=True) if part not in problem] == []
@@ -370,8 +370,8 @@ def test_hmdb51_uses_are_unused_train_and_test(put: Callable[..., Path]) -> None
         for label in ("shake_hands", "sit"):
             (folder / f"{label}_test_split{number}.txt").unlink()
     assert "HMDB51 (train), videos" in read_splits(folder)[0].notes()[0]
-    write(folder / "sit_test_split1.txt", "a.avi 3\n")
-    with pytest.raises(DataError, match=r"sit_test_split1.txt, line 1: found 'a.avi 3'; expected <name>.avi and 0, 1"):
+    write(folder / "sit_test_split1.txt", "\na.avi 3\n")
+    with pytest.raises(DataError, match=r"sit_test_split1.txt, line 2: found 'a.avi 3'; expected <name>.avi and 0, 1"):
         read_splits(folder)
 
 

@@ -179,6 +179,7 @@ def test_csv_segments_are_seconds_and_may_be_open(tmp_path: Path) -> None:
         ("path,label,start,end\na.mp4,up,-1,1\n", "line 2: found '-1' as a time"),
         ("path,label,start,end\na.mp4,up,0,inf\n", "line 2: found 'inf' as a time"),
         ("path,label\na.mp4,up\na.mp4,down\n", "a.mp4 is listed as 'up' and as 'down'"),
+        ("path,label,start,end\na.mp4,up,,2\na.mp4,down,0,2\n", r"a.mp4 \[0 to 2 s\] is listed as 'up' and as"),
         ('path,label\n"a.mp4,up\n', "not a CSV row"),
         (" \n", "is empty"),
     ],
@@ -334,7 +335,7 @@ def test_an_empty_name_is_not_the_working_directory() -> None:
 
 def test_a_list_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(DataError, match="cannot be read as a UTF-8 text list"):
+    with pytest.raises(DataError, match=r"list\.csv is not UTF-8 text .*; save it as UTF-8"):
         read_manifest(tmp_path / "list.csv")
 
 
@@ -367,12 +368,14 @@ def test_paths_in_a_list_start_from_root_or_are_absolute(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ""])
 def test_a_released_list_has_paths_with_spaces_and_labels_sorted_by_number(tmp_path: Path, suffix: str) -> None:
-    touch(tmp_path, "riding a bike/b 1.mp4", "c.mp4")
-    listed = write(tmp_path / f"train{suffix}", "riding a bike/b 1.mp4 10\nc.mp4 9\n")
+    two_lines = "a line\u2028and another.mp4"  # only a newline ends a line of a list
+    touch(tmp_path, "riding a bike/b 1.mp4", "c.mp4", two_lines)
+    listed = write(tmp_path / f"train{suffix}", f"riding a bike/b 1.mp4 10\nc.mp4 9\n{two_lines} 9\n")
     manifest = read_manifest(listed)
     assert [(entry.name, entry.label) for entry in manifest.entries] == [
         ("riding a bike/b 1.mp4", "10"),
         ("c.mp4", "9"),
+        (two_lines, "9"),
     ]
     assert manifest.labels == ("9", "10")
 
@@ -514,7 +517,9 @@ def test_what_two_data_sets_share_is_told(tmp_path: Path) -> None:
 def test_segments_of_one_file_are_shared_each_for_itself(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").touch()
     first, second = (Manifest((Entry(tmp_path / "a.mp4", "a.mp4", "up", n, n + 1.0),), ("up",)) for n in (0.0, 1.0))
+    from_start = Manifest((Entry(tmp_path / "a.mp4", "a.mp4", "up", None, 1.0),), ("up",))
     assert first.shared_with(first) == ["a.mp4"]
+    assert first.shared_with(from_start) == ["a.mp4"]
     assert first.shared_with(second) == []
 
 

@@ -154,7 +154,7 @@ def examine(
     except (VideoError, OSError) as error:
         return Video(path, size, None, _fault(path, size), str(error), {segment: str(error) for segment in segments})
     found = {
-        segment: info.num_frames if segment == WHOLE else _num_frames(path, segment, frames_per_second)
+        segment: info.num_frames if segment.is_whole else _num_frames(path, segment, frames_per_second)
         for segment in segments
     }
     content = content_hash(path) if hashed else None

@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -230,11 +231,11 @@ def find_thin_classes(clips: Sequence[Clip]) -> Iterator[Finding]:
 
 
 def find_alike_names(clips: Sequence[Clip]) -> Iterator[Finding]:
-    """Classes whose names differ only in case, spaces or punctuation."""
+    """Classes whose names differ only in case, spaces, punctuation or how their accents are stored."""
     labels = sorted({label for clip in clips for label in clip.classes})
     alike = tuple(" = ".join(group) for group in _groups(labels, lambda label: " ".join(_words(label)) or label))
     if alike:
-        found = "class names that differ only in case, spaces or punctuation"
+        found = "class names that differ only in case, spaces, punctuation or how their accents are stored"
         yield Finding("alike names", "warning", found, "give them one name, if they are one class", alike)
 
 
@@ -287,8 +288,11 @@ def _names_a_side(label: str) -> bool:
 
 
 def _words(label: str) -> list[str]:
-    """Lower-case words of a class name: TurnLeft, turn_left and "turn left" are the same two."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
+    """Lower-case words of a class name: TurnLeft, turn_left and "turn left" are the same two.
+
+    Accents are first joined to their letters, which some systems store apart.
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", label))
     joined = re.sub(r"(?i)\b(anti|counter)[\W_]*(?=clockwise)", r"\1", re.sub(r"[\W_]+", " ", spaced))
     return joined.lower().split()
 

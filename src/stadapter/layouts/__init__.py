@@ -28,6 +28,7 @@ from stadapter.layouts.reading import (
     Part,
     csv_cells,
     held_out_part,
+    read_text,
 )
 from stadapter.layouts.videos import find_videos_of
 
@@ -48,6 +49,7 @@ __all__ = [
     "find_videos_of",
     "held_out_part",
     "read_listing",
+    "read_text",
     "recognise",
 ]
 

@@ -53,7 +53,7 @@ def read(files: Sequence[Path], part: Part, label_kind: LabelKind, on_problem: O
     wanted = "1" if part == "train" else "2"
     for file in files:
         label = _FILE.fullmatch(file.name)[1]  # type: ignore[index]  # recognised by that name
-        for number, line in enumerate(read_lines(file), start=1):
+        for number, line in read_lines(file):
             name, _, use = line.rpartition(" ")
             if not name.strip() or use not in ("0", "1", "2"):
                 on_problem(f"{file}, line {number}: found {line!r}; expected <name>.avi and 0, 1 or 2")

@@ -145,17 +145,20 @@ def read_text(source: Path) -> str:
     """
     try:
         return source.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source} cannot be read as UTF-8 text: {error}") from error
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source} is not UTF-8 text ({error}); save it as UTF-8: in Excel, CSV UTF-8") from error
 
 
-def read_lines(source: Path) -> list[str]:
-    """The non-empty lines of a UTF-8 text file.
+def read_lines(source: Path) -> list[tuple[int, str]]:
+    """The non-empty lines of a UTF-8 text file, each with its line number.
 
     Raises:
         DataError: it cannot be read as UTF-8 text.
     """
-    return [line.strip() for line in read_text(source).split("\n") if line.strip()]
+    lines = enumerate(read_text(source).split("\n"), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
 def read_header(source: Path) -> list[str]:

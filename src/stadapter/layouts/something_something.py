@@ -91,6 +91,6 @@ def _labels(source: Path, prefix: str) -> tuple[str, ...]:
 def _answers(folder: Path, prefix: str) -> dict[str, str]:
     for name in (f"{prefix}test-answers.csv", "test-answers.csv"):
         if (folder / name).is_file():
-            pairs = (line.partition(";") for line in read_lines(folder / name))
+            pairs = (line.partition(";") for _, line in read_lines(folder / name))
             return {number.strip(): label.strip() for number, _, label in pairs}
     return {}

@@ -27,7 +27,7 @@ _FILE = re.compile(r"(train|test)list(\d\d)\.txt")
 def recognise_file(source: Path) -> Annotations | None:
     """One list, recognised by its name and by the class folder in every line."""
     match = _FILE.fullmatch(source.name)
-    if match is None or not all("/" in line for line in read_lines(source)):
+    if match is None or not all("/" in line for _, line in read_lines(source)):
         return None
     return Annotations(NAME, {PARTS[match[1]]: (source,)}, is_folder=False)
 
@@ -50,7 +50,7 @@ def read(files: Sequence[Path], part: Part, label_kind: LabelKind, on_problem: O
     index = source.parent / "classInd.txt"
     labels = tuple(_classes(index)) if index.is_file() else None
     clips, unknown = [], []
-    for number, line in enumerate(read_lines(source), start=1):
+    for number, line in read_lines(source):
         match = re.fullmatch(r"([^/]+)/(.+?)(?:\s+(\d+))?", line)
         where = f"{source}, line {number}"
         if match is None:
@@ -69,7 +69,7 @@ def read(files: Sequence[Path], part: Part, label_kind: LabelKind, on_problem: O
 
 def _classes(index: Path) -> list[str]:
     numbers = {}
-    for line in read_lines(index):
+    for _, line in read_lines(index):
         match = re.fullmatch(r"(\d+)\s+(\S.*)", line)
         if match is None:
             raise DataError(f"{index}: found {line!r}; expected <number> <class>")

@@ -8,7 +8,6 @@ from stadapter.errors import DataError, SettingsError
 from stadapter.layouts import EPIC, HMDB, LABEL_KINDS, NUM_SPLITS, UCF, LabelKind, OnProblem, recognise
 from stadapter.manifest.entries import Entry, Manifest
 from stadapter.manifest.paths import absolute
-from stadapter.video.segment import Segment
 from stadapter.wording import counted, listed
 
 
@@ -65,10 +64,10 @@ def _used_settings(source: Path, split_number: int) -> set[str]:
 
 def check_one_label(source: Path, entries: Sequence[Entry], on_problem: OnProblem) -> None:
     """Report clips that are listed with two labels."""
-    labels: dict[tuple[Path, Segment], str | None] = {}
+    labels: dict[tuple[Path, tuple[float, float]], str | None] = {}
     twice: list[str] = []
     for entry in entries:
-        known = labels.setdefault((entry.path, entry.segment), entry.label)
+        known = labels.setdefault((entry.path, entry.segment.bounds), entry.label)
         if known != entry.label:
             twice.append(f"{entry.title} is listed as {known!r} and as {entry.label!r}")
     if twice:

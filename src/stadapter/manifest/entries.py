@@ -134,9 +134,9 @@ class Manifest:
     def shared_with(self, other: "Manifest") -> list[str]:
         """Sorted names of the clips that are also in another data set: the same part of the same file."""
 
-        def places(manifest: Manifest) -> dict[tuple[Hashable, Segment], str]:
+        def places(manifest: Manifest) -> dict[tuple[Hashable, tuple[float, float]], str]:
             files = {path: file_identity(path) for path in {entry.path for entry in manifest.entries}}
-            return {(files[e.path], e.segment): e.name for e in manifest.entries}
+            return {(files[e.path], e.segment.bounds): e.name for e in manifest.entries}
 
         ours = places(self)
         return sorted(ours[place] for place in ours.keys() & places(other).keys())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stadapter.errors import DataError
 from stadapter.labels import LabelSpace, joined
-from stadapter.layouts import PART_NAMES, PARTS, OnProblem, Part, csv_cells
+from stadapter.layouts import PART_NAMES, PARTS, OnProblem, Part, csv_cells, read_text
 from stadapter.manifest.checks import check_one_label
 from stadapter.manifest.columns import Columns, find_columns, head_name, is_head
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
@@ -30,10 +30,8 @@ def read_list(source: Path, root: Path, on_problem: OnProblem) -> dict[Part, Man
     if looks_like_video(source):
         on_problem(f"{source} is a single video; expected a folder with one sub-folder of videos per class, or a list")
         return nothing
-    text = _read_text(source, root, on_problem)
-    if text is None:
-        return nothing
     try:
+        text = _read_text(source, root)
         columns = None if _is_released(source, text) else find_columns(source, text, root)
     except DataError as error:  # without its header, nothing below it can be understood
         on_problem(str(error))
@@ -105,25 +103,23 @@ def _heads_of(entries: Sequence[Entry]) -> LabelSpace | None:
     return LabelSpace.of({head: sort_labels(labels) for head, labels in found.items()}) if found else None
 
 
-def _read_text(source: Path, root: Path, on_problem: OnProblem) -> str | None:
-    """The text of a list; None, with the reason reported, if it cannot be read or is empty."""
-    try:
-        if not root.is_dir():
-            raise DataError(f"{root}: no such folder; expected the folder that the paths in {source.name} start from")
-        text = source.read_text(encoding="utf-8-sig")
-        if not text.strip():
-            raise DataError(f"{source} is empty; expected lines of path,label or <path> <class number>")
-        return text
-    except (OSError, UnicodeDecodeError) as error:
-        on_problem(f"{source} cannot be read as a UTF-8 text list: {error}")
-    except DataError as error:
-        on_problem(str(error))
-    return None
+def _read_text(source: Path, root: Path) -> str:
+    """The text of a list.
+
+    Raises:
+        DataError: it cannot be read or is empty, or there is no folder `root`.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; expected the folder that the paths in {source.name} start from")
+    text = read_text(source)
+    if not text.strip():
+        raise DataError(f"{source} is empty; expected lines of path,label or <path> <class number>")
+    return text
 
 
 def _is_released(source: Path, text: str) -> bool:
     """Whether every line is `<path> <class number>`; in a .csv file, commas or semicolons mean CSV."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     if source.suffix.lower() == ".csv" and re.search("[,;]", lines[0]):
         return False
     matches = [_RELEASED_LINE.fullmatch(line) for line in lines]
@@ -131,7 +127,7 @@ def _is_released(source: Path, text: str) -> bool:
 
 
 def _released_rows(text: str, root: Path) -> Iterator[tuple[Part, Entry]]:
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if match := _RELEASED_LINE.fullmatch(line):
             yield "train", _listed_entry(match["path"], root, str(int(match["label"])))
 

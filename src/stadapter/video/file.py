@@ -218,7 +218,7 @@ class VideoFile:
         return bool(steps) and steps[-1] - steps[0] > 2 + _RATE_SLACK * steps[len(steps) // 2]
 
     def _nothing(self, num_packets: int) -> str:
-        if num_packets and self._segment != Segment():
+        if num_packets and not self._segment.is_whole:
             return f"{self._path.name}: no frame between {self._segment}"
         return f"{self._path.name}: 0 frames decoded; the file is truncated or damaged"
 
