@@ -33,7 +33,7 @@ def test_a_good_video_has_facts_and_no_fault(clip: Path) -> None:
     video = examine(clip)
     assert video.info is not None
     assert (video.info.num_frames, video.info.codec, video.size_bytes) == (16, "h264", clip.stat().st_size)
-    assert (video.fault, video.error, video.segments) == (None, None, {WHOLE: 16})
+    assert (video.fault, video.segments) == (None, {WHOLE: 16})
     assert (video.num_decoded, video.content) == (None, None)
 
 
@@ -67,8 +67,8 @@ def test_what_cannot_be_read_has_a_fault_and_a_reason(fault: Fault, clip: Path) 
     assert examine(clip.parent / "gone" / "x.mp4").fault == "missing"
     video = examine(clip, [WHOLE, Segment(0.1, 0.5)], deep=True, hashed=True)
     assert (video.info, video.fault) == (None, fault)
-    assert video.error is not None
-    assert video.segments == dict.fromkeys((WHOLE, Segment(0.1, 0.5)), video.error)
+    assert isinstance(video.segments[WHOLE], str)
+    assert video.segments == dict.fromkeys((WHOLE, Segment(0.1, 0.5)), video.segments[WHOLE])
 
 
 @pytest.mark.parametrize(("missing_bytes", "fault"), [(0, "unreadable"), (1, "cut")])

@@ -27,10 +27,8 @@ def make_clip(
     facts = VideoInfo(num_frames, 2.0, 64, 48, "h264", 25.0, **info)
     fault = "unreadable" if error is not None else None
     found: int | str = error if error is not None else num_frames
-    video = Video(
-        Path("/data") / name, 1000, None if error else facts, fault, error, {segment: found}, *decoded, content
-    )
-    return Clip(name, label, held_out, segment, video)
+    video = Video(Path("/data") / name, 1000, None if error else facts, fault, {segment: found}, *decoded, content)
+    return Clip(name, label, () if label is None else (label,), held_out, segment, video)
 
 
 def find(*clips: Clip) -> dict[str, Finding]:

@@ -17,6 +17,7 @@ from stadapter.manifest import (
     VAL_FRACTION,
     Entry,
     Manifest,
+    absolute,
     find_videos,
     looks_like_video,
     read_splits,
@@ -186,7 +187,7 @@ def _unlabelled(data: str | os.PathLike[str]) -> list[Entry]:
     """The videos of a folder that has no classes, or the one video that was given."""
     if not os.fspath(data):
         return []
-    source = Path(os.path.abspath(expanded(data)))
+    source = absolute(data)
     if looks_like_video(source):
         return [Entry(source, source.name, None)]
     if not os.path.isdir(source):

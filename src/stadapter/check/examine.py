@@ -3,11 +3,11 @@
 import hashlib
 import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Literal
@@ -19,8 +19,6 @@ from stadapter.video.segment import Segment
 
 Fault = Literal["missing", "forbidden", "empty", "cut", "unreadable"]
 WHOLE = Segment()
-Job = tuple[Path, list[Segment], bool, float | None]
-"""A video, its segments, whether its content is hashed, and the rate of a folder of images."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,8 @@ class Video:
     """None if it cannot be read."""
     fault: Fault | None
     """Why not: gone, no permission, empty, cut off before its index, or anything else."""
-    error: str | None
-    """The reason as a sentence."""
     segments: dict[Segment, int | str]
-    """Frames in every requested segment, or why it cannot be read."""
+    """Frames in every requested segment, or why it cannot be read, as a sentence."""
     num_decoded: int | None = None
     """Frames obtained by decoding them all; None if that was not asked for, or it cannot be read."""
     num_damaged: int = 0
@@ -53,17 +49,12 @@ class Clip:
     name: str
     """Path relative to the data folder."""
     label: str | None
+    classes: tuple[str, ...]
+    """Its class, or those of its heads, which `label` combines; none without a label."""
     held_out: bool
     segment: Segment
     """Which part of the video it is."""
     video: Video
-    by_head: tuple[str, ...] = ()
-    """Its class for each head, if there are several; `label` then combines them."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Its class, or those of its heads; none without a label."""
-        return self.by_head or (() if self.label is None else (self.label,))
 
     @property
     def num_frames(self) -> int:
@@ -107,27 +98,21 @@ def examine_all(
         segments.setdefault(entry.path, set()).add(entry.segment)
     rates = {entry.path: entry.frames_per_second for entry, _ in entries}
     sizes = {path: size_bytes(path) for path in segments}
-    alike: dict[int, int] = {}
-    for size in sizes.values():
-        alike[size] = alike.get(size, 0) + 1
-    examine_one = partial(_examine_job, deep=deep)
-    in_order = {path: sorted(wanted, key=attrgetter("bounds")) for path, wanted in segments.items()}
-    jobs = [(path, wanted, alike[sizes[path]] > 1, rates[path]) for path, wanted in in_order.items()]
+    num_alike = Counter(sizes.values())
+
+    def examine_one(path: Path) -> Video:
+        in_order = sorted(segments[path], key=attrgetter("bounds"))
+        is_hashed = num_alike[sizes[path]] > 1
+        return examine(path, in_order, deep=deep, hashed=is_hashed, frames_per_second=rates[path])
+
     videos: dict[Path, Video] = {}
-    with closing(_mapped(examine_one, jobs, num_workers)) as results:
+    with closing(_mapped(examine_one, segments, num_workers)) as results:
         for done, video in enumerate(results, start=1):
             videos[video.path] = video
             if progress is not None:
-                progress(done, len(jobs))
+                progress(done, len(segments))
     return tuple(
-        Clip(
-            entry.name,
-            entry.label,
-            held_out,
-            entry.segment,
-            videos[entry.path],
-            entry.classes if entry.by_head else (),
-        )
+        Clip(entry.name, entry.label, entry.classes, held_out, entry.segment, videos[entry.path])
         for entry, held_out in entries
     )
 
@@ -152,13 +137,13 @@ def examine(
             if deep:
                 num_decoded, num_damaged = reader.decode_all()
     except (VideoError, OSError) as error:
-        return Video(path, size, None, _fault(path, size), str(error), {segment: str(error) for segment in segments})
+        return Video(path, size, None, _fault(path, size), {segment: str(error) for segment in segments})
     found = {
         segment: info.num_frames if segment.is_whole else _num_frames(path, segment, frames_per_second)
         for segment in segments
     }
     content = content_hash(path) if hashed else None
-    return Video(path, size, info, None, None, found, num_decoded, num_damaged, content)
+    return Video(path, size, info, None, found, num_decoded, num_damaged, content)
 
 
 def content_hash(path: Path) -> str | None:
@@ -177,22 +162,13 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _examine_job(job: Job, *, deep: bool) -> Video:
-    path, segments, hashed, frames_per_second = job
-    return examine(path, segments, deep=deep, hashed=hashed, frames_per_second=frames_per_second)
-
-
-def _mapped(
-    function: Callable[[Job], Video],
-    jobs: Iterable[Job],
-    num_workers: int,
-) -> Generator[Video, None, None]:
+def _mapped(function: Callable[[Path], Video], paths: Iterable[Path], num_workers: int) -> Generator[Video, None, None]:
     """The results in order. FFmpeg runs without Python's lock, so threads share the work."""
     if num_workers <= 1:
-        yield from map(function, jobs)
+        yield from map(function, paths)
         return
     with ThreadPoolExecutor(num_workers) as pool:
-        yield from pool.map(function, jobs)
+        yield from pool.map(function, paths)
 
 
 def _num_frames(path: Path, segment: Segment, frames_per_second: float | None) -> int | str:

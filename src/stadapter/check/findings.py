@@ -53,19 +53,15 @@ class Finding:
 
 def find_all(clips: Sequence[Clip], *, num_frames: int, max_bad_fraction: float) -> Iterator[Finding]:
     """Everything the rules find, most harmful first."""
-    rules: list[Callable[[Sequence[Clip]], Iterator[Finding]]] = [
-        lambda clips: find_too_many_unreadable(clips, max_bad_fraction),
-        find_copies,
-        find_unreadable,
-        find_incomplete,
-        lambda clips: find_short(clips, num_frames),
-        find_shared_recordings,
-        find_thin_classes,
-        find_alike_names,
-        find_sides,
-    ]
-    for rule in rules:
-        yield from rule(clips)
+    yield from find_too_many_unreadable(clips, max_bad_fraction)
+    yield from find_copies(clips)
+    yield from find_unreadable(clips)
+    yield from find_incomplete(clips)
+    yield from find_short(clips, num_frames)
+    yield from find_shared_recordings(clips)
+    yield from find_thin_classes(clips)
+    yield from find_alike_names(clips)
+    yield from find_sides(clips)
 
 
 def find_too_many_unreadable(clips: Sequence[Clip], max_bad_fraction: float) -> Iterator[Finding]:
