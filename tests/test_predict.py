@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -352,6 +353,21 @@ def test_windows_end_with_the_pictures_and_not_with_the_sound(tmp_path: Path) ->
             container.mux(audio.encode(sound))
         container.mux(audio.encode(None))
     assert [part.end_seconds for part in video_windows(path, window_seconds=1)] == [1, 2]
+
+
+def test_windows_cover_frames_of_uneven_times_to_their_end(tmp_path: Path) -> None:
+    """Also where a time comes twice, and at a rate that the file states and does not keep."""
+    path = tmp_path / "uneven.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for tick in [0, 40, 80, 80, *range(500, 10_000, 500)]:
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert [part.end_seconds for part in video_windows(path, window_seconds=2)] == [2, 4, 6, 8, 10]
 
 
 @pytest.mark.parametrize("rate", [0, -5, math.nan])

@@ -263,6 +263,9 @@ def test_a_segment_of_frames_that_must_be_counted_is_cut_by_their_times(name: st
             assert reader.num_frames == len(inside), (start, end)
             frames = reader.read(range(len(inside))).permute(0, 2, 3, 1).numpy()
         assert np.array_equal(frames, expected[inside]), (start, end)
+    info = probe(path)
+    assert info.has_variable_rate
+    assert info.duration_seconds == pytest.approx(seconds[-1] + 0.2, abs=0.01)  # most frames last 0.2 s
 
 
 def test_frames_that_an_edit_list_leaves_out_do_not_exist(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from stadapter.manifest import Manifest, read_manifest
 from stadapter.model import VideoClassifier, prepare_trunk
 from stadapter.scores import check_finite_scores, check_normalisation, view_scores
 from stadapter.tuning import Tuning
-from stadapter.video import VideoInfo, probe
+from stadapter.video import probe
 from stadapter.video.segment import Segment
 from stadapter.vit import ImageViT
 from stadapter.wording import percent
@@ -77,7 +77,10 @@ def video_windows(
             raise SettingsError(f"{name} {value}: expected a number of seconds above 0")
     if frames_per_second is not None and not 0 < frames_per_second < math.inf:
         raise SettingsError(f"frames_per_second {frames_per_second}: expected a number above 0")
-    duration = _shown_seconds(probe(video), frames_per_second)
+    info = probe(video)
+    duration = info.duration_seconds
+    if duration is None and frames_per_second is not None:
+        duration = info.num_frames / frames_per_second
     if duration is None:
         raise VideoError(
             f"{os.path.basename(video)}: duration unknown, so it cannot be cut into windows; for a folder of images, "
@@ -87,13 +90,6 @@ def video_windows(
     if starts[-1] + window_seconds < duration - _SLACK:
         starts.append(duration - window_seconds)
     return [VideoPart(video, round(start, 6), round(start + window_seconds, 6), frames_per_second) for start in starts]
-
-
-def _shown_seconds(info: VideoInfo, frames_per_second: float | None) -> float | None:
-    """How long the pictures of a video last: its sound may continue after them. A file has its own rate."""
-    rate = info.frames_per_second or frames_per_second
-    by_count = info.num_frames / rate if rate and not info.has_variable_rate else None
-    return min((seconds for seconds in (info.duration_seconds, by_count) if seconds is not None), default=None)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import median_low
 from typing import cast
 
 import av
@@ -68,13 +69,13 @@ class VideoFile:
                 packets.close()
                 self._look(at_a_glance=False, from_start=from_start)
                 return
-            ranks = range(len(order)) if order is not None else self._count(packets)
+            ranks, counted = (range(len(order)), []) if order is not None else self._count(packets)
             if not ranks:
                 raise VideoError(self._nothing(len(packets.entries)))
         except BaseException:
             packets.close()
             raise
-        self._packets, self._order, self._ranks = packets, order, ranks
+        self._packets, self._order, self._ranks, self._counted = packets, order, ranks, counted
         self._start, self._end = bounds
         self._is_from_start = from_start or self._segment.is_whole
         self.num_frames = len(ranks)
@@ -137,21 +138,24 @@ class VideoFile:
         """Close the file."""
         self._packets.close()
 
-    def _count(self, packets: Packets) -> range:
-        """The segment's frame numbers in the whole file, for when only counting can be trusted."""
+    def _count(self, packets: Packets) -> tuple[range, list[int]]:
+        """The segment's frame numbers in the whole file, for when only counting can be trusted; and the ticks at which
+        these frames are shown, if they are known.
+        """
         times: Sequence[int | None] = _chunk_times(packets) or [frame.pts for frame in packets.decode()]
-        if self._segment.is_whole:
-            return range(len(times))
         if _are_times_of_decoding(packets):  # the same times, in the order of the frames
             told = [entry.pts or 0 for entry in packets.entries][: len(times)]
             times = [time - told[0] + (packets.opened.stream.start_time or 0) for time in told]
         known = [time for time in times if time is not None]
-        if len(known) == len(times) and known == sorted(known):
-            start, end = _bounds(packets, self._segment)
-            return range(bisect_left(known, start), bisect_left(known, end))
+        has_times = len(known) == len(times) and known == sorted(known)
+        if self._segment.is_whole:
+            return range(len(times)), known if has_times else []
+        if has_times:
+            start, end = (bisect_left(known, bound) for bound in _bounds(packets, self._segment))
+            return range(start, end), known[start:end]
         if not (rate := packets.opened.stream.average_rate):
             raise VideoError(f"{self._path.name}: no frame times and no frame rate, so it cannot be cut by seconds")
-        return self._segment.numbers(len(times), frames_per_second=float(rate))
+        return self._segment.numbers(len(times), frames_per_second=float(rate)), []
 
     def _read_by_time(self, wanted: list[int], order: list[int], region: Region | None) -> Gathered:
         entries = self._packets.entries
@@ -187,8 +191,19 @@ class VideoFile:
             if is_inside:
                 yield frame
 
+    def _times(self) -> list[int]:
+        """The ticks at which the frames are shown; empty if they are not known."""
+        if self._order is None:
+            return self._counted
+        return [self._packets.entries[position].pts or 0 for position in self._order]
+
     def _duration_seconds(self, rate: float | None) -> float | None:
+        """Until the last frame ends, which lasts as long as most: what a file says may include sound that continues."""
         container, stream, _ = self._packets.opened
+        times = self._times()
+        if self._segment.is_whole and len(times) > 1 and stream.time_base is not None:
+            step = median_low(after - before for before, after in pairwise(times))
+            return float((times[-1] + step - (stream.start_time or 0)) * stream.time_base)
         if stream.duration is not None and stream.time_base is not None:
             return float(stream.duration * stream.time_base)
         if container.duration is not None:
@@ -212,8 +227,7 @@ class VideoFile:
         return num_told < (1 - _DURATION_SLACK) * opened.stream.frames
 
     def _has_variable_rate(self) -> bool:
-        times = [self._packets.entries[position].pts or 0 for position in self._order or ()]
-        steps = sorted(after - before for before, after in pairwise(times))
+        steps = sorted(after - before for before, after in pairwise(self._times()))
         # Clocks that tick in milliseconds show 33 and 34 for 30 frames per second.
         return bool(steps) and steps[-1] - steps[0] > 2 + _RATE_SLACK * steps[len(steps) // 2]
 

@@ -10,7 +10,7 @@ class VideoInfo:
     num_frames: int
     """Number of frames that can be read."""
     duration_seconds: float | None
-    """None for a folder of images."""
+    """Until its last frame ends; None for a folder of images."""
     width: int
     """Pixels, after rotation."""
     height: int
