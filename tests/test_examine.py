@@ -3,8 +3,10 @@
 import os
 import shutil
 import struct
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -125,6 +127,22 @@ def test_all_videos_come_in_order_each_opened_once_and_hashed_where_sizes_agree(
     assert clips[2].video is clips[4].video
     assert [item.video.content is not None for item in clips] == [True, False, True, False, True]
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_clip_of_uneven_frame_times_is_as_long_as_they_last(tmp_path: Path) -> None:
+    path = tmp_path / "uneven.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)  # a rate that the file states and does not keep
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for tick in range(0, 5000, 500):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    entries = [Entry(path, "a.mkv", "up"), Entry(path, "a.mkv", "up", 1.0, 3.0), Entry(path, "a.mkv", "up", 4.0, 9.0)]
+    clips = examine_all([(entry, False) for entry in entries], deep=False, num_workers=0, progress=None)
+    assert [clip.seconds for clip in clips] == pytest.approx([5, 2, 1])
 
 
 def test_a_clip_tells_its_length_and_its_place(clip: Path) -> None:

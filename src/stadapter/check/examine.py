@@ -72,9 +72,10 @@ class Clip:
     def seconds(self) -> float | None:
         """How long it is; None if that is unknown, as for images."""
         info = self.video.info
-        if info is None or self.error is not None:
+        if info is None or info.duration_seconds is None or self.error is not None:
             return None
-        return self.num_frames / info.frames_per_second if info.frames_per_second else info.duration_seconds
+        start, end = self.segment.bounds
+        return min(end, info.duration_seconds) - start
 
     @property
     def title(self) -> str:
