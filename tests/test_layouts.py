@@ -135,6 +135,16 @@ def test_a_video_in_a_folder_of_its_own_name_is_found(put: Callable[..., Path]) 
     assert pairs(read_manifest(listed)) == [(name, "x")]
 
 
+def test_a_link_that_leads_nowhere_is_no_video(put: Callable[..., Path]) -> None:
+    root = put("a/aaaaaaaaaaa_000001_000011.mp4", "b/bbbbbbbbbbb_000001_000011.mp4")
+    (root / "a/bbbbbbbbbbb_000001_000011.mp4").symlink_to(root / "gone.mp4")
+    (root / "a/ccccccccccc_000001_000011.mp4").symlink_to(root / "gone.mp4")
+    rows = "x,aaaaaaaaaaa,1,11,train,0\na,bbbbbbbbbbb,1,11,train,0\nx,ccccccccccc,1,11,train,0\n"
+    manifest = read_manifest(write(root / "train.csv", KINETICS + rows))
+    assert [name for name, _ in pairs(manifest)] == [f"{c}/{c * 11}_000001_000011.mp4" for c in "ab"]
+    assert manifest.missing == ("ccccccccccc_000001_000011",)
+
+
 def test_a_folder_that_cannot_be_listed_is_passed_over_unless_it_was_given(
     put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,8 @@ def _collect(folder: Path, paths: dict[str, list[Path]], parents: tuple[str, ...
         return
     try:
         with os.scandir(folder) as items:
-            found = sorted((item.name, item.is_dir()) for item in items if not item.name.startswith("."))
+            shown = [item for item in items if not item.name.startswith(".")]
+            found = sorted((item.name, item.is_dir()) for item in shown if item.is_dir() or item.is_file())
     except OSError as error:
         if parents:  # what it may hold counts as not found
             return
