@@ -33,7 +33,7 @@ def read_list(source: Path, root: Path, on_problem: OnProblem) -> dict[Part, Man
     try:
         text = _read_text(source, root)
         columns = None if _is_released(source, text) else find_columns(source, text, root)
-    except DataError as error:  # without its header, nothing below it can be understood
+    except DataError as error:  # for example its header, without which nothing below can be understood
         on_problem(str(error))
         return nothing
     refused: list[str] = []
