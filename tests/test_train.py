@@ -215,9 +215,13 @@ def test_a_launcher_that_would_split_the_model_is_refused(
         make_accelerator(config)
 
 
-def test_gradient_accumulation_equals_a_larger_batch(config: TrainConfig) -> None:
-    large = weights(run(config, batch_size=4))
-    small = weights(run(config, out=config.out + "-small", batch_size=2, accumulation_steps=2))
+@pytest.mark.parametrize(("large_size", "small_size", "steps"), [(4, 2, 2), (8, 4, 2), (12, 7, 2), (12, 5, 4)])
+def test_gradient_accumulation_equals_a_larger_batch(
+    config: TrainConfig, large_size: int, small_size: int, steps: int
+) -> None:
+    config = dataclasses.replace(config, gradient_clip=0.0)
+    large = weights(run(config, batch_size=large_size))
+    small = weights(run(config, out=config.out + "-small", batch_size=small_size, accumulation_steps=steps))
     for name, tensor in large.items():
         torch.testing.assert_close(small[name], tensor, rtol=1e-3, atol=1e-5)
 

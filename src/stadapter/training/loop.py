@@ -171,7 +171,8 @@ class Loop:
                 seed_dropout(config.seed, epoch, number, self.accelerator.process_index)
                 for group in optimizer.param_groups:
                     group["lr"] = self.run.lr * learning_rate_share(self.step, plan.total_steps, config.warmup_fraction)
-                self.learn(batch, model, stepper, meter)
+                weight = batches.loss_weight(number, accumulation_steps=config.accumulation_steps)
+                self.learn(batch, model, stepper, meter, weight)
                 if not self.accelerator.sync_gradients:
                     continue
                 self.step += 1
@@ -351,11 +352,11 @@ class Loop:
         )
         return self.accelerator.prepare(loader), batches
 
-    def learn(self, batch: Batch, model: nn.Module, stepper: Any, meter: Meter) -> None:
+    def learn(self, batch: Batch, model: nn.Module, stepper: Any, meter: Meter, loss_weight: float) -> None:
         """Run one batch forward and backward; the weights change when enough batches have been accumulated."""
         with self.accelerator.accumulate(model):
             loss, logits = self.run.loss(batch, model, self.cache)
-            self.accelerator.backward(loss)
+            self.accelerator.backward(loss * loss_weight)
             if self.accelerator.sync_gradients and self.config.gradient_clip > 0:
                 self.accelerator.clip_grad_norm_(model.parameters(), self.config.gradient_clip)
             stepper.step()

@@ -69,7 +69,7 @@ class EpochBatches(Sampler[list[int]]):
         num_processes: int = 1,
     ) -> None:
         self.num_clips, self.batch_size, self.seed = num_clips, batch_size, seed
-        self.balanced_targets = balanced_targets
+        self.balanced_targets, self.num_processes = balanced_targets, num_processes
         # accelerate would fill up too, but with the first clips after a resume, which are different ones.
         self.num_visits = num_clips
         if num_processes > 1:
@@ -80,6 +80,18 @@ class EpochBatches(Sampler[list[int]]):
     def start(self, epoch: int, first_batch: int) -> None:
         """Choose what the next iteration covers: an epoch, starting at one of its batches."""
         self.epoch, self.first_batch = epoch, first_batch
+
+    def loss_weight(self, number: int, *, accumulation_steps: int) -> float:
+        """The factor on the loss of a process's batch `number` that makes all clips of a step count the same.
+
+        accelerate divides every loss by `accumulation_steps`, although the last step of an epoch may have fewer batches
+        and the last batch fewer clips.
+        """
+        visits = self.num_visits // self.num_processes
+        first = number - number % accumulation_steps  # batch of the step
+        clips = min(self.batch_size, visits - number * self.batch_size)
+        clips_of_step = min(accumulation_steps * self.batch_size, visits - first * self.batch_size)
+        return accumulation_steps * clips / clips_of_step
 
     def __len__(self) -> int:
         return math.ceil(self.num_visits / self.batch_size) - self.first_batch

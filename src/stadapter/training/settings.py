@@ -92,7 +92,7 @@ class TrainConfig:
     batch_size: int = 8
     """Clips per step and process."""
     accumulation_steps: int = 1
-    """Batches whose gradients are accumulated before the weights change."""
+    """Batches whose gradients are accumulated before the weights change; all their clips count the same."""
     balance_classes: bool = False
     """Show every class equally often per epoch, however many clips it has; otherwise every clip once. With verb+noun,
     their combinations are balanced."""
