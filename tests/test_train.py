@@ -29,13 +29,13 @@ from stadapter.model import build_model
 from stadapter.predict import Classifier
 from stadapter.provenance import command_line
 from stadapter.synthetic import write_clips
-from stadapter.training.checkpoint import CHECKPOINT_NAME
+from stadapter.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from stadapter.training.description import describe
 from stadapter.training.loop import Loop, TrainConfig, train
 from stadapter.training.preparation import make_accelerator, prepare
 from stadapter.training.schedule import epoch_order
 from stadapter.tuning import AIM, AttentivePooling, Full, LinearProbe, STAdapter
-from trainings import stop_after, train_in_two_processes
+from trainings import run_in_two_processes, stop_after, train_in_two_processes
 from trunks import make_trunk, save_trunk
 
 
@@ -550,6 +550,30 @@ def test_a_clip_that_another_process_cannot_read_is_named_too(config: TrainConfi
     assert {record["name"] for record in records(Path(config.out), "unreadable")} == names
     assert load_artefact(Path(config.out)).receipt["unreadable"].keys() == names
     assert all(told.count(f"skipped {name}") == 1 for name in names)
+
+
+ONE_STOPS_FIRST = """
+import json, os, signal, sys
+from stadapter.training.loop import Loop, train
+from stadapter.training.settings import settings_from_json
+
+learn = Loop.learn
+
+def stop_in_the_second_process(self, *args):
+    learn(self, *args)
+    if self.step == 2 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+Loop.learn = stop_in_the_second_process
+train(settings_from_json(json.loads(sys.argv[1])))
+"""
+
+
+def test_a_process_that_stops_before_the_others_loses_no_step(config: TrainConfig, tmp_path: Path) -> None:
+    done = run_in_two_processes(ONE_STOPS_FIRST, dataclasses.replace(config, batch_size=2, epochs=8), tmp_path)
+    assert done.returncode != 0
+    assert read_checkpoint(Path(config.out))[0].step == 3
+    assert "the state after step 3 is in" in done.stderr or "KeyboardInterrupt" in done.stderr
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_no_traceback_of_workers(config: TrainConfig, tmp_path: Path) -> None:

@@ -41,20 +41,25 @@ if __name__ == "__main__":
 
 def train_in_two_processes(config: TrainConfig, folder: Path, **changes: Any) -> str:
     """Train with the settings changed, by gloo on this machine's CPU; what the processes said."""
+    done = run_in_two_processes(_SCRIPT, dataclasses.replace(config, **changes), folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def run_in_two_processes(code: str, config: TrainConfig, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a script with the settings, as JSON, as its argument."""
     script = folder / "two.py"
-    script.write_text(_SCRIPT)
-    settings = json.dumps(settings_to_json(dataclasses.replace(config, **changes)))
+    script.write_text(code)
+    settings = json.dumps(settings_to_json(config))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     launch += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
-    done = subprocess.run(
+    return subprocess.run(
         [*launch, str(script), settings],
         capture_output=True,
         text=True,
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stderr
 
 
 def _free_port() -> int:

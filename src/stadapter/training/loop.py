@@ -6,8 +6,8 @@ import math
 import platform
 import shlex
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ class Loop:
             try:
                 with workers_of(loader, self.turns):
                     self._fit(loader, batches, display, interrupted)
-            except STAdapterError:
+            except (STAdapterError, RuntimeError):
                 self._say_where_it_stands(display)
                 raise
 
@@ -172,7 +172,8 @@ class Loop:
                 for group in optimizer.param_groups:
                     group["lr"] = self.run.lr * learning_rate_share(self.step, plan.total_steps, config.warmup_fraction)
                 weight = batches.loss_weight(number, accumulation_steps=config.accumulation_steps)
-                self.learn(batch, model, stepper, meter, weight)
+                with self._saved_if_another_process_ends(checkpoints, display, interrupted):
+                    self.learn(batch, model, stepper, meter, weight)
                 if not self.accelerator.sync_gradients:
                     continue
                 self.step += 1
@@ -185,6 +186,25 @@ class Loop:
                     self._checkpoint(checkpoints, display)
                 if stopped:
                     raise KeyboardInterrupt
+
+    @contextmanager
+    def _saved_if_another_process_ends(
+        self, checkpoints: Checkpoints, display: RunDisplay, interrupted: Callable[[], bool]
+    ) -> Iterator[None]:
+        """Save the last whole step if this process cannot exchange gradients with another, which has stopped or died.
+
+        Processes that are asked to stop, above all on several machines, do not all hear of it in the same step.
+        """
+        try:
+            yield
+        except RuntimeError:
+            if self.accelerator.num_processes == 1:
+                raise
+            if self.step:
+                self._checkpoint(checkpoints, display)
+            if interrupted():
+                raise KeyboardInterrupt from None
+            raise
 
     def _compile(self, display: RunDisplay) -> None:
         """Compile for whole batches and for an epoch's last one; report it if that fails."""
