@@ -19,7 +19,7 @@ from rich.console import Console
 
 from stadapter.__main__ import main
 from stadapter.artefact import SPEC_NAME
-from stadapter.comparison import child, process, runner
+from stadapter.comparison import child, jobs, process, runner
 from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment, read_experiment, read_experiments
 from stadapter.comparison.jobs import Job, experiment_job, find_common, rates_of
@@ -225,21 +225,67 @@ def test_settings_damaged_by_hand_are_told_as_changed() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("size", 224), ("precision", "float64")])
 def test_results_of_a_machine_that_chose_otherwise_are_not_mixed(
-    name: str, value: Any, stage: Path, finished: Path, tmp_path: Path
+    name: str, value: Any, stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "results"))
     result = next(path for path in sorted(folder.glob("*.json")) if "error" not in json.loads(path.read_text()))
     values = json.loads(result.read_text())
     result.write_text(json.dumps({**values, name: value}))  # as where a GPU chose it
-    write_experiment(tmp_path, "linear-probe/other", about="New, so nothing of its own is there.")
+    config = small(stage, folder)
+    with pytest.raises(SettingsError, match=f"made with other settings: {name} was {value!r}, is {values[name]!r}"):
+        compare(config, console=quiet())
+    write_experiment(tmp_path / "e", "linear-probe/other", about="New, so nothing of its own is there.")
     with pytest.raises(SettingsError, match=f"made with another budget: {name} was {value!r}, is {values[name]!r}"):
-        compare(replace(small(stage, tmp_path), out=str(folder)), console=quiet())
+        compare(replace(config, experiments=(str(tmp_path / "e"),)), console=quiet())
+    monkeypatch.setattr(process, "_wait_for", in_this_process)
+    compare(replace(config, redo=True), console=quiet())
+    assert {run[name] for run in results(folder).values()} == {values[name]}
+    monkeypatch.setattr(process, "_wait_for", no_child)
+    compare(config, console=quiet())
 
 
 def test_results_of_another_budget_are_not_mixed(stage: Path, finished: Path, tmp_path: Path) -> None:
     write_experiment(tmp_path, "linear-probe/other", about="New, so nothing of its own is there.")
     with pytest.raises(SettingsError, match="was made with another budget: steps was 2, is 4"):
         compare(small(stage, finished, steps=4, experiments=(str(tmp_path),)), console=quiet())
+
+
+def test_steps_that_round_up_to_as_many_are_the_same_budget(
+    stage: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", no_child)
+    compare(small(stage, finished, seeds=(0, 1), steps=1), console=quiet())  # two batches are one pass
+
+
+def test_a_run_that_failed_on_another_budget_is_run_again(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", lambda command: -signal.SIGKILL)
+    config = small(stage, tmp_path / "out", strategies=("linear-probe",))
+    (failure,) = compare(config, console=quiet()).failures
+    assert failure.error.endswith("lower --batch-size or --size")
+    monkeypatch.setattr(process, "_wait_for", in_this_process)
+    assert not compare(replace(config, batch_size=2), console=quiet()).failures
+
+
+def test_an_unfinished_run_of_a_machine_that_chose_otherwise_is_not_resumed(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", no_child)
+    config = small(stage, tmp_path / "out", strategies=("linear-probe",))
+    run = tmp_path / "out" / "runs" / "linear-probe--default--seed0"
+    for size, redo in ((16, True), (8, True), (16, False)):
+        monkeypatch.setattr(jobs, "clip_size", lambda *_, size=size: size)
+        with pytest.raises((AssertionError, SettingsError)) as told:
+            compare(replace(config, redo=redo), console=quiet())
+        if redo:
+            assert "a training was started" in str(told.value)
+            assert not run.exists()
+            run.mkdir()
+            (run / CHECKPOINT_NAME).touch()
+        else:
+            assert "was made with other settings: size was 8, is 16; choose another --out, or run it" in str(told.value)
+            assert (run / CHECKPOINT_NAME).exists()
 
 
 @pytest.mark.parametrize(
@@ -612,6 +658,28 @@ def test_where_no_learning_rate_worked_that_is_the_result(
         assert (failure.lr_search.chosen, set(failure.lr_search.errors)) == (None, {"0.001", "0.01"})
 
 
+def test_all_seeds_have_the_learning_rate_of_one_search(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def sometimes_killed(command: Sequence[str]) -> int:
+        started.append(Path(command[-1]).name.removesuffix(".job.json").removeprefix("linear-probe--default--"))
+        return -signal.SIGKILL if started in (["lr0.001", "lr0.1"], ["lr0.001", "lr0.1", "seed0"]) else train(command)
+
+    train = in_this_process
+    monkeypatch.setattr(process, "_wait_for", sometimes_killed)
+    config = small(stage, tmp_path / "out", strategies=("linear-probe",), lr_search=(1e-3, 1e-1), seeds=(0, 1))
+    comparison = compare(config, console=quiet())
+    assert started == ["lr0.001", "lr0.1", "seed0", "seed1"]
+    (row,), (killed,) = comparison.rows, comparison.failures
+    (run,) = row.runs
+    assert run.config["lr"] == 1e-3
+    assert run.lr_search == killed.lr_search
+    assert run.lr_search is not None
+    assert run.lr_search.errors["0.1"].startswith("the training process was killed by a signal")
+
+
 @pytest.mark.parametrize("own", [(1e-3,), (1e-3, 1e-2, 1e-1)])
 def test_every_experiment_searches_as_many_learning_rates(stage: Path, tmp_path: Path, own: tuple[float, ...]) -> None:
     config = small(stage, tmp_path / "out", lr_search=(1e-3, 1e-2))
@@ -818,7 +886,10 @@ def test_clips_that_no_run_could_train_on_are_told_with_the_figures(finished: Pa
     assert "1 clip to train on could not be read: left/a.mp4." in sentences
 
 
-def test_a_rate_that_another_machine_searched_is_not_taken(stage: Path, tmp_path: Path) -> None:
+def test_a_rate_that_another_machine_searched_is_not_taken(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", in_this_process)
     config = small(stage, tmp_path / "out", strategies=("linear-probe",), lr_search=(1e-3,))
     compare(config, console=quiet())
     (trial,) = (tmp_path / "out" / "search").glob("*.json")
@@ -826,3 +897,5 @@ def test_a_rate_that_another_machine_searched_is_not_taken(stage: Path, tmp_path
     (tmp_path / "out" / "linear-probe--default--seed0.json").unlink()
     with pytest.raises(SettingsError, match="was made with another budget: size was 224, is "):
         compare(config, console=quiet())
+    compare(replace(config, redo=True), console=quiet())
+    assert json.loads(trial.read_text())["size"] == 16

@@ -15,7 +15,7 @@ from stadapter.errors import DataError, SettingsError
 from stadapter.machine import choose_device, choose_precision, precision_name
 from stadapter.manifest import Manifest, read_manifest, read_splits, size_bytes
 from stadapter.training.preparation import clip_size
-from stadapter.training.schedule import make_plan
+from stadapter.training.schedule import Plan, make_plan
 from stadapter.training.settings import TrainConfig
 from stadapter.wording import listed
 
@@ -35,7 +35,7 @@ class Common:
     budget: dict[str, Any]
     """Steps, batch, size, frames and data: equal in all results of a folder."""
     found: dict[str, Any]
-    """What settings that depend on the machine came out as: also equal."""
+    """Size and precision as this machine chose them where the settings leave that open: also equal."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def find_common(config: CompareConfig) -> Common:
     size = clip_size(config.size, trunk.info, device)
     _check_clips(config, size)
     budget = {
-        "steps": config.steps,
+        "steps": _plan(config.steps, train_set, config.batch_size).total_steps,
         "batch_size": config.batch_size,
         "num_frames": config.num_frames,
         "size": config.size,
@@ -143,7 +143,7 @@ def experiment_job(config: CompareConfig, common: Common, experiment: Experiment
     result = folder / result_name(experiment.strategy, experiment.name, seed)
     train_config = _train_config(config, common, experiment, seed, folder / _RUNS_FOLDER / result.stem)
     hashes = {name: common.budget[name] for name in ("train_sha256", "test_sha256", "backbone_sha256")}
-    identity = {**learned_from(train_config), **hashes}
+    identity = {**learned_from(train_config), **common.found, **hashes}
     if rates := rates_of(config, experiment):
         identity["lr"] = {"search": list(rates), "seed": config.seeds[0], **_searched_on(common)}
     known = _known(experiment, seed, common, identity)
@@ -156,9 +156,10 @@ def search_job(config: CompareConfig, common: Common, experiment: Experiment, ra
     part, _ = common.search_sets
     stem = f"{experiment.stem}--lr{rate:g}"
     full = _train_config(config, common, experiment, config.seeds[0], folder / _RUNS_FOLDER / _SEARCH_FOLDER / stem)
-    epochs = _epochs(math.ceil(config.steps / 3), part, config.batch_size)
+    epochs = _plan(math.ceil(config.steps / 3), part, config.batch_size).epochs
     train_config = replace(full, **_search_clips(config), epochs=epochs, lr=rate)
-    identity = {**learned_from(train_config), **_searched_on(common), "backbone_sha256": common.backbone_sha256}
+    hashes = {**_searched_on(common), "backbone_sha256": common.backbone_sha256}
+    identity = {**learned_from(train_config), **common.found, **hashes}
     known = _known(experiment, config.seeds[0], common, identity)
     result = folder / _SEARCH_FOLDER / f"{stem}.json"
     return Job(f"{experiment.title}, learning rate {rate:g}", result, train_config, known)
@@ -180,7 +181,7 @@ def _train_config(config: CompareConfig, common: Common, experiment: Experiment,
         fit=config.fit,
         num_spatial_views=config.num_spatial_views,
         augmentation=config.augmentation,
-        epochs=_epochs(config.steps, common.train_set, config.batch_size),
+        epochs=_plan(config.steps, common.train_set, config.batch_size).epochs,
         batch_size=config.batch_size,
         precision=config.precision,
         device=config.device,
@@ -191,9 +192,10 @@ def _train_config(config: CompareConfig, common: Common, experiment: Experiment,
     )
 
 
-def _epochs(steps: int, clips: Manifest, batch_size: int) -> int:
-    plan = make_plan(num_clips=len(clips.entries), batch_size=batch_size, epochs=1)
-    return math.ceil(steps / plan.steps_per_epoch)
+def _plan(steps: int, clips: Manifest, batch_size: int) -> Plan:
+    """At least so many steps, in whole passes over the clips."""
+    sizes = {"num_clips": len(clips.entries), "batch_size": batch_size}
+    return make_plan(**sizes, epochs=math.ceil(steps / make_plan(**sizes).steps_per_epoch))
 
 
 def _search_clips(config: CompareConfig) -> dict[str, Any]:

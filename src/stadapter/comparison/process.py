@@ -16,8 +16,8 @@ from stadapter.comparison.jobs import Job
 from stadapter.comparison.results import (
     FailedRun,
     FinishedRun,
-    RateSearch,
     changes,
+    identity_of,
     read_job,
     read_result,
     write_json,
@@ -53,22 +53,22 @@ def run(job: Job, console: Console) -> None:
 def is_done(job: Job) -> bool:
     """Whether its result exists, made with the same settings."""
     result = read_result(job.result)
-    return isinstance(result, FinishedRun) and not changes(result.identity, job.known.identity)
+    return isinstance(result, FinishedRun) and not changes(identity_of(result), job.known.identity)
 
 
 def identity_there(job: Job) -> dict[str, Any] | None:
     """The identity of the existing result or of an unfinished run; None if nothing would be lost."""
     result = read_result(job.result)
     if isinstance(result, FinishedRun):
-        return result.identity
+        return identity_of(result)
     if (Path(job.config.out) / CHECKPOINT_NAME).is_file() and (unfinished := read_job(_job_file(job))):
         return unfinished[0]
     return None
 
 
-def fail(job: Job, error: str, lr_search: RateSearch | None = None) -> FailedRun:
+def fail(job: Job, error: str) -> FailedRun:
     """Write a result that says why the run failed."""
-    result = FailedRun(**{**vars(job.known), "lr_search": lr_search}, error=error)
+    result = FailedRun(**vars(job.known), error=error)
     write_result(job.result, result)
     return result
 

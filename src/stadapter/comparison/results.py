@@ -236,6 +236,11 @@ def learned_from(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in settings_to_json(config).items() if name not in _CHANGES_NOTHING}
 
 
+def identity_of(result: FinishedRun) -> dict[str, Any]:
+    """The identity of a result, also of one from before size and precision were recorded as the machine chose them."""
+    return {**result.identity, "size": result.size, "precision": result.precision}
+
+
 def changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """The settings in which two identities differ, each with both values.
 

@@ -13,7 +13,7 @@ from stadapter.comparison.experiments import Experiment
 from stadapter.comparison.jobs import Common, Job, experiment_job, find_common, rates_of
 from stadapter.comparison.plots import write_figures
 from stadapter.comparison.process import fail, identity_there, is_done, run
-from stadapter.comparison.results import FinishedRun, changes, read_result, read_results, result_name
+from stadapter.comparison.results import FinishedRun, RateSearch, changes, read_result, read_results, result_name
 from stadapter.comparison.search import search
 from stadapter.comparison.summary import Comparison, summarise
 from stadapter.comparison.tables import write_csv, write_markdown
@@ -73,6 +73,7 @@ def _run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: P
     _note_missing_reference(config, experiments, folder, console)
     with stopped_by_signals(), locked(folder):
         started, num_run = time.monotonic(), 0
+        searches: dict[str, RateSearch] = {}
         for number, (item, job) in enumerate(wanted, start=1):
             if is_done(job):
                 continue
@@ -83,13 +84,14 @@ def _run_all(config: CompareConfig, experiments: Sequence[Experiment], folder: P
             console.print(f"\n{job.title} ({number} of {len(wanted)}{left})", style="bold", highlight=False)
             num_run += 1
             if rates[item.stem]:
-                found = search(config, common, item, folder, console)
+                if item.stem not in searches:  # once, so that all seeds have the same rate whatever fails
+                    searches[item.stem] = search(config, common, item, folder, console)
+                found = searches[item.stem]
+                job = replace(job, known=replace(job.known, lr_search=found))
                 if found.chosen is None:
-                    fail(job, f"no learning rate worked: {listed(list(found.errors.values()))}", found)
+                    fail(job, f"no learning rate worked: {listed(list(found.errors.values()))}")
                     continue
-                job = replace(
-                    job, config=replace(job.config, lr=found.chosen), known=replace(job.known, lr_search=found)
-                )
+                job = replace(job, config=replace(job.config, lr=found.chosen))
             run(job, console)
 
 
@@ -120,11 +122,11 @@ def _refuse_other_settings(jobs: Sequence[Job]) -> None:
 
 def _refuse_other_budget(folder: Path, common: Common, jobs: Sequence[Job], *, redo: bool) -> None:
     """Results next to ours must have been made on our budget, or the table would compare the incomparable."""
-    done_again = {job.result.name for job in jobs if redo or read_result(job.result) is None}
+    done_again = {job.result.name for job in jobs if redo or not isinstance(read_result(job.result), FinishedRun)}
     for path, result in read_results(folder, but=done_again).items():
         theirs, ours = result.budget, common.budget
-        if isinstance(result, FinishedRun):  # a laptop and a GPU have different sizes and precisions if none is given
-            theirs = {**theirs, **{name: getattr(result, name) for name in common.found}}
+        if isinstance(result, FinishedRun):  # what the settings came out as, on a GPU and on a laptop
+            theirs = {**theirs, **{name: getattr(result, name) for name in ("steps", *common.found)}}
             ours = {**ours, **common.found}
         if theirs != ours:
             told = [line for name, value in ours.items() for line in changed(name, theirs.get(name), value)]

@@ -24,6 +24,8 @@ def search(config: CompareConfig, common: Common, experiment: Experiment, folder
     errors: dict[str, str] = {}
     for rate in rates:
         job = search_job(config, common, experiment, rate, folder)
+        if not config.redo:
+            _refuse_other_machine(job, common)
         if not is_done(job):
             console.print(job.title, highlight=False)
             run(job, console)
@@ -31,7 +33,6 @@ def search(config: CompareConfig, common: Common, experiment: Experiment, folder
         if isinstance(result, FailedRun):
             errors[f"{rate:g}"] = result.error
         elif result is not None:
-            _refuse_other_machine(job, result, common)
             tried[rate] = result
     return RateSearch(
         values=rates,
@@ -67,7 +68,13 @@ def _is_worse(result: FinishedRun, best: FinishedRun) -> bool:
     return bool(both) and paired_difference([theirs[c] for c in both], [ours[c] for c in both]).interval.low > 0
 
 
-def _refuse_other_machine(job: Job, result: FinishedRun, common: Common) -> None:
+def _refuse_other_machine(job: Job, common: Common) -> None:
     """A rate that was tried with another size or precision, chosen by another machine, says nothing about ours."""
+    result = read_result(job.result)
+    if not isinstance(result, FinishedRun):
+        return
     if told := [line for name, ours in common.found.items() for line in changed(name, getattr(result, name), ours)]:
-        raise SettingsError(f"{job.result} was made with another budget: {listed(told)}; choose another --out")
+        raise SettingsError(
+            f"{job.result} was made with another budget: {listed(told)}; choose another --out, or try it again with "
+            "--redo"
+        )
