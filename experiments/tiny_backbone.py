@@ -228,9 +228,7 @@ def augmented(pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     images = torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
     grid = torch.where(flip.view(-1, 1, 1, 1), grid.flip(2), grid)
     known = torch.where(flip.view(-1, 1, 1), known.flip(2), known)
-    gain, offset = 1 + 0.3 * (2 * torch.rand(2, len(images), 3, 1, 1) - 1) * torch.tensor([1.0, 1.0]).view(
-        2, 1, 1, 1, 1
-    )
+    gain, offset = 1 + 0.3 * (2 * torch.rand(2, len(images), 3, 1, 1) - 1)
     images = (images * gain + (offset - 1)).clamp(-1, 1)
     return images, torch.cat([targets[:, :1], grid.flatten(1, 2)], 1), known.flatten(1)
 

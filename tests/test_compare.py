@@ -147,6 +147,27 @@ def test_what_is_there_is_passed_over(stage: Path, finished: Path, monkeypatch: 
     assert [row.title for row in comparison.rows] == ["st-adapter/default", "linear-probe/default"]
 
 
+def test_the_reference_is_the_one_that_was_asked_for(
+    stage: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", no_child)
+    adapter, probe = compare(
+        small(stage, finished, seeds=(0, 1), reference="linear-probe/default"), console=quiet()
+    ).rows
+    assert probe.verdict == "the reference"
+    assert adapter.difference is not None
+
+
+def test_sigterm_ends_a_comparison_like_ctrl_c(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_wait_for", lambda command: signal.raise_signal(signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compare(small(stage, tmp_path / "out"), console=quiet())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_results_with_other_settings_are_refused(
     stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +181,11 @@ def test_results_with_other_settings_are_refused(
         compare(changed, console=quiet())
     with pytest.raises(AssertionError, match="a training was started"):
         compare(replace(changed, redo=True), console=quiet())
+    monkeypatch.setattr(process, "_wait_for", lambda command: 1)
+    failures = compare(replace(changed, redo=True), console=quiet()).failures  # not the results there were
+    assert [(failure.title, failure.seed) for failure in failures] == [
+        ("linear-probe/default", seed) for seed in (0, 1)
+    ]
 
 
 def test_a_result_from_before_a_setting_existed_has_its_default(
@@ -180,7 +206,7 @@ def test_a_result_from_before_a_setting_existed_has_its_default(
 
 
 def test_every_run_after_the_first_says_how_long_is_left(
-    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     minutes = count(step=60)
     monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: next(minutes)))
@@ -189,6 +215,11 @@ def test_every_run_after_the_first_says_how_long_is_left(
     assert re.findall(r"\(\d of 4.*\)", said(console)) == [
         *("(1 of 4)", "(2 of 4, about 3 min left)", "(3 of 4, about 2 min left)", "(4 of 4, about 60 s left)")
     ]
+    shutil.copytree(finished, there := tmp_path / "there")
+    for path in there.glob("*--seed0.json"):
+        path.unlink()
+    compare(small(stage, there, seeds=(0, 1)), console=(console := quiet()))
+    assert re.findall(r"\(\d of 4.*\)", said(console)) == ["(1 of 4)", "(2 of 4, about 60 s left)"]
 
 
 def test_a_reference_that_will_be_missing_is_told_before_the_first_run(
@@ -427,6 +458,19 @@ def test_the_table_says_where_it_cannot_tell(finished: Path) -> None:
     assert float(rows[0]["top1"]) == results(finished)["st-adapter--default--seed0"]["top1"]
 
 
+def test_the_page_says_which_learning_rates_were_searched(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, out := tmp_path / "out")
+    search = {"values": [1e-3, 2e-3], "chosen": 2e-3, "num_held_out_clips": 2, "held_out_sha256": "", "steps": 5}
+    search |= {name: {} for name in ("errors", "top1", "loss", "train_loss")}
+    for strategy, which, num_marked in (("st-adapter", "those marked as searched", 1), ("linear-probe", "each", 2)):
+        for path in out.glob(f"{strategy}--*.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"lr_search": search}))
+        write_summary(out)
+        page = (out / "comparison.md").read_text()
+        assert f"The learning rate of {which} is the best of 2, tried with one seed and 5 steps on 2 clips" in page
+        assert page.count("| 0.002, searched |") == num_marked
+
+
 @pytest.mark.parametrize("width", [80, 140, 400])
 def test_a_narrow_terminal_leaves_out_columns_and_cuts_off_nothing(finished: Path, width: int) -> None:
     console = Console(file=io.StringIO(), width=width)
@@ -643,6 +687,8 @@ def test_the_learning_rate_is_searched_without_the_test_clips(
         assert Path(trial["config"]["data"]) == stage / "train"
         assert {Path(row["name"]).name for row in trial["predictions"]} < training
         assert len(trial["predictions"]) == search["num_held_out_clips"] == 2
+        assert all(search[name][rate] == trial[name] for name in ("top1", "loss", "train_loss"))
+    assert search["held_out_sha256"] == result["identity"]["lr"]["search_sha256"][1]
 
 
 def test_where_no_learning_rate_worked_that_is_the_result(
@@ -702,6 +748,11 @@ def test_the_search_takes_the_best_and_among_equals_the_one_that_learned_most(fi
     assert choose_rate({1e-3: tried(good, 2.0), 1e-2: tried(chance, 0.1)}) == 1e-3
     assert choose_rate({1e-4: tried(chance, 1.9), 1e-3: tried(other_chance, 2.3), 1e-2: tried(chance, 1.2)}) == 1e-2
     assert choose_rate({1e-2: tried(chance, 2.3)}) == 1e-2
+    first, last, few = "1" * 10 + "0" * 10, "0" * 10 + "1" * 10, "0" * 10 + "1" * 5 + "0" * 5
+    rates = {1e-4: tried(first, 2.0), 1e-3: tried(last, 1.5), 1e-2: tried(few, 0.1)}
+    assert choose_rate(rates) == 1e-3  # as good as the first, with a lower loss; the last is certainly worse
+    elsewhere = replace(tried(good, 2.0), predictions=())
+    assert choose_rate({1e-3: elsewhere, 1e-2: tried(chance, 0.1)}) == 1e-2  # no clip in common: cannot tell
 
 
 def test_the_clips_of_the_search_can_be_named(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

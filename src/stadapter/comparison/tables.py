@@ -188,14 +188,12 @@ def _difference(difference: Difference | None) -> str:
 
 
 def _notes(comparison: Comparison) -> str:
-    if not comparison.rows:
-        return ""
     runs = [run for row in comparison.rows for run in row.runs]
     budget = runs[0].budget
     hardware = sorted({f"{run.hardware['device']}, {run.hardware['processor']}" for run in runs})
     versions = sorted({", ".join(f"{name} {value}" for name, value in run.versions.items()) for run in runs})
     commits = sorted({run.commit or "no checkout" for run in runs})
-    search = next((run.lr_search for run in runs if run.lr_search), None)
+    searches = [run.lr_search for run in runs if run.lr_search is not None]
     notes = [
         f"Budget, the same for all: {runs[0].steps} steps of {budget['batch_size']} clips, {budget['num_frames']} "
         f"frames of {runs[0].size} pixels unless the experiment is about frames.",
@@ -207,9 +205,10 @@ def _notes(comparison: Comparison) -> str:
         f"{' and '.join(sorted({run.peak_memory_of for run in runs}))}, decoding processes not counted.",
         f"Hardware: {'; '.join(hardware)}. Versions: {'; '.join(versions)}. Commit: {', '.join(commits)}.",
     ]
-    if search is not None:
+    if searches:
+        search, which = searches[0], "each" if len(searches) == len(runs) else "those marked as searched"
         notes.append(
-            f"The learning rate of each is the best of {len(search.values)}, tried with one seed and "
+            f"The learning rate of {which} is the best of {len(search.values)}, tried with one seed and "
             f"{search.steps or 'a third of the'} steps on {search.num_held_out_clips} clips held out of the training "
             "data: among the rates that these clips cannot tell from the best, the one with the lowest training loss. "
             "The search did not look at the test clips."
