@@ -23,5 +23,6 @@ def run(arguments: Sequence[str]) -> int:
         say(f"\nstopped; continue with the same command: {shlex.join(['stadapter', 'compare', *arguments])}")
         raise
     output_console(sys.stdout).print(tables(comparison), highlight=False)
-    say(f"saved in {expanded(flags.out)}: comparison.md, runs.csv, two figures and one JSON file per run")
+    folder = expanded(flags.out)
+    say(f"saved in {folder}; look at {folder / 'comparison.md'}")
     return 1 if comparison.failures else 0

@@ -10,7 +10,7 @@ from stadapter.check.examine import content_hash
 from stadapter.clips import ClipConfig
 from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment
-from stadapter.comparison.results import Run, learned_from, result_name
+from stadapter.comparison.results import CHOSEN, Run, learned_from, result_name
 from stadapter.errors import DataError, SettingsError
 from stadapter.machine import choose_device, choose_precision, precision_name
 from stadapter.manifest import Manifest, read_manifest, read_splits, size_bytes
@@ -29,13 +29,10 @@ class Common:
     train_set: Manifest
     test_set: Manifest
     search_sets: tuple[Manifest, Manifest] | None
-    backbone_sha256: str
     width: int
     num_blocks: int
     budget: dict[str, Any]
-    """Steps, batch, size, frames and data: equal in all results of a folder."""
-    found: dict[str, Any]
-    """Size and precision as this machine chose them where the settings leave that open: also equal."""
+    """Steps, batch, size, frames, precision and data: equal in all results of a folder."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +71,13 @@ def find_common(config: CompareConfig) -> Common:
         "steps": _plan(config.steps, train_set, config.batch_size).total_steps,
         "batch_size": config.batch_size,
         "num_frames": config.num_frames,
-        "size": config.size,
+        "size": size,
+        "precision": precision,
         "train_sha256": train_set.hash(),
         "test_sha256": test_set.hash(),
         "backbone_sha256": trunk.info.sha256,
     }
-    found = {"size": size, "precision": precision}
-    return Common(train_set, test_set, search_sets, trunk.info.sha256, trunk.width, len(trunk.blocks), budget, found)
+    return Common(train_set, test_set, search_sets, trunk.width, len(trunk.blocks), budget)
 
 
 def _check_clips(config: CompareConfig, size: int) -> None:
@@ -142,8 +139,8 @@ def experiment_job(config: CompareConfig, common: Common, experiment: Experiment
     """The training of an experiment with one seed."""
     result = folder / result_name(experiment.strategy, experiment.name, seed)
     train_config = _train_config(config, common, experiment, seed, folder / _RUNS_FOLDER / result.stem)
-    hashes = {name: common.budget[name] for name in ("train_sha256", "test_sha256", "backbone_sha256")}
-    identity = {**learned_from(train_config), **common.found, **hashes}
+    found = {name: common.budget[name] for name in (*CHOSEN, "train_sha256", "test_sha256", "backbone_sha256")}
+    identity = {**learned_from(train_config), **found}
     if rates := rates_of(config, experiment):
         identity["lr"] = {"search": list(rates), "seed": config.seeds[0], **_searched_on(common)}
     known = _known(experiment, seed, common, identity)
@@ -158,8 +155,8 @@ def search_job(config: CompareConfig, common: Common, experiment: Experiment, ra
     full = _train_config(config, common, experiment, config.seeds[0], folder / _RUNS_FOLDER / _SEARCH_FOLDER / stem)
     epochs = _plan(math.ceil(config.steps / 3), part, config.batch_size).epochs
     train_config = replace(full, **_search_clips(config), epochs=epochs, lr=rate)
-    hashes = {**_searched_on(common), "backbone_sha256": common.backbone_sha256}
-    identity = {**learned_from(train_config), **common.found, **hashes}
+    found = {name: common.budget[name] for name in (*CHOSEN, "backbone_sha256")}
+    identity = {**learned_from(train_config), **found, **_searched_on(common)}
     known = _known(experiment, config.seeds[0], common, identity)
     result = folder / _SEARCH_FOLDER / f"{stem}.json"
     return Job(f"{experiment.title}, learning rate {rate:g}", result, train_config, known)

@@ -19,6 +19,8 @@ Clip = tuple[str, float | None, float | None]
 """Name, start and end of a test clip."""
 FORMAT = 1
 """The newest format of a result file that this program knows."""
+CHOSEN = ("size", "precision")
+"""Settings that may be left to the machine: a run's budget and identity have what it chose."""
 _CHANGES_NOTHING = (FREE_SETTINGS | {"val_data"}) - {"label_kind", "split_number", "size", "precision"}
 """Settings in which a result may differ from what is asked for: paths, covered by hashes, and settings that do not
 affect what is learned. Some that may differ when a run is resumed are covered by its identity, which a result lacks."""
@@ -53,7 +55,7 @@ class Run:
     about: str
     seed: int
     budget: dict[str, Any]
-    """Steps, batch, size, frames and data: equal in all results of a folder."""
+    """Steps, batch, size, frames, precision and data: equal in all results of a folder."""
     identity: dict[str, Any]
     """Everything its result depends on, as JSON values: settings, and hashes of data and trunk."""
     lr_search: RateSearch | None = None
@@ -237,8 +239,13 @@ def learned_from(config: TrainConfig) -> dict[str, Any]:
 
 
 def identity_of(result: FinishedRun) -> dict[str, Any]:
-    """The identity of a result, also of one from before size and precision were recorded as the machine chose them."""
-    return {**result.identity, "size": result.size, "precision": result.precision}
+    """The identity of a result; some have there a size and a precision that were left to the machine."""
+    return {**result.identity, **{name: getattr(result, name) for name in CHOSEN}}
+
+
+def budget_of(result: FinishedRun) -> dict[str, Any]:
+    """The budget of a result; some have there, as above, what was asked for."""
+    return {**result.budget, **{name: getattr(result, name) for name in ("steps", *CHOSEN)}}
 
 
 def changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -13,7 +13,15 @@ from stadapter.comparison.experiments import Experiment
 from stadapter.comparison.jobs import Common, Job, experiment_job, find_common, rates_of
 from stadapter.comparison.plots import write_figures
 from stadapter.comparison.process import fail, identity_there, is_done, run
-from stadapter.comparison.results import FinishedRun, RateSearch, changes, read_result, read_results, result_name
+from stadapter.comparison.results import (
+    FinishedRun,
+    RateSearch,
+    budget_of,
+    changes,
+    read_result,
+    read_results,
+    result_name,
+)
 from stadapter.comparison.search import search
 from stadapter.comparison.summary import Comparison, summarise
 from stadapter.comparison.tables import write_csv, write_markdown
@@ -122,14 +130,10 @@ def _refuse_other_settings(jobs: Sequence[Job]) -> None:
 
 def _refuse_other_budget(folder: Path, common: Common, jobs: Sequence[Job], *, redo: bool) -> None:
     """Results next to ours must have been made on our budget, or the table would compare the incomparable."""
-    done_again = {job.result.name for job in jobs if redo or not isinstance(read_result(job.result), FinishedRun)}
+    done_again = {job.result.name for job in jobs if redo or read_result(job.result) is None}
     for path, result in read_results(folder, but=done_again).items():
-        theirs, ours = result.budget, common.budget
-        if isinstance(result, FinishedRun):  # what the settings came out as, on a GPU and on a laptop
-            theirs = {**theirs, **{name: getattr(result, name) for name in ("steps", *common.found)}}
-            ours = {**ours, **common.found}
-        if theirs != ours:
-            told = [line for name, value in ours.items() for line in changed(name, theirs.get(name), value)]
+        if isinstance(result, FinishedRun) and (theirs := budget_of(result)) != common.budget:
+            told = [line for name, ours in common.budget.items() for line in changed(name, theirs.get(name), ours)]
             raise SettingsError(
                 f"{path} was made with another budget: {listed(told, 3)}; choose another --out, or run all again with "
                 "--redo"

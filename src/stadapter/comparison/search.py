@@ -9,7 +9,7 @@ from stadapter.comparison.config import CompareConfig
 from stadapter.comparison.experiments import Experiment
 from stadapter.comparison.jobs import Common, Job, rates_of, search_job
 from stadapter.comparison.process import is_done, run
-from stadapter.comparison.results import FailedRun, FinishedRun, RateSearch, read_result
+from stadapter.comparison.results import CHOSEN, FailedRun, FinishedRun, RateSearch, read_result
 from stadapter.errors import SettingsError
 from stadapter.uncertainty import paired_difference
 from stadapter.wording import changed, listed
@@ -73,7 +73,7 @@ def _refuse_other_machine(job: Job, common: Common) -> None:
     result = read_result(job.result)
     if not isinstance(result, FinishedRun):
         return
-    if told := [line for name, ours in common.found.items() for line in changed(name, getattr(result, name), ours)]:
+    if told := [line for name in CHOSEN for line in changed(name, getattr(result, name), common.budget[name])]:
         raise SettingsError(
             f"{job.result} was made with another budget: {listed(told)}; choose another --out, or try it again with "
             "--redo"
