@@ -842,6 +842,32 @@ def test_ctrl_c_reaches_the_training_once_and_then_the_comparison_stops(tmp_path
     assert (tmp_path / "told").read_text() == "asked "
 
 
+def test_a_training_is_a_session_of_its_own_and_does_not_outlive_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    leads = "import os, sys; sys.exit(os.getsid(0) == os.getpid())"
+    assert process._wait_for([sys.executable, "-c", leads]) == 1
+    killed = []
+    child = SimpleNamespace(wait=lambda: 1 / 0, kill=lambda: killed.append(True))
+    monkeypatch.setattr(process.subprocess, "Popen", lambda *_, **__: child)  # type: ignore[attr-defined]
+    with pytest.raises(ZeroDivisionError):
+        process._wait_for([])
+    assert killed
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (3, "the training process ended with exit code 3 and no result"),
+        (-signal.SIGSEGV, "the training process was killed by a signal (Segmentation fault)"),
+    ],
+)
+def test_only_a_kill_is_taken_for_too_little_memory(
+    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, told: str
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", lambda command: code)
+    (failure,) = compare(small(stage, tmp_path / "out", strategies=("linear-probe",)), console=quiet()).failures
+    assert failure.error == told
+
+
 def test_a_training_stops_when_the_comparison_has_been_killed() -> None:
     code = (
         "import time\nfrom stadapter.signals import stop_with_parent\n"
