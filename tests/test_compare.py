@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,24 +19,26 @@ from rich.console import Console
 
 from stadapter.__main__ import main
 from stadapter.artefact import SPEC_NAME
-from stadapter.comparison import child, jobs, process, runner
-from stadapter.comparison.config import CompareConfig
+from stadapter.augmentation import Augmentation
+from stadapter.comparison import child, jobs, plots, process, runner
+from stadapter.comparison.config import CompareConfig, choose_experiments
 from stadapter.comparison.experiments import Experiment, read_experiment, read_experiments
-from stadapter.comparison.jobs import Job, experiment_job, find_common, rates_of
+from stadapter.comparison.jobs import Job, experiment_job, find_common, rates_of, search_job
 from stadapter.comparison.results import FORMAT, FinishedRun, changes, learned_from, read_result
 from stadapter.comparison.runner import compare, write_summary
 from stadapter.comparison.search import choose_rate
 from stadapter.comparison.summary import summarise
 from stadapter.comparison.tables import tables
+from stadapter.costs import gmacs_per_view
 from stadapter.errors import DataError, SettingsError, TrainingError
 from stadapter.manifest import read_manifest
 from stadapter.model import build_model
-from stadapter.records import METRICS_NAME
+from stadapter.records import METRICS_NAME, write_records
 from stadapter.synthetic import write_clips
 from stadapter.training.checkpoint import CHECKPOINT_NAME
 from stadapter.training.run_folder import LOCK_NAME
 from stadapter.training.settings import TrainConfig
-from stadapter.tuning import STRATEGIES, STAdapter
+from stadapter.tuning import STRATEGIES, LinearProbe, STAdapter
 from trunks import make_trunk, save_trunk
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,6 +135,37 @@ def test_every_run_leaves_a_result_that_says_all(stage: Path, finished: Path) ->
     assert all(0 <= run[order] <= 1 for order in ("shuffled", "reversed", "single_frame"))
     assert run["versions"]["torch"]
     assert run["hardware"]["device"]
+
+
+def test_what_could_not_be_read_is_in_the_result(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_wait_for", in_this_process)
+    for side in ("train", "test"):
+        shutil.copytree(stage / side, tmp_path / side)
+        (tmp_path / side / "left" / f"broken_{side}.mp4").write_text(f"no video of {side}")
+    config = small(stage, tmp_path / "out", strategies=("linear-probe",))
+    (row,) = compare(replace(config, data=f"{tmp_path}/train", test=f"{tmp_path}/test"), console=quiet()).rows
+    (run,) = row.runs
+    assert list(run.unreadable_train_clips) == ["left/broken_train.mp4"]
+    assert [clip["name"] for clip in run.unreadable_test_clips] == ["left/broken_test.mp4"]
+    assert (run.num_clips, run.num_classes, run.peak_memory_of) == (4, 2, "process")
+
+
+def test_interruptions_are_no_part_of_the_time_and_testing_none_of_the_training(tmp_path: Path) -> None:
+    trained = {"kind": "train", "loss": 1.0}
+    write_records(
+        tmp_path,
+        [
+            {"kind": "start", "time": 0},
+            {**trained, "time": 10, "step": 1, "clips_per_second": 4.0},
+            {"kind": "start", "time": 100},
+            {**trained, "time": 105, "step": 2, "clips_per_second": 9.0},
+            {**trained, "time": 106, "step": 3, "clips_per_second": 5.0},
+            {"kind": "validation", "time": 130},
+        ],
+    )
+    found = child.read_training(tmp_path)
+    assert (found["training_seconds"], found["wall_seconds"], found["interruptions"]) == (16, 40, 1)
+    assert found["clips_per_second"] == 5
 
 
 def test_all_runs_have_the_same_budget(finished: Path) -> None:
@@ -250,6 +283,7 @@ def test_a_comparison_into_a_run_folder_is_refused(
 def test_settings_damaged_by_hand_are_told_as_changed() -> None:
     wanted = learned_from(TrainConfig(data="-", out="-"))
     assert changes(wanted, wanted) == []
+    assert changes(wanted | {"of_tomorrow": 4}, wanted) == ["of_tomorrow was 4, is None"]
     (told,) = changes(wanted | {"tuning": 5}, wanted)
     assert told.startswith("tuning was 5, is {")
 
@@ -384,6 +418,11 @@ def test_a_comparison_is_a_line_and_for_rich_a_table(finished: Path) -> None:
 def test_a_result_under_the_name_of_another_is_told(stage: Path, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, out := tmp_path / "out")
     shutil.copy(out / "linear-probe--default--seed1.json", out / "linear-probe--default--seed7.json")
+    shutil.copytree(finished, unknown := tmp_path / "unknown")
+    text = (unknown / "linear-probe--default--seed1.json").read_text()
+    (unknown / "of-old--default--seed1.json").write_text(text.replace('"linear-probe"', '"of-old"', 1))
+    with pytest.raises(DataError, match=r"of-old--default--seed1\.json is not a complete result"):
+        summarise(unknown)
     with pytest.raises(
         DataError, match=r"seed7\.json is not a complete result of stadapter compare under its original name"
     ):
@@ -421,6 +460,76 @@ def test_a_run_is_gone_on_with_only_at_its_own_learning_rate(
         with pytest.raises(AssertionError, match="a training was started"):
             process.run(replace(job, config=replace(job.config, lr=rate)), quiet())
         assert left.exists() == is_kept
+
+
+def test_a_run_has_every_setting_of_the_comparison_and_says_what_it_depends_on(stage: Path, tmp_path: Path) -> None:
+    config = small(stage, tmp_path, lr_search=(1e-3, 1e-2), search_fraction=0.5, steps=7)
+    common = find_common(config)
+    changes = {"label_kind": "verb", "split_number": 2, "fit": "stretch", "video_root": str(tmp_path), "seeds": (3,)}
+    changes |= {"augmentation": Augmentation(flip=True), "precision": "bf16", "checkpoint_minutes": 7.0, "lr": 0.5}
+    config = replace(config, **changes)  # type: ignore[arg-type]
+    job = experiment_job(config, common, Experiment("linear-probe"), 4, tmp_path)
+    shared = {each.name for each in fields(CompareConfig)} & {each.name for each in fields(TrainConfig)} - {"out"}
+    assert {name: getattr(job.config, name) for name in shared} == {name: getattr(config, name) for name in shared}
+    assert (job.config.seed, job.config.val_data, job.config.epochs) == (4, config.test, 4)
+    assert common.search_sets is not None
+    searched_on = {"search_sha256": [clips.hash() for clips in common.search_sets]}
+    hashes = {"train_sha256": common.train_set.hash(), "test_sha256": common.test_set.hash()}
+    assert job.known.identity.items() >= hashes.items()
+    assert job.known.identity["lr"] == {"search": [1e-3, 1e-2], "seed": 3, **searched_on}
+    trial = search_job(config, common, Experiment("linear-probe"), 1e-2, tmp_path)
+    assert [len(clips.entries) for clips in common.search_sets] == [4, 4]
+    assert (trial.config.lr, trial.config.val_fraction, trial.config.epochs) == (
+        1e-2,
+        0.5,
+        3,
+    )  # a third of 7, rounded up
+    assert trial.known.identity.items() >= searched_on.items()
+
+
+def test_costs_are_those_of_the_whole_model_on_the_clips_it_sees(stage: Path, tmp_path: Path) -> None:
+    costs, _ = child.count_costs(probe_job(stage, tmp_path).config)
+    model = build_model(backbone=str(stage / "trunk"), labels=["left", "right"], tuning=LinearProbe()).eval()
+    assert costs == {
+        "trained_parameters": model.count_parameters().trained,
+        "total_parameters": model.count_parameters().total,
+        "gmacs_per_view": gmacs_per_view(model, num_frames=2, size=16),
+    }
+
+
+def test_the_same_clips_elsewhere_are_the_same_comparison(
+    stage: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_wait_for", no_child)
+    for side in ("train", "test"):
+        shutil.copytree(stage / side, tmp_path / side)
+    config = small(stage, finished, seeds=(0, 1))
+    compare(replace(config, data=f"{tmp_path}/train", test=f"{tmp_path}/test"), console=quiet())
+
+
+def test_parts_of_one_recording_under_two_names_are_copies_only_where_they_are_the_same_part(
+    stage: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        shutil.copy(stage / "train" / "left" / "left_00.mp4", tmp_path / f"{name}.mp4")
+    for end, name in ((0.2, "train"), (0.4, "test"), (0.2, "same")):
+        video = "a" if name == "train" else "b"
+        (tmp_path / f"{name}.csv").write_text(f"path,label,start,end\n{video}.mp4,left,{end - 0.2},{end}\n")
+    train, other, same = (read_manifest(tmp_path / f"{name}.csv") for name in ("train", "test", "same"))
+    assert jobs._copies(train, other) == []
+    assert jobs._copies(train, same) == ["a.mp4 = b.mp4"]
+
+
+def test_a_run_folder_that_another_process_trains_in_is_left_alone(tmp_path: Path) -> None:
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", code, str(tmp_path / LOCK_NAME)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        with pytest.raises(TrainingError, match="another process is training in"):
+            child.take_up(TrainConfig(data="-", out=tmp_path))
+        other.communicate(b"\n")
+    assert tmp_path.is_dir()
 
 
 def test_two_comparisons_in_one_folder_are_refused(
@@ -581,6 +690,64 @@ def test_differences_are_taken_clip_by_clip(finished: Path, tmp_path: Path) -> N
     assert lora.verdict == "worse than st-adapter/default"
     assert full.verdict == "cannot tell"
     assert (lora.lowest, lora.highest) == (0.25, 0.5)
+
+
+def test_the_table_has_means_of_accuracies_and_medians_of_costs(finished: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source.json"
+    values = json.loads((finished / "st-adapter--default--seed0.json").read_text())
+    for seed, minutes, right in ((2, 2, 1), (3, 4, 2), (10, 12, 4)):
+        costs = {"training_seconds": 60.0 * minutes, "peak_memory_bytes": minutes * 2**20, "artefact_bytes": 10**6}
+        figures = {"num_classes": 6, "top5": right / 4, "shuffled": 0.1, "reversed": 0.2, "single_frame": right / 4}
+        ends = {"top1_interval": {"low": 0.1, "high": 0.2}, "top5_interval": {"low": 0.3, "high": 0.4}}
+        source.write_text(json.dumps(values | costs | figures | ends))
+        fake_result(tmp_path / "out", source, "st-adapter", seed, [True] * right + [False] * (4 - right))
+        fake_result(tmp_path / "out", source, "lora", seed, [True] * 4)
+    adapter, lora = write_summary(tmp_path / "out").rows
+    assert [run.seed for run in adapter.runs] == [2, 3, 10]
+    assert (adapter.top1, adapter.lowest, adapter.highest) == (pytest.approx(7 / 12), 0.25, 1)
+    page = (tmp_path / "out" / "comparison.md").read_text()
+    low, high = (round(100 * end, 1) for end in (adapter.interval.low, adapter.interval.high))
+    shown = f"| 58.3 % | {low} to {high} % | 25.0 to 100.0 % | 58.3 % | 10.0 % | 20.0 % | 58.3 % |  | the reference |"
+    assert shown in page
+    assert "+41.7 (" in page
+    assert "| 1 MB |" in page
+    assert page.count("| 4 MiB | 4 min |") == 2
+    row = next(csv.DictReader(io.StringIO((tmp_path / "out" / "runs.csv").read_text())))
+    ends = [float(row[name]) for name in ("top1_low", "top1_high", "top5_low", "top5_high", "lr")]
+    assert ends == [0.1, 0.2, 0.3, 0.4, values["config"]["lr"]]
+    assert "comparisons at 95 %" not in page
+    heights = re.findall(r'<circle cx="\S+" cy="(\S+)"', (tmp_path / "out" / "top1-by-time.svg").read_text())
+    assert heights == [f"{44 + 340 * (1 - row.top1):.1f}" for row in (adapter, lora)]
+
+
+def test_the_default_comes_first_and_a_reference_without_a_result_is_told(finished: Path, tmp_path: Path) -> None:
+    source = finished / "st-adapter--default--seed0.json"
+    for name in ("a", "default-2", "default"):
+        values = json.loads(source.read_text()) | {"name": name}
+        (tmp_path / f"st-adapter--{name}--seed0.json").write_text(json.dumps(values))
+    comparison = summarise(tmp_path, reference="full/default")
+    assert [row.title for row in comparison.rows] == ["st-adapter/default", "st-adapter/a", "st-adapter/default-2"]
+    assert comparison.sentences == ("No result of full/default to compare with.",)
+
+
+def test_parts_of_one_video_are_clips_of_their_own_and_other_clips_are_not_compared(
+    finished: Path, tmp_path: Path
+) -> None:
+    source = finished / "st-adapter--default--seed0.json"
+    values = json.loads(source.read_text())
+    rows = [{**values["predictions"][0], "start_seconds": float(n), "is_correct": n == 0} for n in range(4)]
+    (tmp_path / source.name).write_text(json.dumps(values | {"predictions": rows}))
+    fake_result(tmp_path, source, "lora", 0, [True] * 4)
+    adapter, lora = summarise(tmp_path).rows
+    assert list(adapter.correct.values()) == [(True,), (False,), (False,), (False,)]
+    assert (lora.difference, lora.verdict) == (None, "no test clip in common")
+
+
+def test_an_axis_is_logarithmic_and_has_few_round_numbers() -> None:
+    axis = plots.Axis(1.0, 3.0)
+    assert axis.at(100) == (axis.at(10) + axis.at(1000)) / 2
+    assert axis.ticks(plots._ROUND_COUNTS) == [10, 20, 50, 100, 200, 500, 1000]
+    assert plots.Axis(1.0, 4.0).ticks(plots._ROUND_COUNTS) == [10, 100, 1000, 10_000]
 
 
 def test_one_clip_less_is_no_evidence(finished: Path, tmp_path: Path) -> None:
@@ -807,6 +974,8 @@ def test_a_copy_of_a_test_clip_is_refused_whatever_its_name_and_empty_files_are_
         ({"num_frames": 0}, "num_frames 0: expected at least 1"),
         ({"steps": 0}, "steps 0: expected at least 1"),
         ({"seeds": (1, 1)}, "none twice"),
+        ({"strategies": ("lore",)}, "unknown strategy lore; expected some of st-adapter, "),
+        ({"lr_search": (1e-3, 0.0)}, "lr or lr_search 0: expected learning rates above 0"),
         ({"reference": "st-adapter"}, "reference 'st-adapter': expected strategy/name"),
         ({"reference": "st-adaptor/default"}, "expected strategy/name, such as st-adapter/default"),
         ({"size": 18}, "size 18: the trunk's patches are 4 pixels wide"),
@@ -918,7 +1087,21 @@ def test_experiments_come_as_the_strategies_do_and_the_default_first(tmp_path: P
     assert titles == ["st-adapter/default", "st-adapter/b", "st-adapter/z", "lora/default", "lora/a"]
 
 
+def test_what_is_compared_are_files_folders_or_strategies(tmp_path: Path) -> None:
+    file = write_experiment(tmp_path / "e", "lora/a", lr_search=[1e-3, 1e-2])
+    (experiment,) = read_experiments([file])
+    assert (experiment.title, experiment.lr_search) == ("lora/a", (1e-3, 1e-2))
+    write_experiment(tmp_path / "f", "lora/a")
+    with pytest.raises(SettingsError, match="lora/a exists twice; rename one of the files"):
+        read_experiments([tmp_path / "e", tmp_path / "f"])
+    config = CompareConfig(data="-", test="-", strategies=("lora", "full"))
+    assert [each.title for each in choose_experiments(config)] == ["lora/default", "full/default"]
+    with pytest.raises(SettingsError, match="no experiment with full in"):
+        choose_experiments(replace(config, strategies=("full",), experiments=(str(tmp_path / "e"),)))
+
+
 def test_shares_follow_the_trunk() -> None:
+    assert Experiment("st-adapter", tuning={"width": "D"}).make_tuning(width=8, num_blocks=1) == STAdapter(width=8)
     assert Experiment("st-adapter", tuning={"width": "D/4"}).make_tuning(width=384, num_blocks=12) == STAdapter(
         width=96
     )

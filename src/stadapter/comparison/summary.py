@@ -97,7 +97,9 @@ def summarise(folder: Path, *, reference: str = "st-adapter/default") -> Compari
         else:
             grouped.setdefault(result.title, []).append(result)
     order = list(STRATEGIES)
-    titles = sorted(grouped, key=lambda title: (order.index(title.split("/")[0]), "/default" not in title, title))
+    titles = sorted(
+        grouped, key=lambda title: (order.index(title.split("/")[0]), not title.endswith("/default"), title)
+    )
     correct = {title: _correct(grouped[title]) for title in titles}
     rows = [_row(title, grouped[title], correct, reference) for title in titles]
     num_clips = max((run.num_clips for row in rows for run in row.runs), default=0)
