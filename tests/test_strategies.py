@@ -34,6 +34,7 @@ from stadapter.tuning import (
     LoRA,
     Partial,
     Prompt,
+    STAdapter,
     Temporal,
     Tuning,
     tuning_from_json,
@@ -303,6 +304,9 @@ def test_a_strategy_and_its_settings_are_flags(typed: str, capsys: pytest.Captur
         (AIM, {"joint_scale": math.nan}, "joint_scale nan: expected a finite number"),
         (LoRA, {"alpha": math.inf}, "alpha inf: expected a finite number"),
         (Partial, {"last_blocks": 1.5}, r"last_blocks 1\.5: expected a whole number"),
+        (STAdapter, {"before_attention": False}, "neither before_attention nor before_mlp trains nothing"),
+        (Bottleneck, {"before_attention": False}, "neither before_attention nor before_mlp trains nothing"),
+        (STAdapter, {"first_blocks": 1, "last_blocks": 2}, "first_blocks 1 and last_blocks 2: expected at most one"),
     ],
 )
 def test_settings_with_which_nothing_works_are_refused_as_they_are_made(
@@ -317,7 +321,6 @@ def test_settings_with_which_nothing_works_are_refused_as_they_are_made(
     [
         (Partial(4), r"last_blocks=4: the trunk has 3 blocks"),
         (AttentivePooling(num_heads=5), "num_heads 5: expected a number that divides the trunk's width, 32"),
-        (Bottleneck(before_attention=False), "trains nothing"),
         (Bottleneck(before_attention=False, before_mlp=True, last_blocks=1), "cannot reach the class token"),
     ],
 )

@@ -60,17 +60,13 @@ def insert_adapters(
     first_blocks: int | None = None,
     keep_unreachable: bool = False,
 ) -> None:
-    """Put adapters on the patch tokens at A1 and A2 of the last or the first blocks, or of all if both are None.
+    """Put adapters on the patch tokens at A1 and A2 of the last or the first blocks, or of all if neither is given.
 
     The last block's A2 is left out if a class token is read, unless `keep_unreachable` is set.
 
     Raises:
-        SettingsError: places at which nothing would be trained, or both the first and the last blocks.
+        SettingsError: places at which nothing would be trained, or more blocks than there are.
     """
-    if not (before_attention or before_mlp):
-        raise SettingsError("an adapter with neither before_attention nor before_mlp trains nothing; set one of them")
-    if first_blocks is not None and last_blocks is not None:
-        raise SettingsError(f"first_blocks={first_blocks} and last_blocks={last_blocks}: set one of them")
     indices = vit.last_blocks(last_blocks) if first_blocks is None else vit.first_blocks(first_blocks)
     # Patch tokens changed after the last attention never meet the class token that the head reads.
     unreachable = {len(vit.blocks) - 1} if vit.has_class_token and not keep_unreachable else set()

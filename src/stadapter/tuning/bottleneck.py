@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stadapter.adapters import Activation
+from stadapter.adapters import Activation, check_places
 from stadapter.field_types import check_limits, check_types
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Bottleneck:
     def __post_init__(self) -> None:
         check_types(self)
         check_limits(self, dict.fromkeys(("width", "last_blocks"), (1, math.inf)))
+        check_places(before_attention=self.before_attention, before_mlp=self.before_mlp)
 
     def apply(self, vit: "ImageViT") -> None:
         """Insert fresh adapters into a frozen trunk, in place.

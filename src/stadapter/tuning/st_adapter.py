@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from stadapter.adapters import Activation
+from stadapter.adapters import Activation, check_places
 from stadapter.errors import SettingsError
 from stadapter.field_types import check_limits, check_types
 
@@ -53,6 +53,11 @@ class STAdapter:
             )
         check_types(self)
         check_limits(self, dict.fromkeys(("width", "last_blocks", "first_blocks"), (1, math.inf)))
+        check_places(before_attention=self.before_attention, before_mlp=self.before_mlp)
+        if self.first_blocks is not None and self.last_blocks is not None:
+            raise SettingsError(
+                f"first_blocks {self.first_blocks} and last_blocks {self.last_blocks}: expected at most one of them"
+            )
         if not all(side >= 1 and side % 2 == 1 for side in self.kernel_size):
             raise SettingsError(
                 f"kernel_size {self.kernel_size}: expected three odd positive numbers (time, height, width), such as "
