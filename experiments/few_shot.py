@@ -21,8 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gestures import ROOT, processor, public, split
+from gestures import ROOT, public, split
 from stadapter.artefact import WEIGHTS_NAME
+from stadapter.provenance import processor
 from stadapter.wording import percent
 
 RESULT = ROOT / "results" / "few-shot.json"
@@ -51,7 +52,7 @@ def main() -> None:
     result = {
         "command": "python experiments/few_shot.py " + shlex.join(plain_flags(flags)),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": {"cores": os.cpu_count(), "processor": processor()},
+        "hardware": {"cores": os.cpu_count(), "processor": processor()["processor"]},
         "note": flags.note,
         "shots": flags.shots,
         "views": flags.views,

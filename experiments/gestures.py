@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from stadapter.provenance import processor
 from stadapter.wording import percent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,7 +92,7 @@ def run_one(variant: str, seed: int, backbone: str, work: Path) -> None:
         "train_seconds": round(seconds[0], 1),
         "evaluate_seconds": round(seconds[1], 1),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": {"cores": os.cpu_count(), "processor": processor(), "system": platform.system()},
+        "hardware": {"cores": os.cpu_count(), "processor": processor()["processor"], "system": platform.system()},
         "parameters": receipt["parameters"],
         "backbone": {key: receipt["backbone"][key] for key in ("family", "sha256")},
         "clip": receipt["clip"],
@@ -120,16 +121,6 @@ def public(command: list[str], backbone: str, work: Path) -> str:
     text = shlex.join(command).replace(str(work / "clips" / "train"), "gestures/train")
     text = text.replace(str(work / "clips" / "test"), "gestures/test").replace(backbone, Path(backbone).name)
     return text.replace(str(work), "runs")
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def write_tables() -> None:

@@ -20,10 +20,11 @@ from gestures import replace_between
 from stadapter.benchmark.config import BenchmarkConfig
 from stadapter.benchmark.floors import Sizes, backward_products, flops, forward_products
 from stadapter.benchmark.networks import NUM_CLASSES, make_networks, sizes_of
+from stadapter.benchmark.tables import share_of_rate
 from stadapter.comparison.tables import markdown_table
 from stadapter.costs import checkpointing_cost
 from stadapter.training.recipes import k400_b16
-from stadapter.wording import duration, percent
+from stadapter.wording import duration
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, MEASURED = ROOT / "docs" / "scaling.md", ROOT / "benchmarks"
@@ -148,7 +149,7 @@ def _measured_lines(name: str, benchmark: Mapping[str, Any]) -> Iterable[list[st
             _number(_rate(step)),
             _number(_rate(step, "gradient checkpointing")),
             _number(_rate(step, "compiled")),
-            _share(step, benchmark["machine"]["product_flops_per_second"].get(precision)),
+            (share_of_rate(step, benchmark) if step is not None else "") or EMPTY,
             _peak(step, "ours"),
             _peak(step, "gradient checkpointing"),
             _number(_rate(inference)),
@@ -178,12 +179,6 @@ def decode_rate(benchmark: Mapping[str, Any]) -> float | None:
         if case["part"] == "clips" and case["name"].startswith("training, 240p") and "seconds" in case
     ]
     return 1 / float(cases[-1]["seconds"]["ours"]["median"]) if cases else None
-
-
-def _share(case: Mapping[str, Any] | None, rate: float | None) -> str:
-    if case is None or rate is None or "flops" not in case:
-        return EMPTY
-    return percent(case["flops"] / case["seconds"]["ours"]["median"] / rate, 0)
 
 
 def _peak(case: Mapping[str, Any] | None, side: str) -> str:
