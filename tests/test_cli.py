@@ -308,7 +308,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
 def test_of_several_processes_one_says_what_a_training_would_take(clips: Path, trunk: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stadapter"]
     done = subprocess.run(
-        [*launch, "train", *train_flags(clips, trunk, tmp_path / "run"), "--dry-run"],
+        [*launch, "train", *train_flags(clips, trunk, tmp_path / "run"), "--batch-size", "32", "--dry-run"],
         env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
@@ -317,7 +317,7 @@ def test_of_several_processes_one_says_what_a_training_would_take(clips: Path, t
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("What this training takes, approximately") == 1
     assert done.stdout.count("clips to train on") == 1
-    assert "4 clips each x 2 processes" in done.stdout
+    assert "32 clips each x 2 processes" in done.stdout  # of far fewer: clips are repeated to fill them
     assert "Measured in one process only" in done.stdout
     assert not (tmp_path / "run").exists()
 

@@ -54,7 +54,6 @@ def known(run: Prepared, **values: Any) -> Estimate:
         "run": run,
         "parameters": ParameterCount(1000, 20000),
         "gmacs_per_view": 1.5,
-        "clips_per_batch": 4,
         "num_workers": 1,
         "trials": (Trial(1, 2, (0.4,), 400_000_000), Trial(4, 2, (0.9, 1.0, 1.1), 1_000_000_000)),
         "reading_seconds": 0.05,
@@ -254,7 +253,7 @@ def test_what_is_scaled_is_said_to_be(run: Prepared) -> None:
 
 
 def test_it_says_what_gradient_checkpointing_would_take_and_save(run: Prepared) -> None:
-    result = known(run, checkpointing=run.checkpointing_cost(4))
+    result = known(run, checkpointing=run.checkpointing_cost())
     assert "off" in row(shown(result), "gradient checkpointing")
     assert "--gradient-checkpointing would be " in row(shown(result), "gradient checkpointing")
     with_it = replace(run, config=replace(run.config, gradient_checkpointing=True))

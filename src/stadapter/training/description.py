@@ -63,5 +63,4 @@ def _time_notes(run: Prepared) -> list[str]:
 def _checkpointing_notes(run: Prepared) -> list[str]:
     if not run.config.gradient_checkpointing:
         return []
-    clips = min(run.config.batch_size, len(run.train_set.entries))
-    return [f"gradient checkpointing: {run.checkpointing_cost(clips)}"]
+    return [f"gradient checkpointing: {run.checkpointing_cost()}"]

@@ -47,8 +47,6 @@ class Estimate:
     parameters: ParameterCount
     gmacs_per_view: float
     """See `costs.COUNTED`."""
-    clips_per_batch: int
-    """Clips in a batch of one process."""
     num_workers: int
     """Decoding processes."""
     trials: tuple[Trial, ...]
@@ -80,7 +78,7 @@ class Estimate:
     @property
     def frames_per_batch(self) -> int:
         """Frames in a batch of one process."""
-        return self.clips_per_batch * self.run.clip_config.num_frames
+        return self.run.clips_per_batch * self.run.clip_config.num_frames
 
     @property
     def peak_bytes(self) -> int:
@@ -100,12 +98,12 @@ class Estimate:
     @property
     def batch_reading_seconds(self) -> float:
         """Decoding a batch, with all decoding processes together."""
-        return self.clips_per_batch * (self.reading_seconds or 0.0) / max(1, self.num_workers)
+        return self.run.clips_per_batch * (self.reading_seconds or 0.0) / max(1, self.num_workers)
 
     @property
     def seconds_per_step(self) -> float:
         """An optimizer step, with decoding in parallel or in turns."""
-        seconds = self._together(self.clips_per_batch * (self.reading_seconds or 0.0), self.batch_seconds)
+        seconds = self._together(self.run.clips_per_batch * (self.reading_seconds or 0.0), self.batch_seconds)
         return seconds * self.run.config.accumulation_steps
 
     @property
@@ -227,12 +225,11 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
     if run.val_set is not None:
         dataset = EvaluationClips(run.val_set, run.clip_config, labels=run.model.label_space)
         held_out = read_evaluation_clips(dataset, seconds=share / 2)
-    clips_per_batch = min(run.config.batch_size, len(run.train_set.entries))
     with torch.random.fork_rng(random_devices(run.accelerator.device)):
         stepper = Stepper(run)
         held, available = stepper.memory()
         left = seconds - (time.monotonic() - started)
-        trials = try_steps(stepper, reading.batch, num_clips=clips_per_batch, seconds=left)
+        trials = try_steps(stepper, reading.batch, num_clips=run.clips_per_batch, seconds=left)
         left = seconds - (time.monotonic() - started)
         forward = time_forward(stepper, reading.batch, trials[-1], seconds=left)
         left = seconds - (time.monotonic() - started)
@@ -241,7 +238,6 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
         run=run,
         parameters=run.model.count_parameters(),
         gmacs_per_view=gmacs,
-        clips_per_batch=clips_per_batch,
         num_workers=stepper.run.num_workers,
         trials=tuple(trials),
         reading_seconds=_mean(reading),
@@ -252,7 +248,7 @@ def estimate(run: Prepared, *, seconds: float = SECONDS) -> Estimate:
         held_bytes=held,
         steps_done=steps_done,
         on_tokens_seconds=on_tokens,
-        checkpointing=run.checkpointing_cost(clips_per_batch),
+        checkpointing=run.checkpointing_cost(),
     )
 
 
@@ -269,7 +265,7 @@ def tables(estimate: Estimate) -> Group:
 
 def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
     run, clip, plan = estimate.run, estimate.run.clip_config, estimate.run.plan
-    trained, batch = estimate.parameters.trained, counted(estimate.clips_per_batch, "clip")
+    trained, batch = estimate.parameters.trained, counted(run.clips_per_batch, "clip")
     rows = [
         (
             "parameters",

@@ -208,8 +208,9 @@ class Loop:
 
     def _compile(self, display: RunDisplay) -> None:
         """Compile for whole batches and for an epoch's last one; report it if that fails."""
-        num_clips, batch_size = len(self.run.train_set.entries), self.config.batch_size
-        sizes = dict.fromkeys(size for size in (min(batch_size, num_clips), num_clips % batch_size) if size)
+        is_alone = self.accelerator.num_processes == 1  # otherwise all batches are whole
+        last = len(self.run.train_set.entries) % self.config.batch_size if is_alone else 0
+        sizes = dict.fromkeys(size for size in (self.run.clips_per_batch, last) if size)
         clip = self.run.clip_config
         self.run.model.to(self.accelerator.device)
         display.say(f"compiling blocks for batches of {' and '.join(map(str, sizes))} …")

@@ -79,6 +79,12 @@ class Prepared:
         clips = config.batch_size * config.accumulation_steps * self.accelerator.num_processes
         return config.lr * clips / config.lr_clips if config.lr_clips is not None else config.lr
 
+    @property
+    def clips_per_batch(self) -> int:
+        """Clips in a batch of one process; with several processes clips are repeated until every batch is full."""
+        size = self.config.batch_size
+        return size if self.accelerator.num_processes > 1 else min(size, len(self.train_set.entries))
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What makes up a run besides its settings, as JSON values: a resumed one must find the same."""
@@ -173,11 +179,11 @@ class Prepared:
                     "--batch-size, --num-frames, --size or --num-temporal-views"
                 )
 
-    def checkpointing_cost(self, num_clips: int) -> CheckpointingCost:
-        """What gradient checkpointing costs and saves per step on this many clips, whether it is on or not."""
+    def checkpointing_cost(self) -> CheckpointingCost:
+        """What gradient checkpointing costs and saves per step on a batch of one process, whether it is on or not."""
         return checkpointing_cost(
             self.model,
-            num_clips=num_clips,
+            num_clips=self.clips_per_batch,
             num_frames=self.clip_config.num_frames,
             size=self.clip_config.size,
             device=self.accelerator.device,
