@@ -275,6 +275,16 @@ def test_a_bad_video_is_replaced_by_the_same_ones(config: TrainConfig, tmp_path:
         assert outcome.said.count("skipped left/broken.mp4") == 1
 
 
+@pytest.mark.parametrize("package", ["stadapter", "torch", "transformers", "av", "numpy", "PIL"])
+def test_another_version_of_what_draws_or_computes_views_finds_no_tokens(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    part = prepare(config).frozen_part
+    before = part.scope()
+    monkeypatch.setattr(f"{package}.__version__", "0.0.1")
+    assert part.scope() != before
+
+
 def test_everything_that_decides_tokens_is_in_their_scope(config: TrainConfig, tmp_path: Path) -> None:
     other_trunk = save_trunk(tmp_path / "other-trunk", "dinov2", seed=1)
     same_weights = tmp_path / "same-weights"

@@ -82,6 +82,7 @@ class FrozenPart:
         """What determines a view's tokens besides the view: any change here changes them, if only in rounding."""
         import av
         import numpy
+        import PIL
         import transformers
 
         from stadapter import __version__
@@ -100,7 +101,7 @@ class FrozenPart:
             "fp32_by_onednn": on_cpu and has_fast_kernel(torch.ones(1)),
             "clip": {name: value for name, value in clip.items() if name not in of_tests},
             "augmentation": dataclasses.asdict(self.config.augmentation),
-            "versions": [__version__, *(module.__version__ for module in (torch, transformers, av, numpy))],
+            "versions": [__version__, *(module.__version__ for module in (torch, transformers, av, numpy, PIL))],
         }
 
     def tokens(self, batch: Batch, cache: TokenCache | None = None) -> Tensor:

@@ -90,7 +90,7 @@ class TrainConfig:
     epochs: int | None = None
     """Passes over the data; default: as many as give 600 optimizer steps, at least 8."""
     batch_size: int = 8
-    """Clips per step and process."""
+    """Clips per batch and process; a step takes accumulation_steps batches."""
     accumulation_steps: int = 1
     """Batches whose gradients are accumulated before the weights change; all their clips count the same."""
     balance_classes: bool = False
@@ -101,7 +101,7 @@ class TrainConfig:
     lr_clips: int | None = None
     """Clips per step that lr is meant for: lr is scaled linearly to the actual number; default: not scaled."""
     weight_decay: float = 1e-2
-    """AdamW's weight decay; not applied to biases and norms."""
+    """AdamW's weight decay; not applied to biases, norms and embeddings, such as those of time."""
     warmup_fraction: float = 0.1
     """Share of the steps in which the learning rate rises; then it falls to 0 along a cosine."""
     label_smoothing: float = 0.0
