@@ -1,9 +1,11 @@
 """Released checkpoints as run folders: the same logits, and nothing taken that does not fit."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -201,12 +203,38 @@ def test_a_checkpoint_that_would_run_code_is_refused(trunk: Path, tmp_path: Path
     assert "weights_only" not in str(caught.value)  # no advice to run the code
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk"])
+@pytest.mark.parametrize("content", [b"", b"junk", b"hello, this is text", b"PK\x03\x04junk"])
 def test_a_damaged_checkpoint_is_refused(trunk: Path, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "damaged.pth"
     path.write_bytes(content)
-    with pytest.raises(ArtefactError, match=r"damaged\.pth is damaged"):
+    with pytest.raises(ArtefactError, match=r"damaged\.pth is damaged") as caught:
         convert_released(path, backbone=trunk, out=tmp_path / "run")
+    assert not re.search(r"\(\d+\)", str(caught.value))  # a number without a word says nothing
+
+
+def test_a_changed_bit_of_a_weight_is_noticed(checkpoint: Path, trunk: Path, tmp_path: Path) -> None:
+    with ZipFile(checkpoint) as archive:
+        weights = [archive.read(piece) for piece in archive.infolist() if "/data/" in piece.filename]
+    content = bytearray(checkpoint.read_bytes())
+    content[content.index(max(weights, key=len)) + 103] ^= 0x40
+    checkpoint.write_bytes(content)
+    torch.load(checkpoint, weights_only=True)  # torch notices nothing
+    with pytest.raises(
+        ArtefactError, match=r"is damaged or something else \(.*/data/\d+ does not match its checksum\)"
+    ):
+        convert_released(checkpoint, backbone=trunk, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_saved_without_checksums_is_converted(trunk: Path, tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = write_released(tmp_path / "checkpoint.pth", released_weights(trunk))
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with ZipFile(path) as archive:
+        assert archive.testzip() is not None
+    convert_released(path, backbone=trunk, out=tmp_path / "run")
 
 
 def test_a_truncated_checkpoint_is_refused(checkpoint: Path, trunk: Path, tmp_path: Path) -> None:

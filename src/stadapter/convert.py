@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
@@ -111,7 +112,7 @@ def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a released checkpoint by their released names, on the CPU.
 
     Raises:
-        ArtefactError: missing, not a checkpoint, or one that would run code when read.
+        ArtefactError: missing, damaged, not a checkpoint, or one that would run code when read.
     """
     path = expanded(path)
     if not path.is_file():
@@ -120,10 +121,11 @@ def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # it warns of what it then refuses
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        _check_sums(path)
     except Exception as error:
         # Each kind of damage to a file has its own exception type here. What torch says about untrusted content ends in
-        # the advice to trust it, which would run what is in there.
-        reason = "" if isinstance(error, UnpicklingError) else f" ({first_line(error).partition('. ')[0]})"
+        # the advice to trust it, which would run what is in there; a KeyError says only a number.
+        reason = "" if isinstance(error, UnpicklingError | KeyError) else f" ({first_line(error).partition('. ')[0]})"
         raise ArtefactError(
             f"{path} is damaged or something else{reason}; "
             "expected a checkpoint of the released code, with nothing but tensors (*.pth)"
@@ -136,6 +138,20 @@ def read_released(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if tensors and all(name.startswith(_WRAPPED) for name in tensors):
         return {name.removeprefix(_WRAPPED): tensor for name, tensor in tensors.items()}
     return dict(tensors)
+
+
+def _check_sums(path: Path) -> None:
+    """Refuse a checkpoint whose bytes have changed since it was saved, which `torch.load` does not notice.
+
+    Raises:
+        BadZipFile: a piece does not match its CRC-32.
+    """
+    if not is_zipfile(path):
+        return  # the format before torch 1.6 has none
+    with ZipFile(path) as archive:
+        has_sums = any(piece.CRC for piece in archive.infolist())  # torch can be told to leave them out
+        if has_sums and (changed := archive.testzip()) is not None:
+            raise BadZipFile(f"{changed} does not match its checksum")
 
 
 def infer_tuning(tensors: Mapping[str, Tensor], *, num_blocks: int) -> STAdapter:
