@@ -233,6 +233,9 @@ def test_what_cannot_be_cut_into_windows_says_why(video: Path, tmp_path: Path) -
     for settings in ({"window_seconds": 0.0}, {"window_seconds": 1.0, "stride_seconds": -1.0}):
         with pytest.raises(SettingsError, match="expected a number of seconds above 0"):
             video_windows(video, **settings)
+    for stride in (None, 1e-9, 1e-320):
+        with pytest.raises(VideoError, match=r"s make more than 1,000,000 windows, one every .* s; choose longer"):
+            video_windows(video, window_seconds=1e-9, stride_seconds=stride)
     for number in range(8):
         Image.new("RGB", (16, 16)).save(tmp_path / f"{number}.png")
     with pytest.raises(VideoError, match="duration unknown"):

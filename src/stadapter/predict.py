@@ -34,6 +34,8 @@ Video: TypeAlias = "str | os.PathLike[str] | VideoPart | npt.NDArray[np.uint8] |
 
 MAX_ACTIONS = 100
 """How many combinations of several heads' classes are reported: as many as EPIC-Kitchens-100 evaluates."""
+MAX_WINDOWS = 1_000_000
+"""Most windows of one video: so many take hours to classify."""
 _VIEWS_AT_ONCE = 8
 _SHOWN_SCORES = 5
 _SLACK = 1e-6
@@ -69,7 +71,7 @@ def video_windows(
 
     Raises:
         SettingsError: a length or a stride that is not above 0.
-        VideoError: the video cannot be read, or its duration is unknown.
+        VideoError: the video cannot be read, its duration is unknown, or it would make more than `MAX_WINDOWS`.
     """
     stride = stride_seconds if stride_seconds is not None else window_seconds
     for name, value in (("window_seconds", window_seconds), ("stride_seconds", stride)):
@@ -86,7 +88,13 @@ def video_windows(
             f"{os.path.basename(video)}: duration unknown, so it cannot be cut into windows; for a folder of images, "
             "give frames_per_second from Python"
         )
-    starts = [number * stride for number in range(max(0, int((duration - window_seconds) / stride + _SLACK)) + 1)]
+    last = max(0.0, (duration - window_seconds) / stride + _SLACK)
+    if not last < MAX_WINDOWS:
+        raise VideoError(
+            f"{os.path.basename(video)}: {duration:.1f} s make more than {MAX_WINDOWS:,} windows, one every {stride:g} "
+            "s; choose longer windows, or a longer stride"
+        )
+    starts = [number * stride for number in range(int(last) + 1)]
     if starts[-1] + window_seconds < duration - _SLACK:
         starts.append(duration - window_seconds)
     return [VideoPart(video, round(start, 6), round(start + window_seconds, 6), frames_per_second) for start in starts]
