@@ -28,6 +28,7 @@ from stadapter.clips import ClipConfig
 from stadapter.errors import ArtefactError, BackboneError
 from stadapter.model import VideoClassifier, build_model
 from stadapter.predict import Classifier
+from stadapter.records import METRICS_NAME
 from stadapter.tensor_file import digest
 from stadapter.tuning import LinearProbe, LoRA, STAdapter, Tuning
 from stadapter.vit import ImageViT
@@ -348,14 +349,23 @@ def test_the_same_weights_are_the_same_bytes(run: Path, trunk_folder: Path) -> N
 @pytest.mark.parametrize("name", [SPEC_NAME, WEIGHTS_NAME])
 def test_a_file_that_was_not_copied_is_named(run: Path, name: str) -> None:
     (run / name).unlink()
-    with pytest.raises(ArtefactError, match=f"has no {name}"):
+    (run / METRICS_NAME).touch()  # as training leaves it
+    with pytest.raises(ArtefactError, match=f"has no {name}; .*copy the whole run folder$"):
         load_artefact(run)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"format": "other"}', b"\xff\xfe"])
-def test_a_description_that_is_not_ours_is_refused(run: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is not readable JSON: .*; copy the file again, or correct it"),
+        (b"\xff\xfe", "is not readable JSON: .*; copy the file again, or correct it"),
+        (b"[]", "was not written by stadapter"),
+        (b'{"format": "other"}', "was not written by stadapter"),
+    ],
+)
+def test_a_description_that_is_not_ours_is_refused(run: Path, content: bytes, message: str) -> None:
     (run / SPEC_NAME).write_bytes(content)
-    with pytest.raises(ArtefactError, match=SPEC_NAME):
+    with pytest.raises(ArtefactError, match=f"{SPEC_NAME} {message}"):
         load_artefact(run)
 
 

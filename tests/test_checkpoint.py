@@ -93,8 +93,9 @@ def test_a_truncated_file_is_refused_at_every_length(saved: Path, kind: str) -> 
     whole = path.read_bytes()
     for length in [*range(64), *range(64, len(whole), 23), len(whole) - 1]:
         path.write_bytes(whole[:length])
-        with pytest.raises(ArtefactError, match=re.escape(f"{path} is truncated or not a safetensors file")):
+        with pytest.raises(ArtefactError, match=re.escape(f"{path} is truncated or not a safetensors file")) as caught:
             read_tensors(path)
+        assert str(caught.value).endswith("; copy the file again")
     path.write_bytes(whole + b"\0")
     with pytest.raises(ArtefactError, match=kind):
         read_tensors(path)

@@ -22,7 +22,7 @@ import pytest
 from rich.console import Console
 
 from stadapter.__main__ import BROKEN_PIPE
-from stadapter.artefact import WEIGHTS_NAME, load_artefact, save_artefact
+from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME, load_artefact, read_spec, save_artefact
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
 from stadapter.machine import count_cores
 from stadapter.synthetic import write_clips
@@ -469,6 +469,15 @@ def test_a_folder_that_may_not_be_written_is_refused_with_a_sentence(mode: int, 
                 pass
         finally:
             Path(parent).chmod(0o755)
+
+
+@pytest.mark.parametrize(("name", "read"), [(SPEC_NAME, read_spec), (CHECKPOINT_NAME, read_checkpoint)])
+def test_a_file_that_may_not_be_read_is_refused_with_that_reason(name: str, read: Callable[[Path], object]) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        Path(folder, name).touch(mode=0o000)
+        with nobody(), pytest.raises(ArtefactError, match=f"^cannot read {Path(folder, name)}: Permission denied"):
+            read(Path(folder))
 
 
 def test_a_video_that_vanishes_is_named_and_the_run_goes_on(

@@ -290,7 +290,7 @@ def test_an_unfinished_run_says_how_to_go_on(config: TrainConfig, monkeypatch: p
     with pytest.raises(TrainingError, match="--resume"):
         run(config)
     with pytest.raises(
-        ArtefactError, match=r"its training has not finished; continue it with stadapter train --resume"
+        ArtefactError, match=r"if its training has not finished, continue it with stadapter train --resume"
     ):
         Classifier.load(config.out)
 

@@ -169,13 +169,16 @@ def read_spec(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         if (folder / METRICS_NAME).is_file():
             raise ArtefactError(
-                f"{folder} has no {SPEC_NAME}: its training has not finished; continue it with stadapter train --resume"
+                f"{folder} has no {SPEC_NAME}; if its training has not finished, continue it with stadapter train "
+                "--resume, otherwise copy the whole run folder"
             )
         raise ArtefactError(f"{folder} has no {SPEC_NAME}; expected a folder that stadapter train or convert made")
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtefactError(f"{path} is not readable JSON: {error}") from error
+    except OSError as error:
+        raise ArtefactError(f"cannot read {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtefactError(f"{path} is not readable JSON: {error}; copy the file again, or correct it") from error
     if not isinstance(spec, dict) or spec.get("format") != FORMAT:
         raise ArtefactError(f"{path} was not written by stadapter")
     version = spec.get("format_version")

@@ -36,11 +36,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise ArtefactError(f"{path.parent} has no {path.name}; copy the whole run folder")
     try:
-        with safe_open(path, "pt") as file:
+        with open(path, "rb"), safe_open(path, "pt") as file:  # safe_open says of every file it may not read: absent
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ArtefactError(f"{path} is truncated or not a safetensors file: {first_line(error)}") from error
+    except OSError as error:
+        raise ArtefactError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = first_line(error)
+        raise ArtefactError(f"{path} is truncated or not a safetensors file: {reason}; copy the file again") from error
     if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != digest(tensors, metadata):
         raise ArtefactError(f"{path} is damaged: its content does not match the sha256 in it; copy the file again")
     for name, tensor in tensors.items():
