@@ -145,7 +145,7 @@ def test_what_evaluation_says_of_an_artefact_is_what_training_said(
     for title in ("2 verb and 3 noun classes", "For the action", "<h3>Noun</h3>", "noun top-1", "Accuracy, verb"):
         assert title in page
     with pytest.raises(
-        DataError, match=r"clips have a label each; expected a verb and noun each.*--label-kind verb\+noun"
+        DataError, match=r"clips have one label each; expected labels for verb and noun: .*--label-kind verb\+noun"
     ):
         evaluate(load_artefact(run.folder).model, read_manifest(kitchens), ClipConfig(num_frames=4, size=16))
 
@@ -359,10 +359,11 @@ def test_a_csv_may_have_a_column_for_each_head_in_any_order(
     assert [prediction.label for prediction in report.predictions] == ["take plate", "put plate", "take door"]
     write(tmp_path / "list.csv", "\n".join(["path,start,end,label:hand,label:verb", *rows]))
     with pytest.raises(
-        DataError, match="a hand and verb each; expected a verb and noun each: columns label:verb,label"
+        DataError,
+        match="clips have labels for hand and verb; expected labels for verb and noun: columns label:verb,label",
     ):
         evaluate(load_artefact(run.folder).model, read_manifest(tmp_path / "list.csv"), ClipConfig(size=16))
-    with pytest.raises(DataError, match=r"expected a hand and way each: columns label:hand,label:way of a CSV$"):
+    with pytest.raises(DataError, match=r"expected labels for hand and way: columns label:hand,label:way of a CSV$"):
         EvaluationClips(manifest, ClipConfig(size=16), labels={"hand": ["left", "right"], "way": ["in", "out"]})
 
 

@@ -210,11 +210,14 @@ def _wait_for_turn(turns: Turns | None) -> None:
 
 def _targets(manifest: Manifest, space: LabelSpace) -> list[tuple[int, ...]]:
     if manifest.entries and set(manifest.label_space.names) != set(space.names):
-        ours, theirs = " and ".join(space.names), " and ".join(manifest.label_space.names)
+        ours, theirs = (
+            f"labels for {' and '.join(each.heads)}" if each.heads else "one label each"
+            for each in (space, manifest.label_space)
+        )
         columns = ",".join(f"label:{head}" for head in space.heads) or "label"
         kind = "+".join(space.heads) or "action, verb or noun"
         kitchens = f", or EPIC-Kitchens with --label-kind {kind}" if kind in LABEL_KINDS or not space.heads else ""
-        raise DataError(f"clips have a {theirs} each; expected a {ours} each: columns {columns} of a CSV{kitchens}")
+        raise DataError(f"clips have {theirs}; expected {ours}: columns {columns} of a CSV{kitchens}")
     if unknown := space.unknown(manifest.label_space):
         raise DataError(
             f"{counted(len(unknown), 'class')} of the data missing from the labels: {listed(unknown)}; "
