@@ -159,7 +159,7 @@ def _resampled(
     Clips of the same group and value are interchangeable: drawing how many of them are in a resample is enough.
     """
     kinds, numbers = np.unique(np.stack([groups, sample], 1), axis=0, return_counts=True)  # (k, 2), (k,)
-    members = np.eye(groups.max() + 1)[kinds[:, 0].astype(np.int64)]  # (k, g)
+    members = np.eye(int(np.max(groups)) + 1)[kinds[:, 0].astype(np.int64)]  # (k, g)
     generator = np.random.default_rng(seed)
     figures, at_once = [], max(1, _DRAWS_AT_ONCE // len(kinds))
     for start in range(0, num_resamples, at_once):
