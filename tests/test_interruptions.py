@@ -23,8 +23,8 @@ from rich.console import Console
 
 from stadapter.__main__ import BROKEN_PIPE
 from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME, load_artefact, read_spec, save_artefact
+from stadapter.cores import count_cores
 from stadapter.errors import ArtefactError, STAdapterError, TrainingError
-from stadapter.machine import count_cores
 from stadapter.synthetic import write_clips
 from stadapter.training import run_folder
 from stadapter.training.checkpoint import CHECKPOINT_NAME, read_checkpoint

@@ -5,6 +5,7 @@ import textwrap
 
 import torch
 
+from stadapter.cores import count_cores
 from stadapter.errors import SettingsError
 from stadapter.wording import counted
 
@@ -56,11 +57,6 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype | None
 def precision_name(dtype: torch.dtype | None) -> str:
     """The result of `choose_precision` as it is named in flags and receipts: fp32 or bf16."""
     return "bf16" if dtype == torch.bfloat16 else "fp32"
-
-
-def count_cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers(num_processes: int = 1, *, device_type: str = "cpu") -> int:

@@ -91,8 +91,8 @@ def video_windows(
     last = max(0.0, (duration - window_seconds) / stride + _SLACK)
     if not last < MAX_WINDOWS:
         raise VideoError(
-            f"{os.path.basename(video)}: {duration:.1f} s make more than {MAX_WINDOWS:,} windows, one every {stride:g} "
-            "s; choose longer windows, or a longer stride"
+            f"{os.path.basename(video)}: a window every {stride:g} s of {duration:.1f} s; expected at most "
+            f"{MAX_WINDOWS:,} windows: choose longer ones, or a longer stride"
         )
     starts = [number * stride for number in range(int(last) + 1)]
     if starts[-1] + window_seconds < duration - _SLACK:

@@ -26,7 +26,8 @@ from stadapter.benchmark.networks import (
 )
 from stadapter.benchmark.released import Released
 from stadapter.benchmark.timing import Call, Case
-from stadapter.machine import count_cores, default_workers
+from stadapter.cores import count_cores
+from stadapter.machine import default_workers
 from stadapter.training.loop import Loop
 from stadapter.training.preparation import prepare
 from stadapter.training.settings import TrainConfig
