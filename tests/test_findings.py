@@ -176,6 +176,20 @@ def test_few_and_unequal_clips_are_noted() -> None:
     assert "imbalance" not in find(*many("a", 49), *many("c", 5))
 
 
+def test_splits_inside_class_folders_are_found_where_the_clips_are_on_the_other_side() -> None:
+    wrong = [
+        make_clip("wave/train/1.mp4", held_out=True),
+        make_clip("wave/Test/2.mp4"),
+        make_clip("wave/valid/p1/3.mp4"),
+    ]
+    right = [make_clip("wave/train/4.mp4"), make_clip("wave/test/5.mp4", held_out=True)]
+    others = [make_clip("train/test/6.mp4", "test"), make_clip("test/7.mp4", "test"), make_clip("wave/p1/test.mp4")]
+    finding = find(*wrong, *right, *others)["inner split"]
+    assert finding.items == ("wave/train/1.mp4", "wave/Test/2.mp4", "wave/valid/p1/3.mp4")
+    assert finding.level == "warning"
+    assert "inner split" not in find(*right, *others)
+
+
 def test_names_that_differ_in_case_or_punctuation_are_one_class_or_a_trap() -> None:
     clips = [clip for label in ("Wave", "wave ", "pick_up", "pick up", "wavy") for clip in many(label, 5)]
     assert set(find(*clips)["alike names"].items) == {"Wave = wave ", "pick up = pick_up"}

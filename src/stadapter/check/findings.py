@@ -6,9 +6,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import PurePosixPath
 from typing import Literal, TypeVar
 
 from stadapter.check.examine import Clip, Fault
+from stadapter.layouts import PARTS, Part
 from stadapter.wording import counted, percent
 
 Level = Literal["error", "warning", "note"]
@@ -59,6 +61,7 @@ def find_all(clips: Sequence[Clip], *, num_frames: int, max_bad_fraction: float)
     yield from find_incomplete(clips)
     yield from find_short(clips, num_frames)
     yield from find_shared_recordings(clips)
+    yield from find_inner_splits(clips)
     yield from find_thin_classes(clips)
     yield from find_alike_names(clips)
     yield from find_sides(clips)
@@ -196,6 +199,23 @@ def find_shared_recordings(clips: Sequence[Clip]) -> Iterator[Finding]:
         found = f"{counted(len(shared), 'recording')} with segments both in training and held out"
         advice = "fine if backgrounds do not matter; else split by recording: a column group or split, or --val-data"
         yield Finding("shared recording", "note", found, advice, tuple(shared))
+
+
+def find_inner_splits(clips: Sequence[Clip]) -> Iterator[Finding]:
+    """Clips in a folder named for a split, inside that of their class, that are on another side than it says."""
+    misplaced = tuple(
+        clip.name for clip in clips if (part := _inner_split(clip)) and clip.held_out == (part == "train")
+    )
+    if misplaced:
+        found = f"{counted(len(misplaced), 'clip')} in a split's folder inside a class folder, but on the other side"
+        advice = "put splits outside: train/wave, not wave/train; or list the clips in a CSV with a column split"
+        yield Finding("inner split", "warning", found, advice, misplaced)
+
+
+def _inner_split(clip: Clip) -> Part | None:
+    """The part of the data for which a folder between a clip and the outermost folder is named, if one is."""
+    folders = PurePosixPath(clip.name).parts[1:-1]
+    return next((PARTS[name.lower()] for name in folders if name != clip.label and name.lower() in PARTS), None)
 
 
 def find_thin_classes(clips: Sequence[Clip]) -> Iterator[Finding]:
