@@ -476,7 +476,7 @@ def test_a_file_that_may_not_be_read_is_refused_with_that_reason(name: str, read
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         Path(folder, name).touch(mode=0o000)
-        with nobody(), pytest.raises(ArtefactError, match=f"^cannot read {Path(folder, name)}: Permission denied"):
+        with nobody(), pytest.raises(ArtefactError, match=f"^cannot read {Path(folder, name)}: Permission denied$"):
             read(Path(folder))
 
 

@@ -178,6 +178,8 @@ def read_checkpoint(folder: Path) -> tuple[Progress, dict[str, Tensor]]:
     try:
         tensors, metadata = read_tensors(path)
     except ArtefactError as error:
+        if isinstance(error.__cause__, OSError):  # it may be whole
+            raise
         raise ArtefactError(f"{error}; if there is no copy, delete it and start again without --resume") from error
     if metadata.get("format") not in (_FORMAT, _FORMAT_WITHOUT_DIGEST):
         raise ArtefactError(f"{path} is not a checkpoint of this program")
