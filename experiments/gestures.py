@@ -87,8 +87,8 @@ def run_one(variant: str, seed: int, backbone: str, work: Path) -> None:
     result = {
         "variant": variant,
         "seed": seed,
-        "train_command": public(train, backbone, work),
-        "evaluate_command": public(evaluate, backbone, work),
+        "train_command": public(shlex.join(train), backbone, work),
+        "evaluate_command": public(shlex.join(evaluate), backbone, work),
         "train_seconds": round(seconds[0], 1),
         "evaluate_seconds": round(seconds[1], 1),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -102,7 +102,7 @@ def run_one(variant: str, seed: int, backbone: str, work: Path) -> None:
         "versions": receipt["receipt"]["versions"],
         "data_sha256": receipt["receipt"]["data_sha256"],
         "num_train_clips": receipt["receipt"]["num_train_clips"],
-        "report": json.loads(report.read_text()),
+        "report": json.loads(public(report.read_text(), backbone, work)),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
@@ -116,18 +116,29 @@ def call(command: list[str]) -> float:
     return time.monotonic() - started
 
 
-def public(command: list[str], backbone: str, work: Path) -> str:
-    """The command as a reader would type it, without this machine's paths."""
-    text = shlex.join(command).replace(str(work / "clips" / "train"), "gestures/train")
+def public(text: str, backbone: str, work: Path) -> str:
+    """A command as a reader would type it, or a report, without this machine's paths."""
+    text = text.replace(str(work / "clips" / "train"), "gestures/train")
     text = text.replace(str(work / "clips" / "test"), "gestures/test").replace(backbone, Path(backbone).name)
     return text.replace(str(work), "runs")
 
 
-def write_tables() -> None:
-    """Write docs/results.md and the README's table from the result files."""
+def read_results() -> list[dict[str, Any]]:
+    """Every result, by variant and seed."""
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     if not results:
         raise SystemExit(f"no result files in {RESULTS}; run `python experiments/gestures.py run` first")
+    return results
+
+
+def mean_top1(results: list[dict[str, Any]], variant: str) -> float:
+    """The top-1 accuracy of a variant, from 0 to 1, averaged over its seeds."""
+    return statistics.mean(result["report"]["top1"] for result in results if result["variant"] == variant)
+
+
+def write_tables() -> None:
+    """Write docs/results.md and the README's table from the result files."""
+    results = read_results()
     table = summary(results)
     page = [PREFACE.format(**facts(results)), table, "\n### Every run\n", every_run(results), "\n### Commands\n"]
     page += ["```", *dict.fromkeys(c for r in results for c in (r["train_command"], r["evaluate_command"])), "```"]
@@ -177,7 +188,7 @@ def summary(results: list[dict[str, Any]]) -> str:
         seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
         minutes = statistics.median(result["train_seconds"] for result in runs) / 60
         lines.append(
-            f"| {TITLES[variant]} | {runs[0]['parameters']['trained']:,} | {statistics.mean(top1):.1f} % "
+            f"| {TITLES[variant]} | {runs[0]['parameters']['trained']:,} | {percent(mean_top1(results, variant))} "
             f"({seeds}) | {min(top1):.1f} to {max(top1):.1f} % | {runs[0]['steps']} | {minutes:.1f} min |"
         )
     return "\n".join(lines)
