@@ -89,7 +89,7 @@ def run(flags: argparse.Namespace, last_blocks: int) -> dict[str, Any]:
         command += ["--token-cache-gigabytes", "0"] if way == "without" else []
         command += ["--token-cache-folder", str(cache)] if way in ("empty", "filled") else []
         times[way] = call(command)
-        said[way] = public(command, flags.backbone, flags.work)
+        said[way] = public(shlex.join(command), flags.backbone, flags.work)
         if way != "fresh":
             weights[way] = (out / WEIGHTS_NAME).read_bytes()
         if way == "fresh" or len(weights) == 1:

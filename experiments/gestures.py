@@ -133,7 +133,7 @@ def read_results() -> list[dict[str, Any]]:
 
 def mean_top1(results: list[dict[str, Any]], variant: str) -> float:
     """The top-1 accuracy of a variant, from 0 to 1, averaged over its seeds."""
-    return statistics.mean(result["report"]["top1"] for result in results if result["variant"] == variant)
+    return float(statistics.mean(result["report"]["top1"] for result in results if result["variant"] == variant))
 
 
 def write_tables() -> None:
