@@ -575,6 +575,57 @@ def test_predict_names_the_windows_of_a_video(run: Path, mixed: list[str], capsy
     assert "--stride-seconds without --window-seconds" in refused(capsys, *command[:3], "--stride-seconds", "1")[1]
 
 
+def test_predict_takes_the_clips_of_a_list(
+    run: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = clips / "parts.csv"
+    listed.write_text(
+        "path,start,end,label\n"
+        "up/up_00.mp4,0,0.2,up\n"
+        f"{clips}/left/left_00.mp4,,,\n"
+        "up/up_00.mp4,,0.1,left\n"
+        "none.mp4,,,up\n"
+        "up/up_00.mp4,late,,up\n"
+    )
+    up, left = clips / "up" / "up_00.mp4", clips / "left" / "left_00.mp4"
+    try:
+        assert main(["predict", str(run), str(listed), "--format", "json"]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert main(["predict", str(run), str(listed), "--format", "csv"]) == 0
+        written = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+        assert "starts and ends" in refused(capsys, "predict", run, listed, "--window-seconds", "1")[1]
+    finally:
+        listed.unlink()
+    assert "line 6: found 'late' as a time" in rows[0]["error"]
+    assert [row["video"] for row in rows[1:]] == [str(up), str(left), str(up), f"{clips}/none.mp4"]
+    assert [(row.get("start_seconds"), row.get("end_seconds")) for row in rows[1:4]] == [
+        (0.0, 0.2),
+        (None, None),
+        (None, 0.1),
+    ]
+    assert "no such file" in rows[4]["error"]
+    classifier = Classifier.load(run)
+    part = classifier.predict(up, end_seconds=0.1)
+    assert (rows[3]["label"], rows[3]["score"]) == (part.label, pytest.approx(part.score, abs=1e-6))
+    assert [(row["start_seconds"], row["end_seconds"]) for row in written[1:4]] == [
+        ("0.0", "0.2"),
+        ("", ""),
+        ("", "0.1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("", "is empty"), ("path,start,end\n", "no videos in this list"), ("name,clip\n", "unknown columns name,clip")],
+)
+def test_a_list_without_clips_is_a_row(
+    run: Path, tmp_path: Path, text: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "clips.csv").write_text(text)
+    assert main(["predict", str(run), str(tmp_path / "clips.csv"), "--format", "json"]) == 1
+    assert why in json.loads(capsys.readouterr().out)["error"]
+
+
 def test_predict_shows_a_table_that_a_pipe_does_not_cut(
     run: Path, mixed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 from stadapter.cli.classifier import Precision, load_classifier
 from stadapter.cli.flags import parse
 from stadapter.cli.output import output_console, progress_bar, say
-from stadapter.errors import SettingsError, VideoError
+from stadapter.errors import DataError, SettingsError, VideoError
 from stadapter.wording import counted, percent, printable
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class PredictFlags:
     videos: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO ...", help_behavior_hint="(required)")
     ]
-    """Video files, folders of numbered images, or folders to search for both."""
+    """Video files, folders of numbered images, folders to search for both, or lists of clips, such as a CSV with the
+    columns path,start,end."""
     format: Literal["table", "json", "csv"] = "table"
     """table for people, json for one JSON object per line, or csv."""
     top_k: int = 5
@@ -59,18 +60,9 @@ class PredictFlags:
 def run(arguments: Sequence[str]) -> int:
     """stadapter predict"""
     flags = parse(PredictFlags, "stadapter predict", arguments)
-    if not flags.videos:
-        raise SettingsError("no videos given; expected files or folders: stadapter predict RUN clip.mp4")
-    if "" in flags.videos:
-        raise SettingsError("one of the videos has an empty name; expected files or folders: is a variable unset?")
-    if flags.top_k < 1:
-        raise SettingsError(f"top_k {flags.top_k}: expected at least 1 class to show")
-    if flags.stride_seconds is not None and flags.window_seconds is None:
-        raise SettingsError("--stride-seconds without --window-seconds: expected both, to cut videos into windows")
+    check(flags)
     classifier = load_classifier(flags.run, backbone=flags.backbone, precision=flags.precision, device=flags.device)
-    rows = list(find_inputs(flags.videos))
-    if flags.window_seconds is not None:
-        rows = list(cut_into_windows(rows, flags.window_seconds, flags.stride_seconds))
+    rows = find_rows(flags)
     # Lines on a terminal already show how far it has come.
     with progress_bar("predicting", shown=flags.format == "table" or not sys.stdout.isatty()) as progress:
         results = Watched(predict_rows(classifier, rows, flags.batch_size), len(rows), progress)
@@ -78,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
         if flags.format == "json":
             write_json_lines(results, top_k)
         elif flags.format == "csv":
-            write_csv(results, top_k, heads, with_times=flags.window_seconds is not None)
+            write_csv(results, top_k, heads, with_times=flags.window_seconds is not None or have_times(rows))
         else:
             table = results_table(results, top_k, heads)
     if flags.format == "table":
@@ -88,13 +80,57 @@ def run(arguments: Sequence[str]) -> int:
     return 1 if results.num_failed == len(rows) else 0
 
 
+def check(flags: PredictFlags) -> None:
+    """Refuse flags that make no sense, before anything is loaded.
+
+    Raises:
+        SettingsError: the message says which.
+    """
+    if not flags.videos:
+        raise SettingsError("no videos given; expected files, folders or lists: stadapter predict RUN clip.mp4")
+    if "" in flags.videos:
+        raise SettingsError(
+            "one of the videos has an empty name; expected files, folders or lists: is a variable unset?"
+        )
+    if flags.top_k < 1:
+        raise SettingsError(f"top_k {flags.top_k}: expected at least 1 class to show")
+    if flags.stride_seconds is not None and flags.window_seconds is None:
+        raise SettingsError("--stride-seconds without --window-seconds: expected both, to cut videos into windows")
+
+
+def find_rows(flags: PredictFlags) -> list["Row"]:
+    """What is to be classified, in order, and what is known to be unreadable.
+
+    Raises:
+        SettingsError: windows are asked for, but a list already says which parts.
+    """
+    rows = list(find_inputs(flags.videos))
+    if flags.window_seconds is None:
+        return rows
+    if have_times(rows):
+        raise SettingsError(
+            "--window-seconds with a list of starts and ends: windows are cut from whole videos; expected one of both"
+        )
+    return list(cut_into_windows(rows, flags.window_seconds, flags.stride_seconds))
+
+
+def have_times(rows: Iterable["Row"]) -> bool:
+    """Whether some are parts of videos."""
+    from stadapter.predict import VideoPart
+
+    return any(isinstance(row, VideoPart) for row in rows)
+
+
 def find_inputs(given: Iterable[str]) -> Iterator["Row"]:
-    """The videos that files and folders stand for, in order; a folder without any counts as a failure."""
-    from stadapter.manifest import find_videos, looks_like_video
+    """The videos that files, folders and lists stand for, in order; a folder or a list without any is a failure."""
+    from stadapter.manifest import find_videos, is_list, looks_like_video
     from stadapter.predict import PredictionFailure
 
     for name in (os.path.expanduser(each) for each in given):
         folder = Path(os.path.abspath(name))
+        if is_list(folder):
+            yield from read_clips(name)
+            continue
         if not folder.is_dir() or looks_like_video(folder):
             yield name
             continue
@@ -106,6 +142,25 @@ def find_inputs(given: Iterable[str]) -> Iterator["Row"]:
         if not videos and not problems:
             yield PredictionFailure(name, "no videos in this folder")
         yield from (str(Path(name) / video.relative_to(folder)) for video in videos)
+
+
+def read_clips(name: str) -> Iterator["Row"]:
+    """The clips of a list, in order; before them, as failures, the lines that cannot be understood."""
+    from stadapter.manifest import absolute, read_unlabelled
+    from stadapter.predict import PredictionFailure, VideoPart
+
+    problems: list[str] = []
+    try:
+        entries = read_unlabelled(absolute(name), problems.append)
+    except DataError as error:
+        yield PredictionFailure(name, str(error))
+        return
+    yield from (PredictionFailure(name, problem) for problem in problems)
+    if not entries and not problems:
+        yield PredictionFailure(name, "no videos in this list")
+    for entry in entries:
+        path, times = str(Path(name).parent / entry.name), (entry.start_seconds, entry.end_seconds)
+        yield path if times == (None, None) else VideoPart(path, *times)
 
 
 def cut_into_windows(rows: "Iterable[Row]", window_seconds: float, stride_seconds: float | None) -> Iterator["Row"]:
@@ -183,7 +238,7 @@ def write_json_lines(results: Iterable["Result"], top_k: int) -> None:
 
     for result in results:
         row: dict[str, Any] = {"video": result.video}
-        if result.start_seconds is not None:
+        if (result.start_seconds, result.end_seconds) != (None, None):
             row |= {"start_seconds": result.start_seconds, "end_seconds": result.end_seconds}
         row |= named(result, top_k) if isinstance(result, Prediction) else {"error": result.error}
         print(json.dumps(row), flush=True)

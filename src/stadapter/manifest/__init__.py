@@ -22,7 +22,7 @@ from stadapter.manifest.checks import check_held_out, check_settings, check_trai
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
 from stadapter.manifest.folders import read_class_folders, read_split_folders, split_folders, walk
 from stadapter.manifest.holdout import VAL_FRACTION, find_held_out_up_to, hold_out
-from stadapter.manifest.lists import read_list
+from stadapter.manifest.lists import is_list, read_list, read_unlabelled
 from stadapter.manifest.paths import absolute, looks_like_video, size_bytes
 
 __all__ = [
@@ -34,9 +34,11 @@ __all__ = [
     "class_folder_roots",
     "find_held_out_up_to",
     "find_videos",
+    "is_list",
     "looks_like_video",
     "read_manifest",
     "read_splits",
+    "read_unlabelled",
     "size_bytes",
     "sort_labels",
     "unused_settings",

@@ -17,6 +17,7 @@ from stadapter.manifest.paths import absolute, looks_like_video
 from stadapter.paths import expanded
 from stadapter.wording import counted
 
+_SUFFIXES = (".csv", ".tsv", ".txt")
 _RELEASED_LINE = re.compile(r"(?P<path>\S.*?)\s+(?P<label>\d+)\s*")
 
 
@@ -31,8 +32,7 @@ def read_list(source: Path, root: Path, on_problem: OnProblem) -> dict[Part, Man
         on_problem(f"{source} is a single video; expected a folder with one sub-folder of videos per class, or a list")
         return nothing
     try:
-        text = _read_text(source, root)
-        columns = None if _is_released(source, text) else find_columns(source, text, root)
+        text, columns = _open(source, root)
     except DataError as error:  # for example its header, without which nothing below can be understood
         on_problem(str(error))
         return nothing
@@ -42,7 +42,7 @@ def read_list(source: Path, root: Path, on_problem: OnProblem) -> dict[Part, Man
         refused.append(problem)
         on_problem(problem)
 
-    rows = list(_released_rows(text, root) if columns is None else _csv_rows(source, text, root, columns, refuse_line))
+    rows = list(_rows(source, root, text, columns, refuse_line))
     if not rows:
         if not refused:
             on_problem(
@@ -58,6 +58,22 @@ def read_list(source: Path, root: Path, on_problem: OnProblem) -> dict[Part, Man
         if of_part := [entry for of, entry in rows if of == part]:
             parts[part] = replace(_manifest(of_part, missing), remarks=remarks, is_numbered=columns is None)
     return parts
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file is a list of clips by its name."""
+    return path.suffix.lower() in _SUFFIXES and path.is_file()
+
+
+def read_unlabelled(source: Path, on_problem: OnProblem) -> list[Entry]:
+    """The clips of a list in its order, to be classified: their labels, if any, do not matter, nor whether they exist.
+
+    Raises:
+        DataError: it is not a list, or its columns are unknown.
+    """
+    root = source.parent
+    text, columns = _open(source, root)
+    return [entry for _, entry in _rows(source, root, text, columns, on_problem, needs_labels=False)]
 
 
 def _remarks(columns: Columns) -> Iterator[str]:
@@ -103,6 +119,24 @@ def _heads_of(entries: Sequence[Entry]) -> LabelSpace | None:
     return LabelSpace.of({head: sort_labels(labels) for head, labels in found.items()}) if found else None
 
 
+def _open(source: Path, root: Path) -> tuple[str, Columns | None]:
+    """The text of a list, and the columns of a CSV; None for a released list.
+
+    Raises:
+        DataError: it cannot be read, is empty, or its columns are unknown.
+    """
+    text = _read_text(source, root)
+    return text, None if _is_released(source, text) else find_columns(source, text, root)
+
+
+def _rows(
+    source: Path, root: Path, text: str, columns: Columns | None, on_problem: OnProblem, *, needs_labels: bool = True
+) -> Iterator[tuple[Part, Entry]]:
+    if columns is None:
+        return _released_rows(text, root)
+    return _csv_rows(source, text, root, columns, on_problem, needs_labels=needs_labels)
+
+
 def _read_text(source: Path, root: Path) -> str:
     """The text of a list.
 
@@ -133,7 +167,7 @@ def _released_rows(text: str, root: Path) -> Iterator[tuple[Part, Entry]]:
 
 
 def _csv_rows(
-    source: Path, text: str, root: Path, columns: Columns, on_problem: OnProblem
+    source: Path, text: str, root: Path, columns: Columns, on_problem: OnProblem, *, needs_labels: bool
 ) -> Iterator[tuple[Part, Entry]]:
     for line, cells in csv_cells(source, text, on_problem, delimiter=columns.delimiter):
         if line == columns.header_line:
@@ -141,7 +175,7 @@ def _csv_rows(
         where = f"{source}, line {line}"
         try:
             row = columns.row(cells, where)
-            yield _part(row, where), _csv_entry(row, root, where)
+            yield _part(row, where), _csv_entry(row, root, where, needs_labels=needs_labels)
         except DataError as error:
             on_problem(str(error))
 
@@ -153,12 +187,12 @@ def _part(row: dict[str, str], where: str) -> Part:
     raise DataError(f"{where}: found {word!r} as a split; expected train, val or test")
 
 
-def _csv_entry(row: dict[str, str], root: Path, where: str) -> Entry:
+def _csv_entry(row: dict[str, str], root: Path, where: str, *, needs_labels: bool) -> Entry:
     if not row["path"]:
         raise DataError(f"{where}: the path is empty")
     by_head = tuple((head_name(meaning), label) for meaning, label in row.items() if is_head(meaning))
     label = joined([of for _, of in by_head]) if by_head else row.get("label")
-    if label == "" or not all(of for _, of in by_head):
+    if needs_labels and (label == "" or not all(of for _, of in by_head)):
         raise DataError(f"{where}: {row['path']} has no label; give it one or remove the line")
     start, end = _seconds(row.get("start"), where), _seconds(row.get("end"), where)
     if end is not None and end <= (start or 0.0):
