@@ -26,6 +26,7 @@ from stadapter.labels import LabelSpace
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.model import build_model
 from stadapter.synthetic import write_clips
+from stadapter.token_cache import TokenCache
 from stadapter.tuning import Full, LinearProbe, LoRA, STAdapter, Tuning, tuning_name
 from stadapter.uncertainty import bootstrap_interval
 from trunks import make_trunk
@@ -348,6 +349,13 @@ def test_progress_counts_every_clip(manifest: Manifest) -> None:
     seen: list[tuple[int, int]] = []
     evaluate(model, manifest, CONFIG, batch_size=4, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(4, 6), (6, 6)]
+
+
+def test_tokens_of_a_model_without_frozen_blocks_are_refused(manifest: Manifest, tmp_path: Path) -> None:
+    model = build_model(backbone=make_trunk("dinov2"), labels=manifest.labels, tuning=STAdapter(width=8))
+    cache = TokenCache(tmp_path, scope={}, max_bytes=1000)
+    with pytest.raises(SettingsError, match="whose first blocks are frozen"):
+        evaluate(model, manifest, ClipConfig(num_frames=2, size=16), tokens=cache)
 
 
 def test_what_is_no_network_or_no_manifest_is_refused(manifest: Manifest) -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from stadapter import dataset
 from stadapter.artefact import load_artefact
 from stadapter.errors import DataError, SettingsError
 from stadapter.evaluation import evaluate
+from stadapter.model import VideoClassifier
 from stadapter.records import read_records
 from stadapter.synthetic import write_clips
 from stadapter.training import validation
@@ -22,7 +25,7 @@ from stadapter.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from stadapter.training.loop import TrainConfig, train
 from stadapter.training.preparation import prepare
 from stadapter.training.validation import is_due
-from stadapter.tuning import STAdapter
+from stadapter.tuning import LinearProbe, STAdapter, Tuning
 from trainings import stop_after
 from trunks import save_trunk
 
@@ -105,6 +108,37 @@ def test_its_figures_are_those_of_the_network_as_it_stands(config: TrainConfig) 
     assert prepared.val_set is not None
     report = evaluate(prepared.model, prepared.val_set, prepared.clip_config, batch_size=config.batch_size)
     assert (report.loss, report.top1) == pytest.approx((loss, top1), abs=1e-6)
+
+
+@pytest.mark.parametrize(("tuning", "num_tokens"), [(STAdapter(width=8, last_blocks=2), 17), (LinearProbe(), 1)])
+def test_held_out_clips_are_decoded_and_seen_by_the_frozen_blocks_once(
+    config: TrainConfig, tmp_path: Path, tuning: Tuning, num_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(config, tuning=tuning, views_per_clip=1, token_cache_folder=tmp_path / "tokens")
+    plain, _ = run(config, out=tmp_path / "plain", token_cache_gigabytes=0)
+    num_decoded, num_seen = [0], [0]
+    load_clip, frozen_tokens = dataset.load_clip, VideoClassifier.frozen_tokens
+
+    def count_clips(*args: Any, **kwargs: Any) -> torch.Tensor:
+        num_decoded[0] += 1
+        return load_clip(*args, **kwargs)
+
+    def count_views(model: VideoClassifier, clips: torch.Tensor) -> torch.Tensor:
+        num_seen[0] += len(clips)
+        return frozen_tokens(model, clips)
+
+    monkeypatch.setattr(dataset, "load_clip", count_clips)
+    monkeypatch.setattr(VideoClassifier, "frozen_tokens", count_views)
+    folder, said = run(config)
+    num_views = prepare(dataclasses.replace(config, out=tmp_path / "o")).clip_config.num_spatial_views
+    assert num_decoded == [4]
+    assert num_seen == [12 + 4 * num_views]
+    num_bytes = 4 * num_tokens * 32 * 4  # frames, tokens of a frame, width, fp32
+    assert f"their tokens, {num_seen[0] * num_bytes / 1e9:.2g} GB of" in said
+    assert validated(folder) == validated(plain)
+    assert len(validated(folder)) == 4
+    run(config, out=tmp_path / "once", validate_every_epochs=0)
+    assert num_decoded == [8]  # its own, which is needed once
 
 
 def test_it_is_due_after_every_so_many_epochs_but_for_the_last(config: TrainConfig) -> None:

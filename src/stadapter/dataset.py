@@ -12,7 +12,7 @@ from stadapter.clips import ClipConfig, load_clip, load_random_views
 from stadapter.errors import DataError, VideoError
 from stadapter.labels import Labels, LabelSpace
 from stadapter.layouts import LABEL_KINDS
-from stadapter.manifest import Manifest
+from stadapter.manifest import Entry, Manifest
 from stadapter.processes import Turns
 from stadapter.samples import Failure, Sample
 from stadapter.token_cache import TokenCache
@@ -27,7 +27,13 @@ class EvaluationClips(Dataset[Sample]):
     """The clips of a manifest with all their test views; one that cannot be read is None and is named in `failures`."""
 
     def __init__(
-        self, manifest: Manifest, clip_config: ClipConfig, *, labels: Labels, turns: Turns | None = None
+        self,
+        manifest: Manifest,
+        clip_config: ClipConfig,
+        *,
+        labels: Labels,
+        tokens: TokenCache | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """Prepare to read; opens nothing.
 
@@ -35,6 +41,7 @@ class EvaluationClips(Dataset[Sample]):
             manifest: the clips.
             clip_config: frames, size and views.
             labels: class names, or those of each head; a clip's label is its position in this list.
+            tokens: where the model's tokens for a clip may be found, which then replace its views.
             turns: asked before a video is decoded.
 
         Raises:
@@ -42,6 +49,7 @@ class EvaluationClips(Dataset[Sample]):
         """
         self.entries = manifest.entries
         self.clip_config = clip_config
+        self.tokens = tokens
         self.turns = turns
         self.targets = _targets(manifest, LabelSpace.of(labels))
 
@@ -49,21 +57,24 @@ class EvaluationClips(Dataset[Sample]):
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
-        entry = self.entries[index]
-        clip: Tensor | None = None
-        failures: list[Failure] = []
-        _wait_for_turn(self.turns)
+        entry, config = self.entries[index], self.clip_config
+        sample = Sample(clip=None, label=self.targets[index], index=index, failures=[])
         try:
-            clip = load_clip(
-                entry.path,
-                self.clip_config,
-                start_seconds=entry.start_seconds,
-                end_seconds=entry.end_seconds,
-                frames_per_second=entry.frames_per_second,
-            )  # (V, T, 3, H, W)
+            if self.tokens is not None:
+                views = (config.num_temporal_views, config.num_spatial_views)
+                _look_up(sample, self.tokens, entry, test_views=views)
+            if sample["clip"] is None:
+                _wait_for_turn(self.turns)
+                sample["clip"] = load_clip(
+                    entry.path,
+                    config,
+                    start_seconds=entry.start_seconds,
+                    end_seconds=entry.end_seconds,
+                    frames_per_second=entry.frames_per_second,
+                )  # (V, T, 3, H, W)
         except (VideoError, OSError) as error:
-            failures.append((entry.title, str(error)))
-        return Sample(clip=clip, label=self.targets[index], index=index, failures=failures)
+            sample["failures"].append((entry.title, str(error)))
+        return sample
 
 
 class TrainingClips(Dataset[Sample]):
@@ -144,7 +155,7 @@ class TrainingClips(Dataset[Sample]):
             sample = Sample(clip=None, label=self.targets[chosen], index=chosen, failures=failures)
             try:
                 if self.tokens is not None:
-                    self._look_up(sample, self.tokens, draw)
+                    _look_up(sample, self.tokens, self.entries[chosen], draw=draw)
                 if sample["clip"] is None and attempt == 0 and index == clip_index and self._stores_views:
                     sample["clip"] = self._stored_view(index)
                 elif sample["clip"] is None:
@@ -154,14 +165,6 @@ class TrainingClips(Dataset[Sample]):
                 continue
             return sample
         return Sample(clip=None, label=self.targets[clip_index], index=clip_index, failures=failures)
-
-    def _look_up(self, sample: Sample, tokens: TokenCache, draw: tuple[int, ...]) -> None:
-        """Give a sample the key of its view, which `draw` determines, and its tokens (T, N, D) if they are kept."""
-        entry = self.entries[sample["index"]]
-        times = (entry.start_seconds, entry.end_seconds, entry.frames_per_second)
-        sample["key"] = tokens.key(entry.path, draw=draw, times=times)
-        sample["clip"] = tokens.take(sample["key"])
-        sample["is_found"] = sample["clip"] is not None
 
     @property
     def _stores_views(self) -> bool:
@@ -201,6 +204,14 @@ class TrainingClips(Dataset[Sample]):
             end_seconds=entry.end_seconds,
             frames_per_second=entry.frames_per_second,
         )
+
+
+def _look_up(sample: Sample, tokens: TokenCache, entry: Entry, **views: tuple[int, ...]) -> None:
+    """Give a sample the key of what it shows, the `views` of an entry, and its tokens if they are kept."""
+    times = (entry.start_seconds, entry.end_seconds, entry.frames_per_second)
+    sample["key"] = tokens.key(entry.path, times=times, **views)
+    sample["clip"] = tokens.take(sample["key"])
+    sample["is_found"] = sample["clip"] is not None
 
 
 def _wait_for_turn(turns: Turns | None) -> None:

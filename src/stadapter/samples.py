@@ -25,9 +25,9 @@ class Sample(TypedDict):
     failures: list[Failure]
     """Clips that could not be read on the way to this one."""
     key: NotRequired[str]
-    """With a token cache: the name of this view's tokens in it."""
+    """With a token cache: the name of this clip's tokens in it."""
     is_found: NotRequired[bool]
-    """With a token cache: whether `clip` is these tokens (T, N, D), and nothing was decoded."""
+    """With a token cache: whether `clip` is these tokens (T, N, D) or (V, T, N, D), and nothing was decoded."""
 
 
 class Batch(TypedDict):
@@ -42,7 +42,8 @@ class Batch(TypedDict):
     failures: list[Failure]
     """Clips that could not be read, from all the samples."""
     tokens: NotRequired[Tensor]
-    """With a token cache: (C, T, N, D) of the clips that were found in it and so are not in `clips`."""
+    """With a token cache: (C, T, N, D) or (C, V, T, N, D) of the clips that were found in it and so are not in `clips`;
+    of shape (0,) if none was."""
     is_found: NotRequired[Tensor]
     """With a token cache: bool (B,), which of the clips were found in it."""
     keys: NotRequired[list[str]]
@@ -68,6 +69,21 @@ def collate(samples: Sequence[Sample]) -> Batch:
         batch["is_found"] = _shared(torch.tensor([sample["is_found"] for sample in kept]))
         batch["keys"] = [sample["key"] for sample in fresh]
     return batch
+
+
+def all_tokens(batch: Batch, computed: Tensor | None) -> Tensor:
+    """The tokens of all clips of a batch, in its order: those that were found, and those computed from `clips`, if any.
+
+    They are on the device of the computed ones, or where the found ones are.
+    """
+    found, is_found = batch["tokens"], batch["is_found"]
+    if computed is None:
+        return found
+    tokens = computed.new_empty(len(is_found), *computed.shape[1:])
+    tokens[~is_found] = computed
+    if len(found):
+        tokens[is_found] = found.to(computed.device)
+    return tokens
 
 
 def _stack(samples: Sequence[Sample]) -> Tensor:

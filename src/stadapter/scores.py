@@ -71,32 +71,73 @@ def scores_in_orders(
     Returns:
         fp32 (B, C) on the CPU, first for the clips as they are, then for each order.
     """
+    seen, rest = _as_is, partial(_logits, model)
+    if orders and sees_frames_alone(model):
+        seen = partial(_frozen_tokens, model)
+        rest = partial(model.finish, height=clips.shape[-2], width=clips.shape[-1])
+    return _scores_in_orders(model, clips, orders, seen, rest, views_at_once=views_at_once)
+
+
+def frozen_tokens(model: VideoClassifier, clips: Tensor, *, views_at_once: int) -> Tensor:
+    """What the frozen first blocks make of clips (B, V, T, 3, H, W), for `token_scores_in_orders`: (B, V, T, N, D)."""
+    views = clips.flatten(0, 1)  # (B*V, T, 3, H, W)
+    with torch.inference_mode():
+        starts = range(0, len(views), views_at_once)
+        tokens = torch.cat([_frozen_tokens(model, views[start : start + views_at_once]) for start in starts])
+    return tokens.view(*clips.shape[:2], *tokens.shape[1:])
+
+
+def token_scores_in_orders(
+    model: VideoClassifier, tokens: Tensor, orders: Sequence[Tensor], *, size: int, views_at_once: int
+) -> list[Tensor]:
+    """`scores_in_orders` of clips of `size` pixels square, from their `frozen_tokens` (B, V, T, N, D)."""
+    rest = partial(model.finish, height=size, width=size)
+    return _scores_in_orders(model, tokens, orders, _as_is, rest, views_at_once=views_at_once)
+
+
+def _scores_in_orders(
+    model: ClipClassifier,
+    clips: Tensor,
+    orders: Sequence[Tensor],
+    seen: Callable[[Tensor], Tensor],
+    rest: Callable[[Tensor], Tensor],
+    *,
+    views_at_once: int,
+) -> list[Tensor]:
+    """Scores (B, C) of clips or tokens (B, V, T, …) in every order.
+
+    Views (·, T, …) go through `seen` as they are, and frame by frame what it makes of them is put in other orders;
+    from that, `rest` makes logits.
+    """
     num_clips, num_views = clips.shape[:2]
     device = next(model.parameters()).device
-    views = clips.flatten(0, 1)  # (B*V, T, 3, H, W)
+    views = clips.flatten(0, 1)  # (B*V, T, …)
     places = [order.repeat_interleave(num_views, dim=0).to(device) for order in orders]  # (B*V, T)
-
-    def normalised(frames: Tensor) -> Tensor:
-        logits: Tensor = model(model.normalise(frames))
-        return logits
-
     parts = []
     with torch.inference_mode():
         for start in range(0, len(views), views_at_once):
             part = slice(start, start + views_at_once)
-            frames = views[part].to(device, non_blocking=copies_asynchronously(device))
-            rest: Callable[[Tensor], Tensor] = normalised
-            if orders and _sees_frames_alone(model):
-                images = model.normalise(frames)
-                frames = model.frozen_tokens(images)
-                rest = partial(model.finish, height=images.shape[-2], width=images.shape[-1])
+            frames = seen(views[part].to(device, non_blocking=copies_asynchronously(device)))
             row = torch.arange(len(frames), device=device)[:, None]
             parts.append([rest(frames), *(rest(frames[row, place[part]]) for place in places)])
         scores = [label_space_of(model).softmax(torch.cat(logits).float()) for logits in zip(*parts, strict=True)]
     return [each.reshape(num_clips, num_views, -1).mean(1).cpu() for each in scores]  # (B, C)
 
 
-def _sees_frames_alone(model: ClipClassifier) -> TypeGuard[VideoClassifier]:
+def _frozen_tokens(model: VideoClassifier, views: Tensor) -> Tensor:
+    return model.frozen_tokens(model.normalise(views))
+
+
+def _logits(model: ClipClassifier, views: Tensor) -> Tensor:
+    logits: Tensor = model(model.normalise(views))
+    return logits
+
+
+def _as_is(views: Tensor) -> Tensor:
+    return views
+
+
+def sees_frames_alone(model: ClipClassifier) -> TypeGuard[VideoClassifier]:
     """Whether the model starts with blocks that see each frame by itself; one with its own `forward` may not."""
     return type(model) is VideoClassifier and model.trunk.num_frozen_blocks() > 0
 

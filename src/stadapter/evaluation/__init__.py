@@ -19,8 +19,18 @@ from stadapter.labels import LabelSpace
 from stadapter.machine import copies_asynchronously, takes_turns
 from stadapter.manifest import Manifest
 from stadapter.processes import Turns, quiet_worker, workers_of
-from stadapter.samples import Failure, collate
-from stadapter.scores import ClipClassifier, check_finite_scores, check_normalisation, label_space_of, scores_in_orders
+from stadapter.samples import Batch, Failure, all_tokens, collate
+from stadapter.scores import (
+    ClipClassifier,
+    check_finite_scores,
+    check_normalisation,
+    frozen_tokens,
+    label_space_of,
+    scores_in_orders,
+    sees_frames_alone,
+    token_scores_in_orders,
+)
+from stadapter.token_cache import TokenCache
 
 if TYPE_CHECKING:
     from accelerate.accelerator import Accelerator
@@ -49,6 +59,7 @@ def evaluate(
     accelerator: "Accelerator | None" = None,
     progress: Callable[[int, int], None] | None = None,
     time_check: bool = False,
+    tokens: TokenCache | None = None,
 ) -> Report:
     """Classify every clip of a manifest with all its test views, on the model's device and in its precision.
 
@@ -65,9 +76,12 @@ def evaluate(
         progress: called after every batch with this process's number of clips done and its total.
         time_check: also classify every clip three more times, with its frames shuffled, reversed, and one repeated; it
             is read only once, and seen once by the frozen first blocks. Not for clips of one frame: they have no order.
+        tokens: where to keep what the frozen first blocks make of the clips, so that the next call neither decodes
+            them nor runs these blocks; its scope must determine the clip config and these blocks.
 
     Raises:
-        SettingsError: a batch size below 1, fewer than 0 workers, or clips not normalised like the trunk's.
+        SettingsError: a batch size below 1, fewer than 0 workers, clips not normalised like the trunk's, or tokens to
+            be kept of a model that has no frozen first blocks.
         DataError: a clip without a label or with one the model does not know; or no clip could be read.
         TrainingError: a process that reads clips died.
         STAdapterError: the model's scores are not finite.
@@ -79,11 +93,13 @@ def evaluate(
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise SettingsError(f"{name} {value}: expected at least {least}")
+    if tokens is not None and not sees_frames_alone(model):
+        raise SettingsError("tokens can be kept only for a VideoClassifier whose first blocks are frozen")
     check_normalisation(model, clip_config)
     space = label_space_of(model)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     turns = Turns(are_taken=takes_turns(world, device_type=next(model.parameters()).device.type))
-    dataset = EvaluationClips(manifest, clip_config, labels=space, turns=turns)
+    dataset = EvaluationClips(manifest, clip_config, labels=space, tokens=tokens, turns=turns)
     with _eval_mode(model):
         rows, failures = _classify(
             model,
@@ -145,19 +161,29 @@ def _classify(
             if len(batch["indices"]):
                 indices = batch["indices"].tolist()
                 names = [dataset.entries[index].title for index in indices]
-                num_frames = batch["clips"].shape[2]
-                scores, *reordered_scores = scores_in_orders(
-                    model,
-                    batch["clips"],
-                    [frame_places(order, num_frames, names) for order in orders],
-                    views_at_once=batch_size,
-                )  # (B, C) each
+                places = [frame_places(order, dataset.clip_config.num_frames, names) for order in orders]
+                scores, *reordered_scores = _scores(model, batch, dataset, places, views_at_once=batch_size)
                 changed = [space.named(each).tolist() for each in reordered_scores]
                 reordered = zip(*changed, strict=True) if orders else [()] * len(indices)
                 rows += map(Row, indices, scores.tolist(), reordered)
             if progress is not None:
                 progress(len(rows) + len(failures), len(share))
     return rows, failures
+
+
+def _scores(
+    model: ClipClassifier, batch: Batch, dataset: EvaluationClips, orders: Sequence[Tensor], *, views_at_once: int
+) -> list[Tensor]:
+    """The scores (B, C) of a batch as it is and in every order; tokens that were not kept are."""
+    if dataset.tokens is None:
+        return scores_in_orders(model, batch["clips"], orders, views_at_once=views_at_once)
+    assert sees_frames_alone(model)
+    computed = None
+    if batch["keys"]:
+        computed = frozen_tokens(model, batch["clips"], views_at_once=views_at_once)
+        dataset.tokens.put(batch["keys"], computed)
+    tokens = all_tokens(batch, computed)  # (B, V, T, N, D)
+    return token_scores_in_orders(model, tokens, orders, size=dataset.clip_config.size, views_at_once=views_at_once)
 
 
 def _report(dataset: EvaluationClips, space: LabelSpace, rows: Sequence[Row], failures: Sequence[Failure]) -> Report:

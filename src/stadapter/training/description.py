@@ -26,7 +26,13 @@ def describe(run: Prepared) -> list[str]:
         *_lr_notes(run),
         *_time_notes(run),
         *_checkpointing_notes(run),
-        *run.frozen_part.describe(num_clips=len(run.train_set.entries), num_epochs=run.plan.epochs),
+        *run.frozen_part.describe(
+            num_clips=len(run.train_set.entries),
+            num_epochs=run.plan.epochs,
+            num_held_out=len(run.val_set.entries)
+            if run.val_set is not None and run.config.validate_every_epochs
+            else 0,
+        ),
     ]
 
 

@@ -17,7 +17,7 @@ from stadapter.machine import describe_device
 from stadapter.model import VideoClassifier, fastest_attention
 from stadapter.paths import expanded
 from stadapter.products import has_fast_kernel
-from stadapter.samples import Batch
+from stadapter.samples import Batch, all_tokens
 from stadapter.token_cache import TokenCache, default_folder
 from stadapter.training.settings import TrainConfig
 from stadapter.wording import counted
@@ -106,24 +106,17 @@ class FrozenPart:
 
     def tokens(self, batch: Batch, cache: TokenCache | None = None) -> Tensor:
         """The tokens (B, T, N, D) of a batch: those in the cache are read, the others computed and added to it."""
-        found, is_found = batch["tokens"].to(self.device), batch["is_found"]
-        if not batch["keys"]:
-            return found
-        computed = self.compute(batch["clips"])
-        if cache is not None:
+        computed = self.compute(batch["clips"]) if batch["keys"] else None
+        if cache is not None and computed is not None:
             cache.put(batch["keys"], computed)
-        tokens = computed.new_empty(len(is_found), *computed.shape[1:])
-        tokens[~is_found] = computed
-        if len(found):
-            tokens[is_found] = found
-        return tokens
+        return all_tokens(batch, computed).to(self.device)
 
     def compute(self, clips: Tensor) -> Tensor:
         """The tokens (B, T, N, D) of clips (B, T, 3, H, W), uint8 or normalised."""
         return self.model.frozen_tokens(self.model.normalise(clips))
 
-    def describe(self, *, num_clips: int, num_epochs: int) -> list[str]:
-        """What reusing views saves, if they are reused, in a line."""
+    def describe(self, *, num_clips: int, num_epochs: int, num_held_out: int) -> list[str]:
+        """What reusing views saves, if they are reused, in a line; `num_held_out` clips are validated on the way."""
         count, blocks = self.config.views_per_clip, counted(len(self.model.trunk.blocks), "block")
         if count is None:
             return self._unused_folder("views are not reused without --views-per-clip")
@@ -131,7 +124,9 @@ class FrozenPart:
         if not self.room_bytes:
             told = views if self.num_blocks else f"{views}, and no tokens to keep: {_NOTHING_FROZEN}"
             return [told, *self._unused_folder("no tokens are kept")]
-        size, room = num_clips * min(count, num_epochs) * self._view_bytes(), self.room_bytes
+        test_views = self.clip_config.num_temporal_views * self.clip_config.num_spatial_views
+        num_views = num_clips * min(count, num_epochs) + num_held_out * test_views
+        size, room = num_views * self._view_bytes(), self.room_bytes
         return [
             f"{views}: the first {self.num_blocks} of {blocks} run once per view; their tokens, {size / 1e9:.2g} GB of "
             f"at most {room / 1e9:.3g} GB, are kept in {self.folder}"

@@ -255,7 +255,12 @@ class Loop:
         assert self.run.val_set is not None
         with self._display("validating", len(self.run.val_set.entries)) as display:
             try:
-                report = validate(self.run, progress=lambda done, total: display.advance(done), time_check=True)
+                report = validate(
+                    self.run,
+                    progress=lambda done, total: display.advance(done),
+                    time_check=True,
+                    tokens=self.cache,
+                )
             except DivergedError:
                 display.say("trained, but the scores are not finite: start again with a lower learning rate")
                 raise
@@ -282,7 +287,7 @@ class Loop:
         self._checkpoint(checkpoints, display)  # whatever ends a process now, those that wait for it included
         epoch = f"epoch {self.step // self.run.plan.steps_per_epoch}/{self.run.plan.epochs}"
         try:
-            report = validate(self.run, progress=progress)
+            report = validate(self.run, progress=progress, tokens=self.cache)
         except DataError as error:
             display.say(f"{epoch}: not validated: {error}")
             return

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from stadapter.compiled import uncompiled
 from stadapter.evaluation import evaluate
 from stadapter.evaluation.figures import Report
+from stadapter.token_cache import TokenCache
 from stadapter.training.preparation import Prepared
 
 TIME_CHECK_CLIPS = 1000
@@ -19,13 +20,20 @@ def is_due(run: Prepared, step: int) -> bool:
     return every > 0 and is_between and epochs % every == 0
 
 
-def validate(run: Prepared, *, progress: Callable[[int, int], None], time_check: bool = False) -> Report:
+def validate(
+    run: Prepared,
+    *,
+    progress: Callable[[int, int], None],
+    time_check: bool = False,
+    tokens: TokenCache | None = None,
+) -> Report:
     """Evaluate a run's model, in its current state, on the held-out clips; all its processes share them.
 
     Args:
         run: one with held-out clips.
         progress: called after every batch with this process's number of clips done and its total.
         time_check: also check whether time matters, if there are not too many clips.
+        tokens: where the run keeps what its frozen blocks make of clips; not used if the run validates only once.
 
     Raises:
         DataError: not one clip could be read.
@@ -44,4 +52,5 @@ def validate(run: Prepared, *, progress: Callable[[int, int], None], time_check:
             accelerator=accelerator if accelerator.num_processes > 1 else None,
             progress=progress,
             time_check=time_check and len(run.val_set.entries) <= TIME_CHECK_CLIPS,
+            tokens=tokens if run.config.validate_every_epochs else None,
         )
