@@ -12,10 +12,8 @@ from stadapter.benchmark.timing import take_turns
 from stadapter.products import has_fast_kernel
 from stadapter.products import product as multiply
 
-_RATE_SIDE = {"cpu": 1024}
-_GPU_RATE_SIDE = 8192
-_COPY_BYTES = {"cpu": 64 * 2**20}
-_GPU_COPY_BYTES = 2**30
+_RATE_SIDE, _GPU_RATE_SIDE = 1024, 8192
+_COPY_BYTES, _GPU_COPY_BYTES = 64 * 2**20, 2**30
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def replay(products: Sequence[Product], dtype: torch.dtype, device: torch.device
 
 def product_rate(dtype: torch.dtype, device: torch.device, synchronise: Callable[[], None], *, repeats: int) -> float:
     """Floating-point operations per second of one large square product: what the device can do."""
-    side = _RATE_SIDE.get(device.type, _GPU_RATE_SIDE)
+    side = _RATE_SIDE if device.type == "cpu" else _GPU_RATE_SIDE
     square = Product(side, side, side)
     call = replay([square], dtype, device)
     samples = take_turns({"product": call}, repeats=repeats, synchronise=synchronise)["product"]
@@ -141,7 +139,7 @@ def product_rate(dtype: torch.dtype, device: torch.device, synchronise: Callable
 
 def copy_rate(device: torch.device, synchronise: Callable[[], None], *, repeats: int) -> float:
     """Bytes per second, read and written, of a large copy."""
-    num_bytes = _COPY_BYTES.get(device.type, _GPU_COPY_BYTES)
+    num_bytes = _COPY_BYTES if device.type == "cpu" else _GPU_COPY_BYTES
     source = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     call = {"copy": lambda: target.copy_(source)}

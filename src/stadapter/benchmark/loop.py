@@ -20,6 +20,8 @@ from stadapter.benchmark.networks import (
     make_networks,
     ready,
     released_step,
+    released_title,
+    runs_in_half,
     save_vision,
     sizes_of,
     training_step,
@@ -55,10 +57,8 @@ def cases(config: BenchmarkConfig, released: Released | None, device: torch.devi
         if released is not None and released.clips is None:
             notes = ("the released data set could not be imported",)
         elif released is not None:
-            half = device.type == "cuda" and precision != "fp32"
-            others[f"released, {'fp16' if half else 'fp32'}"] = _their_loop(
-                config, networks, released, videos, half=half
-            )
+            half = runs_in_half(device, precision)
+            others[released_title(half)] = _their_loop(config, networks, released, videos, half=half)
         yield Case(
             "loop",
             f"training loop, {config.presets[0]}, {precision}: {EPOCHS} epochs of {len(videos)} videos",

@@ -2,26 +2,32 @@
 
 # B batch, T frames, H W pixels
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stadapter.benchmark.config import BenchmarkConfig, Precision, Preset
 from stadapter.benchmark.floors import backward_products, bare, flops, forward_products, replay
 from stadapter.benchmark.networks import (
     DTYPES,
     Networks,
+    autocast_dtype,
+    forward_pass,
+    gradients,
+    inference,
     make_networks,
     peak_bytes,
     ready,
     released_step,
+    released_title,
+    runs_in_half,
     sizes_of,
     training_step,
 )
 from stadapter.benchmark.released import Released, released_name
-from stadapter.benchmark.timing import Call, Case, Check, relative_error
+from stadapter.benchmark.timing import Call, Case, Check, badness, relative_error, relative_errors
 from stadapter.costs import saved_bytes
 from stadapter.model import VideoClassifier, fastest_attention
 
@@ -44,24 +50,24 @@ def cases(config: BenchmarkConfig, released: Released | None, device: torch.devi
 def _inference_case(
     config: BenchmarkConfig, networks: Networks, released: Released | None, preset: Preset, precision: Precision
 ) -> Case:
-    clips, half = networks.clips(config.num_frames), _runs_in_half(networks, precision)
+    clips, half = networks.clips(config.num_frames), runs_in_half(networks.device, precision)
     model = ready(networks.ours(), precision, training=False)
     trunk = ready(networks.ours(adapted=False), precision, training=False)
     others: dict[str, Call] = {}
     if released is not None:
         theirs = networks.released(released, half=half).eval()
         their_clips = clips.transpose(1, 2).contiguous()  # (B, 3, T, H, W)
-        others[_title(half)] = _inference(theirs, their_clips, torch.float16 if half else None)
-    dtype = DTYPES[precision] if precision != "fp32" else None
+        others[released_title(half)] = inference(theirs, their_clips, torch.float16 if half else None)
+    dtype = autocast_dtype(precision)
     products = forward_products(networks.sizes)
     return Case(
         "model",
         f"inference, {preset}, {precision}",
-        ours=_inference(model, clips, dtype),
+        ours=inference(model, clips, dtype),
         others=others,
         floors={
             "matrix products": replay(products, DTYPES[precision], networks.device),
-            "the bare trunk": _inference(trunk, clips, dtype),
+            "the bare trunk": inference(trunk, clips, dtype),
         },
         checks=lambda: _compare_logits(config, networks, released, model, precision),
         flops=flops(products),
@@ -73,26 +79,22 @@ def _training_case(
     config: BenchmarkConfig, networks: Networks, released: Released | None, preset: Preset, precision: Precision
 ) -> Case:
     clips, targets = networks.clips(config.num_frames), networks.targets(config.num_frames)
-    half = _runs_in_half(networks, precision)
+    half = runs_in_half(networks.device, precision)
     model = ready(networks.ours(), precision, training=True)
     steps: dict[str, Call] = {"ours": training_step(model, clips, targets)}
     held: dict[str, nn.Module] = {"ours": model}
-
-    def forward() -> Tensor:
-        logits: Tensor = model(clips)
-        return logits
-
     facts: dict[str, Any] = {
         "clips": len(clips),
-        "saved_bytes": {"ours": saved_bytes(forward, model)},
+        "saved_bytes": {"ours": saved_bytes(forward_pass(model, clips), model)},
     }
     if released is not None:
         theirs = networks.released(released, half=half)
         their_clips = clips.transpose(1, 2).contiguous()
         step = released_step(theirs, half=half)
-        steps[_title(half)] = lambda: step(their_clips, targets[:, 0])
-        held[_title(half)] = theirs
-        facts["saved_bytes"][_title(half)] = saved_bytes(_forward(theirs, their_clips, half=half), theirs)
+        title, forward = released_title(half), forward_pass(theirs, their_clips, torch.float16 if half else None)
+        steps[title] = lambda: step(their_clips, targets[:, 0])
+        held[title] = theirs
+        facts["saved_bytes"][title] = saved_bytes(forward, theirs)
     steps.update(_with_the_other_attention(model, steps["ours"], networks.device, precision))
     if networks.device.type == "cuda":
         facts["peak_bytes"] = {name: peak_bytes(steps[name], network) for name, network in held.items()}
@@ -113,7 +115,7 @@ def _with_the_other_attention(
     model: VideoClassifier, step: Call, device: torch.device, precision: Precision
 ) -> dict[str, Call]:
     """The step with the attention kernel that is not the default for this device and precision."""
-    chosen = fastest_attention(device, DTYPES[precision] if precision != "fp32" else None)
+    chosen = fastest_attention(device, autocast_dtype(precision))
     other: Literal["sdpa", "eager"] = "eager" if chosen == "sdpa" else "sdpa"
 
     def run() -> None:
@@ -122,33 +124,6 @@ def _with_the_other_attention(
         model.trunk.use_attention(chosen)
 
     return {f"ours, {_KERNELS[other]}": run}
-
-
-def _runs_in_half(networks: Networks, precision: Precision) -> bool:
-    """The released code trains in fp16 on a GPU; on a CPU it is measured in fp32 against all of ours."""
-    return networks.device.type == "cuda" and precision != "fp32"
-
-
-def _title(half: bool) -> str:
-    return f"released, {'fp16' if half else 'fp32'}"
-
-
-def _inference(model: nn.Module, clips: Tensor, dtype: torch.dtype | None) -> Callable[[], Tensor]:
-    def infer() -> Tensor:
-        with torch.inference_mode(), torch.autocast(clips.device.type, dtype, enabled=dtype is not None):
-            logits: Tensor = model(clips)
-            return logits
-
-    return infer
-
-
-def _forward(model: nn.Module, clips: Tensor, *, half: bool) -> Callable[[], Tensor]:
-    def forward() -> Tensor:
-        with torch.autocast(clips.device.type, torch.float16, enabled=half):
-            logits: Tensor = model(clips)
-            return logits
-
-    return forward
 
 
 def _compare_logits(
@@ -160,7 +135,7 @@ def _compare_logits(
 ) -> list[Check]:
     clips = networks.clips(config.num_frames)
     exact = networks.ours().eval()
-    logits = _inference(exact, clips, None)()
+    logits = inference(exact, clips)()
     trunk = networks.ours(adapted=False).trunk
     vision = networks.vision.to(networks.device)  # tensors made in inference mode cannot be trained on
     with torch.inference_mode():
@@ -169,10 +144,10 @@ def _compare_logits(
         tokens = trunk(clips).flatten(0, 1)
     checks = [Check("tokens of the bare trunk, against transformers", relative_error(tokens, theirs), _EXACT)]
     if released is not None:
-        their_logits = _inference(networks.released(released, half=False).eval(), clips.transpose(1, 2), None)()
+        their_logits = inference(networks.released(released, half=False).eval(), clips.transpose(1, 2))()
         checks.append(Check("logits, fp32, against released", relative_error(logits, their_logits), _EXACT))
     if precision != "fp32":
-        rounded = _inference(model, clips, DTYPES[precision])()
+        rounded = inference(model, clips, DTYPES[precision])()
         checks.append(Check(f"logits, {precision} against fp32", relative_error(rounded, logits), _ROUNDED))
     return checks
 
@@ -184,24 +159,25 @@ def _compare_gradients(
     clips, targets = networks.clips(config.num_frames), networks.targets(config.num_frames)
     exact = ready(networks.ours(), "fp32", training=True).eval()
     training_step(exact, clips, targets)()
-    gradients = _gradients(exact)
+    expected = gradients(exact)
     checks: list[Check] = []
     if released is not None:
         theirs = networks.released(released, half=False)
         step = released_step(theirs, half=False)
         theirs.eval()
         step(clips.transpose(1, 2), targets[:, 0])
-        their_gradients = _gradients(theirs)
+        their_gradients = gradients(theirs)
+        renamed = {name: their_gradients[released_name(name)] for name in expected}
         checks += [
             Check(f"gradient of {name}, fp32, against released", error, _EXACT)
-            for name, error in _errors(gradients, {name: their_gradients[released_name(name)] for name in gradients})
+            for name, error in relative_errors(expected, renamed).items()
         ]
     if precision != "fp32":
         rounded = ready(networks.ours(), precision, training=True).eval()
         training_step(rounded, clips, targets)()
         checks += [
             Check(f"gradient of {name}, {precision} against fp32", error, _ROUNDED_GRADIENT)
-            for name, error in _errors(_gradients(rounded), gradients)
+            for name, error in relative_errors(gradients(rounded), expected).items()
         ]
     else:
         plain = networks.ours().eval()
@@ -209,18 +185,9 @@ def _compare_gradients(
         training_step(plain, clips, targets)()
         checks += [
             Check(f"gradient of {name}, with plain products in attention", error, _EXACT)
-            for name, error in _errors(_gradients(plain), gradients)
+            for name, error in relative_errors(gradients(plain), expected).items()
         ]
     return _worst(checks)
-
-
-def _gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
-
-
-def _errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> list[tuple[str, float]]:
-    assert found.keys() == expected.keys()
-    return [(name, relative_error(found[name], expected[name])) for name in found]
 
 
 def _worst(checks: Sequence[Check]) -> list[Check]:
@@ -228,12 +195,8 @@ def _worst(checks: Sequence[Check]) -> list[Check]:
     kinds: dict[str, list[Check]] = {}
     for check in checks:
         kinds.setdefault(check.what.split(", ", 1)[1], []).append(check)
-    worst = {kind: max(members, key=lambda check: _order(check.error)) for kind, members in kinds.items()}
+    worst = {kind: max(members, key=lambda check: badness(check.error)) for kind, members in kinds.items()}
     return [
         Check(f"{check.what} (the worst of {len(kinds[kind])})", check.error, check.limit)
         for kind, check in worst.items()
     ]
-
-
-def _order(error: float) -> float:
-    return error if error == error else float("inf")  # NaN is the worst

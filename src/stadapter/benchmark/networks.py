@@ -3,6 +3,7 @@
 # B batch, T frames, H W pixels
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def disturb(module: nn.Module) -> None:
 
 def ready(model: VideoClassifier, precision: Precision, *, training: bool) -> VideoClassifier:
     """The model as the training loop, or the classifier in use, sets it up for a precision."""
-    prepare_trunk(model, next(model.parameters()).device, DTYPES[precision] if precision != "fp32" else None)
+    prepare_trunk(model, next(model.parameters()).device, autocast_dtype(precision))
     return model.train(training)
 
 
@@ -174,6 +175,42 @@ def released_step(model: nn.Module, *, half: bool) -> Callable[[Tensor, Tensor],
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The autocast of a precision; none for fp32."""
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+def autocast_dtype(precision: Precision) -> torch.dtype | None:
+    """What is computed in besides fp32; None for fp32."""
+    return DTYPES[precision] if precision != "fp32" else None
+
+
+def runs_in_half(device: torch.device, precision: Precision) -> bool:
+    """The released code trains in fp16 on a GPU; on a CPU it is measured in fp32 against all of ours."""
+    return device.type == "cuda" and precision != "fp32"
+
+
+def released_title(half: bool) -> str:
+    """What the released side of a case is called."""
+    return f"released, {'fp16' if half else 'fp32'}"
+
+
+def forward_pass(model: nn.Module, clips: Tensor, dtype: torch.dtype | None = None) -> Callable[[], Tensor]:
+    """A call that returns the logits of clips, under autocast to a precision if one is given."""
+
+    def forward() -> Tensor:
+        with torch.autocast(clips.device.type, dtype) if dtype is not None else nullcontext():
+            logits: Tensor = model(clips)
+            return logits
+
+    return forward
+
+
+def inference(model: nn.Module, clips: Tensor, dtype: torch.dtype | None = None) -> Callable[[], Tensor]:
+    """The same without gradients."""
+    return torch.inference_mode()(forward_pass(model, clips, dtype))
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """The gradient of everything that has one, by name."""
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def peak_bytes(step: Callable[[], object], model: nn.Module) -> int:

@@ -73,10 +73,10 @@ def _measure_all(
         for part in config.parts:
             # As in decoding processes, and as in those that train.
             (keep_no_freed_memory if part == "clips" else keep_freed_memory)()
-            with _told(result, part, "between its cases"):
+            with _recording_failures(result, part, "between its cases"):
                 for case in _cases(part, config, released, device, folders):
                     progress(case.name)
-                    with _told(result, part, case.name), _threads(_num_threads(case)):
+                    with _recording_failures(result, part, case.name), _threads(_num_threads(case)):
                         result["cases"].append(measure(case, repeats=config.repeats, synchronise=synchronise))
                     keep(result)
                     _free(device)
@@ -85,7 +85,7 @@ def _measure_all(
 
 
 @contextmanager
-def _told(result: dict[str, Any], part: Part, where: str) -> Iterator[None]:
+def _recording_failures(result: dict[str, Any], part: Part, where: str) -> Iterator[None]:
     """Record what fails in the block and measure the rest: it takes minutes, and there may be only one chance."""
     try:
         yield

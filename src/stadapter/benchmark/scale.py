@@ -2,7 +2,7 @@
 
 # B batch, T frames, H W pixels
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from stadapter.benchmark.floors import backward_products, flops, forward_product
 from stadapter.benchmark.networks import (
     DTYPES,
     Networks,
+    forward_pass,
+    gradients,
+    inference,
     make_networks,
     peak_bytes,
     ready,
@@ -20,7 +23,7 @@ from stadapter.benchmark.networks import (
     training_step,
 )
 from stadapter.benchmark.released import Released
-from stadapter.benchmark.timing import Call, Case, Check, relative_error
+from stadapter.benchmark.timing import Call, Case, Check, badness, relative_error, relative_errors
 from stadapter.compiled import try_compiled
 from stadapter.costs import saved_bytes
 from stadapter.model import VideoClassifier
@@ -51,7 +54,9 @@ def _training_case(config: BenchmarkConfig, networks: Networks, precision: Preci
         "clips": len(clips),
         "trained_parameters": models["ours"].count_parameters().trained,
         "saved_bytes": {
-            name: saved_bytes(_forward(model, clips), model) for name, model in models.items() if _COMPILED not in name
+            name: saved_bytes(forward_pass(model, clips), model)
+            for name, model in models.items()
+            if _COMPILED not in name
         },
     }
     if networks.device.type == "cuda":
@@ -73,7 +78,7 @@ def _training_case(config: BenchmarkConfig, networks: Networks, precision: Preci
 def _inference_case(config: BenchmarkConfig, networks: Networks, precision: Precision) -> Case:
     clips = networks.clips(config.num_frames)
     models, notes = _variants(config, networks, precision, training=False)
-    calls = {name: torch.inference_mode()(_forward(model, clips)) for name, model in models.items()}
+    calls = {name: inference(model, clips) for name, model in models.items()}
     products = forward_products(networks.sizes)
 
     def checks() -> list[Check]:
@@ -125,31 +130,18 @@ def _variants(
     return models, ()
 
 
-def _forward(model: VideoClassifier, clips: Tensor) -> Callable[[], Tensor]:
-    def forward() -> Tensor:
-        logits: Tensor = model(clips)
-        return logits
-
-    return forward
-
-
 def _compare(models: dict[str, VideoClassifier], clips: Tensor, targets: Tensor, precision: Precision) -> list[Check]:
     """The gradients of every variant against those of the first; the worst of each."""
-    found = {name: _gradients(model, clips, targets, precision) for name, model in models.items()}
+    for model in models.values():
+        training_step(model, clips, targets)()
+    found = {name: gradients(model) for name, model in models.items()}
     expected = found.pop("ours")
     checks = []
-    for name, gradients in found.items():
-        assert gradients.keys() == expected.keys()
-        errors = [relative_error(gradients[key], expected[key]) for key in expected]
-        worst = max(errors, key=lambda error: error if error == error else float("inf"))  # NaN is the worst
+    for name, ours in found.items():
+        worst = max(relative_errors(ours, expected).values(), key=badness)
         limit = _AGAIN if name == _CHECKPOINTED else _EXACT if precision == "fp32" else _ROUNDED
         checks.append(Check(f"gradients, {name} (the worst of {len(expected)})", worst, limit, side=name))
     return checks
-
-
-def _gradients(model: VideoClassifier, clips: Tensor, targets: Tensor, precision: Precision) -> dict[str, Tensor]:
-    training_step(model, clips, targets)()
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def _copy_case(clips: Tensor) -> Case:

@@ -146,12 +146,8 @@ def _ratio(above: list[float], below: list[float]) -> float:
 def synchroniser(device: torch.device) -> Callable[[], None]:
     """A function that waits until a device has finished all its work."""
     if device.type == "cpu":
-        return _nothing_to_wait_for
+        return lambda: None  # a CPU has finished its work when a call returns
     return torch.accelerator.synchronize
-
-
-def _nothing_to_wait_for() -> None:
-    """Do nothing: a CPU has finished its work when a call returns."""
 
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -159,3 +155,14 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     ours, theirs = ours.detach().double(), theirs.detach().double()
     norm, distance = float(theirs.norm()), float((ours - theirs).norm())
     return distance / norm if norm else distance
+
+
+def relative_errors(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """The same for each of several tensors, by name; both sides have the same names."""
+    assert ours.keys() == theirs.keys()
+    return {name: relative_error(ours[name], theirs[name]) for name in ours}
+
+
+def badness(error: float) -> float:
+    """A sort key for errors: NaN is the worst."""
+    return error if error == error else math.inf
