@@ -45,8 +45,8 @@ def cases(config: BenchmarkConfig, released: Released | None, device: torch.devi
             for gop in config.clip_gops:
                 path = folder / f"{height}p-{num_frames}-frames-gop-{gop}.mp4"
                 write_textured_video(path, height=height, num_frames=num_frames, gop=gop)
-                yield _evaluation_case(path, config, released)
-                yield _training_case(path, config, released)
+                yield _loading_case(path, config, released, training=False)
+                yield _loading_case(path, config, released, training=True)
                 yield _stored_case(path, config, released)
                 path.unlink()
 
@@ -80,66 +80,43 @@ def _clip_config(config: BenchmarkConfig, resize: Any = "fast") -> ClipConfig:
     return ClipConfig(num_frames=config.num_frames, size=224, resize=resize)
 
 
-def _evaluation_case(path: Path, config: BenchmarkConfig, released: Released | None) -> Case:
+def _loading_case(path: Path, config: BenchmarkConfig, released: Released | None, *, training: bool) -> Case:
+    """One clip loaded for evaluation, or for training, always with the same draws."""
     fast, exact = _clip_config(config), _clip_config(config, "released")
-    others: dict[str, Call] = {"ours, released resize": lambda: load_clip(path, exact)}
-    theirs, notes = _their_loading(path, config, released, training=False)
+    wanted = _drawn_indices(path, config) if training else _test_indices(path, config)
+    theirs, notes = _their_loading(path, config, released, training=training)
+
+    def load(clip_config: ClipConfig) -> Tensor:
+        if not training:
+            return load_clip(path, clip_config)
+        generator = np.random.default_rng(_SEED)
+        return load_clip(path, clip_config, augmentation=AUGMENTATION, generator=generator)
+
+    others: dict[str, Call] = {"ours, released resize": lambda: load(exact)}
     if theirs is not None:
         others["released"] = theirs
-    wanted = _test_indices(path, config)
 
     def checks() -> list[Check]:
-        found = load_clip(path, exact)[0]  # (T, 3, H, W)
+        found = load(exact)[0]  # (T, 3, H, W)
+        bytes_as_floats = transforms.normalise(load(fast)[0], fast.mean, fast.std)
+        apart = (bytes_as_floats - found).abs().mean().item()
         result = [
             _frames_check(path, wanted),
-            _pixels_check("fast path, mean", _floats(load_clip(path, fast)[0], fast), found, _FAST_LIMIT),
+            Check("fast path, mean distance to the released resize", apart, _FAST_LIMIT),
         ]
         if theirs is not None:
-            result.append(_largest("released path, against released", found, theirs()))
+            drawn = ", with the same draws" if training else ""
+            result.append(_largest(f"released path{drawn}, against released", found, theirs()))
         return result
 
     return Case(
         "clips",
-        f"evaluation, {path.stem}",
-        ours=lambda: load_clip(path, fast),
+        f"{'training' if training else 'evaluation'}, {path.stem}",
+        ours=lambda: load(fast),
         others=others,
         floors=_floors(path, wanted),
         checks=checks,
-        facts={"file_bytes": path.stat().st_size},
-        notes=notes,
-        clock="processor",
-    )
-
-
-def _training_case(path: Path, config: BenchmarkConfig, released: Released | None) -> Case:
-    fast, exact = _clip_config(config), _clip_config(config, "released")
-
-    def load(clip_config: ClipConfig) -> Tensor:
-        generator = np.random.default_rng(_SEED)
-        return load_clip(path, clip_config, augmentation=AUGMENTATION, generator=generator)[0]
-
-    others: dict[str, Call] = {"ours, released resize": lambda: load(exact)}
-    theirs, notes = _their_loading(path, config, released, training=True)
-    if theirs is not None:
-        others["released"] = theirs
-
-    def checks() -> list[Check]:
-        found = load(exact)
-        result = [
-            _frames_check(path, _drawn_indices(path, config)),
-            _pixels_check("fast path, mean", _floats(load(fast), fast), found, _FAST_LIMIT),
-        ]
-        if theirs is not None:
-            result.append(_largest("released path, with the same draws, against released", found, theirs()))
-        return result
-
-    return Case(
-        "clips",
-        f"training, {path.stem}",
-        ours=lambda: load(fast),
-        others=others,
-        floors=_floors(path, _drawn_indices(path, config)),
-        checks=checks,
+        facts={} if training else {"file_bytes": path.stat().st_size},
         notes=notes,
         clock="processor",
     )
@@ -202,7 +179,7 @@ def _their_loading(
     dataset._random_sample_frame_idx = lambda length: indices
 
     def load() -> Tensor:
-        with _drawing(released.transform, (window.top, window.left, window.height, window.width)):
+        with _drawing(released.transform, window):
             clip: Tensor = dataset[0][0]
             return clip.transpose(0, 1)
 
@@ -210,10 +187,10 @@ def _their_loading(
 
 
 @contextmanager
-def _drawing(transform: Any, window: tuple[int, int, int, int]) -> Iterator[None]:
+def _drawing(transform: Any, window: Window) -> Iterator[None]:
     """Make the released code crop where this program does, so that both do the same work."""
     original = transform._get_param_spatial_crop
-    transform._get_param_spatial_crop = lambda *_, **__: window
+    transform._get_param_spatial_crop = lambda *_, **__: (window.top, window.left, window.height, window.width)
     try:
         yield
     finally:
@@ -304,14 +281,6 @@ def _frames_check(path: Path, indices: Sequence[int]) -> Check:
 
 def _distance(found: Tensor, expected: Tensor) -> float:
     return float((found.int() - expected.int()).abs().max()) if found.shape == expected.shape else float("inf")
-
-
-def _floats(clip: Tensor, config: ClipConfig) -> Tensor:
-    return transforms.normalise(clip, config.mean, config.std)
-
-
-def _pixels_check(what: str, found: Tensor, expected: Tensor, limit: float) -> Check:
-    return Check(f"{what} distance to the released resize", (found - expected).abs().mean().item(), limit)
 
 
 def _largest(what: str, found: Tensor, expected: Tensor) -> Check:
