@@ -33,14 +33,14 @@ from stadapter.tuning import STAdapter
 from stadapter.vit import ImageViT
 from stadapter.wording import first_line, listed
 
-_PIECES = {
+RELEASED_NAMES = {
     "before_attention": "adapter_pre_attn",
     "before_mlp": "adapter_pre_mlp",
     "down": "fc1",
     "conv": "conv",
     "up": "fc2",
 }
-"""Our name of a piece -> its released name."""
+"""Our names of the places of adapters and of their layers -> the released names."""
 _OURS = re.compile(r"trunk\.blocks\.(\d+)\.(before_attention|before_mlp)\.(down|conv|up)\.(weight|bias)")
 _RELEASED = re.compile(r"transformer\.resblocks\.(\d+)\.(adapter_pre_attn|adapter_pre_mlp)\.(fc1|conv|fc2)\.weight")
 _DIMENSIONS = {"fc1": 2, "conv": 5, "fc2": 2, "fc": 2}
@@ -200,7 +200,7 @@ def _check_readable(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuse tensors from which no strategy and no number of classes can be read."""
     pieces = _pieces(tensors)
     lacking = [f"adapter_pre_….{piece}.weight" for piece in ("fc1", "conv", "fc2") if piece not in pieces.values()]
-    lacking += [name for name in ("fc.weight",) if name not in tensors]
+    lacking += ["fc.weight"] if "fc.weight" not in tensors else []
     if lacking:
         raise ArtefactError(
             f"{checkpoint} lacks {', '.join(lacking)}; expected a checkpoint of the released ST-Adapter code; "
@@ -220,7 +220,7 @@ def _check_places(
         return
     found = _points(tensors)
     flags = {"before_attention": published.tuning.before_attention, "before_mlp": published.tuning.before_mlp}
-    expected = {_PIECES[point] for point, is_adapted in flags.items() if is_adapted}
+    expected = {RELEASED_NAMES[point] for point, is_adapted in flags.items() if is_adapted}
     if found != expected:
         raise ArtefactError(
             f"{checkpoint} has {' and '.join(sorted(found))}; the run {recipe} has {' and '.join(sorted(expected))}: "
@@ -291,7 +291,7 @@ def _checked_labels(checkpoint: Path, tensors: Mapping[str, Tensor], labels: Seq
 def _renamed(checkpoint: Path, tensors: Mapping[str, Tensor], model: VideoClassifier) -> dict[str, Tensor]:
     """The tensors by our names, after checking that they are exactly what the model trains."""
     ours = model.trained_tensors()
-    released = {_released_name(name): name for name in ours}
+    released = {released_name(name): name for name in ours}
     problems = [f"missing {name}" for name in sorted(released.keys() - tensors.keys())]
     problems += [f"unknown {name}" for name in sorted(tensors.keys() - released.keys())]
     problems += [
@@ -307,9 +307,9 @@ def _renamed(checkpoint: Path, tensors: Mapping[str, Tensor], model: VideoClassi
     return {released[name]: tensor for name, tensor in tensors.items()}
 
 
-def _released_name(name: str) -> str:
+def released_name(name: str) -> str:
     """The released name of one of our trained tensors."""
     if match := _OURS.fullmatch(name):
         block, point, piece, kind = match.groups()
-        return f"transformer.resblocks.{block}.{_PIECES[point]}.{_PIECES[piece]}.{kind}"
+        return f"transformer.resblocks.{block}.{RELEASED_NAMES[point]}.{RELEASED_NAMES[piece]}.{kind}"
     return name.replace("head.classifier.", "fc.")

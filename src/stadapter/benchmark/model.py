@@ -26,8 +26,9 @@ from stadapter.benchmark.networks import (
     sizes_of,
     training_step,
 )
-from stadapter.benchmark.released import Released, released_name
+from stadapter.benchmark.released import Released
 from stadapter.benchmark.timing import Call, Case, Check, badness, relative_error, relative_errors
+from stadapter.convert import released_name
 from stadapter.costs import saved_bytes
 from stadapter.model import VideoClassifier, fastest_attention
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stadapter.convert import RELEASED_NAMES, released_name
 from stadapter.errors import SettingsError
 from stadapter.paths import expanded
 from stadapter.wording import first_line
@@ -23,8 +24,6 @@ from stadapter.wording import first_line
 _SETTINGS = {"CLIP_VIT_B16_PATH": "", "CLIP_VIT_L14_PATH": "", "DWCONV3D_DISABLE_CUDNN": True}
 """The values of its configs.py.example."""
 _STOOD_IN = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
-_PIECES = {"down": "fc1", "conv": "conv", "up": "fc2"}
-_PLACES = {"before_attention": "adapter_pre_attn", "before_mlp": "adapter_pre_mlp"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,8 @@ def released_adapter(released: Released, adapter: nn.Module, *, width: int, bott
     """Their adapter with the weights of ours."""
     kernel: Any = adapter.get_submodule("conv")
     theirs = released.models.Adapter(width, bottleneck, tuple(kernel.kernel_size))
-    theirs.load_state_dict({_renamed_piece(name): value for name, value in adapter.state_dict().items()})
+    ours = {tuple(name.split(".")): value for name, value in adapter.state_dict().items()}
+    theirs.load_state_dict({f"{RELEASED_NAMES[piece]}.{kind}": value for (piece, kind), value in ours.items()})
     return theirs.to(next(adapter.parameters()).device)
 
 
@@ -117,19 +117,6 @@ def released_model(
     assert not unknown, unknown
     assert all(name.startswith(last) for name in missing), missing
     return model
-
-
-def released_name(name: str) -> str:
-    """The name of one of our trained tensors in the released code."""
-    if name.startswith("head.classifier."):
-        return name.replace("head.classifier.", "fc.")
-    _, _, block, place, piece, kind = name.split(".")
-    return f"transformer.resblocks.{block}.{_PLACES[place]}.{_PIECES[piece]}.{kind}"
-
-
-def _renamed_piece(name: str) -> str:
-    piece, kind = name.split(".")
-    return f"{_PIECES[piece]}.{kind}"
 
 
 def _openai_names(weights: Mapping[str, Tensor], num_blocks: int) -> dict[str, Tensor]:
