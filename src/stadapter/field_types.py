@@ -84,6 +84,15 @@ def check_limits(settings: Any, limits: Limits, *, below: Collection[str] = ()) 
         raise SettingsError(f"{name} {value}: expected {wanted}")
 
 
+def check_at_least_1(settings: Any, *names: str) -> None:
+    """Refuse a number below 1 among these fields; None, which stands for a default, passes.
+
+    Raises:
+        SettingsError: the first such number, by the name of its setting.
+    """
+    check_limits(settings, dict.fromkeys(names, (1, math.inf)))
+
+
 def _plain(value: Any, hint: Any) -> Any:
     if isinstance(value, list) and tuple in (get_origin(hint), *map(get_origin, get_args(hint))):
         return tuple(_plain(each, None) for each in value)

@@ -1,11 +1,10 @@
 """What is measured, at which sizes."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from stadapter.errors import SettingsError
-from stadapter.field_types import check_limits, check_types
+from stadapter.field_types import check_at_least_1, check_types
 
 Part = Literal["adapter", "model", "scale", "clips", "loop", "cold-start"]
 Preset = Literal["12x384", "24x384"]
@@ -57,8 +56,7 @@ class BenchmarkConfig:
         if not self.parts:
             raise SettingsError("no parts given: expected some; leave --parts out to measure all")
         check_types(self)
-        counts = ("num_frames", "repeats", "batch_size", "loop_clips", "threads")
-        check_limits(self, dict.fromkeys(counts, (1, math.inf)))
+        check_at_least_1(self, "num_frames", "repeats", "batch_size", "loop_clips", "threads")
         if bad := [height for height in self.clip_heights if height < 64 or height % 2]:
             raise SettingsError(f"clip_heights {bad}: expected even numbers of pixels, 64 or more")
         if bad := [number for number in (*self.clip_frames, *self.clip_gops) if number < 1]:

@@ -11,7 +11,7 @@ import tyro
 from stadapter.augmentation import Augmentation, Fit
 from stadapter.comparison.experiments import Experiment, read_experiments
 from stadapter.errors import SettingsError
-from stadapter.field_types import check_limits, check_types
+from stadapter.field_types import check_at_least_1, check_types
 from stadapter.hub import DEFAULT_BACKBONE
 from stadapter.layouts import LabelKind
 from stadapter.paths import expanded
@@ -92,7 +92,7 @@ class CompareConfig:
         if isinstance(self.backbone, Path):  # as a text, tiny would be the trunk that comes with the package
             object.__setattr__(self, "backbone", os.path.abspath(expanded(self.backbone)))
         check_types(self)
-        check_limits(self, dict.fromkeys(("steps", "batch_size", "num_frames"), (1, math.inf)))
+        check_at_least_1(self, "steps", "batch_size", "num_frames")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise SettingsError(f"seeds {self.seeds}: expected at least one, and none twice")
         if unknown := [name for name in self.strategies if name not in STRATEGIES]:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from stadapter.field_types import check_limits, check_types
+from stadapter.field_types import check_at_least_1, check_limits, check_types
 
 
 @dataclass(frozen=True)
@@ -24,5 +24,5 @@ class QuickstartConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        at_least_1 = dict.fromkeys(("train_clips_per_class", "test_clips_per_class", "epochs"), (1, math.inf))
-        check_limits(self, {"seed": (0, math.inf), **at_least_1})
+        check_limits(self, {"seed": (0, math.inf)})
+        check_at_least_1(self, "train_clips_per_class", "test_clips_per_class", "epochs")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stadapter.errors import SettingsError
-from stadapter.field_types import check_limits, check_types
+from stadapter.field_types import check_at_least_1, check_types
 
 if TYPE_CHECKING:
     from stadapter.layers import BottleneckMLP
@@ -32,7 +32,7 @@ class AIM:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_limits(self, {"width": (1, math.inf), "num_frames": (1, math.inf)})
+        check_at_least_1(self, "width", "num_frames")
         if self.joint_scale == 0 or not math.isfinite(self.joint_scale):
             raise SettingsError(
                 f"joint_scale {self.joint_scale}: expected a finite number other than 0, with which the adapter beside "

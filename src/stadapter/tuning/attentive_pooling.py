@@ -1,10 +1,9 @@
 """Attentive pooling: a frozen trunk, and a learned query over the tokens of all frames."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stadapter.field_types import check_limits, check_types
+from stadapter.field_types import check_at_least_1, check_types
 
 if TYPE_CHECKING:
     from stadapter.heads import AttentivePoolingHead
@@ -32,7 +31,7 @@ class AttentivePooling:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_limits(self, {"num_frames": (1, math.inf), "num_heads": (1, math.inf)})
+        check_at_least_1(self, "num_frames", "num_heads")
 
     def apply(self, vit: "ImageViT") -> None:
         """Change nothing: the trunk is already frozen."""

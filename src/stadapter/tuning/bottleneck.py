@@ -1,11 +1,10 @@
 """A bottleneck adapter without time: ST-Adapter with the convolution left out."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stadapter.adapters import Activation, check_places
-from stadapter.field_types import check_limits, check_types
+from stadapter.field_types import check_at_least_1, check_types
 
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
@@ -32,7 +31,7 @@ class Bottleneck:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_limits(self, dict.fromkeys(("width", "last_blocks"), (1, math.inf)))
+        check_at_least_1(self, "width", "last_blocks")
         check_places(before_attention=self.before_attention, before_mlp=self.before_mlp)
 
     def apply(self, vit: "ImageViT") -> None:

@@ -1,10 +1,9 @@
 """Full fine-tuning with divided space-time attention (TimeSformer: Bertasius et al., ICML 2021, arXiv 2102.05095)."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from stadapter.field_types import check_limits, check_types
+from stadapter.field_types import check_at_least_1, check_types
 
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
@@ -28,7 +27,7 @@ class FullTemporal:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_limits(self, {"num_frames": (1, math.inf)})
+        check_at_least_1(self, "num_frames")
 
     def apply(self, vit: "ImageViT") -> None:
         """Insert the attention over time, and let everything that a forward pass reads learn."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stadapter.errors import SettingsError
-from stadapter.field_types import check_limits, check_types
+from stadapter.field_types import check_at_least_1, check_limits, check_types
 
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
@@ -29,8 +29,8 @@ class LoRA:
 
     def __post_init__(self) -> None:
         check_types(self)
-        at_least_1 = dict.fromkeys(("rank", "last_blocks"), (1, math.inf))
-        check_limits(self, {**at_least_1, "dropout": (0, 1)}, below=("dropout",))
+        check_at_least_1(self, "rank", "last_blocks")
+        check_limits(self, {"dropout": (0, 1)}, below=("dropout",))
         if not 0 < self.alpha < math.inf:
             raise SettingsError(f"alpha {self.alpha}: expected a finite number above 0; with 0 nothing would learn")
 

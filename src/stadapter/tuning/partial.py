@@ -1,10 +1,9 @@
 """Partial fine-tuning: the last blocks of the image model and its final norm."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from stadapter.field_types import check_limits, check_types
+from stadapter.field_types import check_at_least_1, check_types
 
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
@@ -26,7 +25,7 @@ class Partial:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_limits(self, {"last_blocks": (1, math.inf)})
+        check_at_least_1(self, "last_blocks")
 
     def apply(self, vit: "ImageViT") -> None:
         """Let the last blocks and the final norm learn, in fp32 and in their own storage.

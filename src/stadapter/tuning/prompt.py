@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stadapter.field_types import check_limits, check_types
+from stadapter.field_types import check_at_least_1, check_limits, check_types
 
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
@@ -24,7 +24,8 @@ class Prompt:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_limits(self, {"num_prompts": (1, math.inf), "dropout": (0, 1)}, below=("dropout",))
+        check_at_least_1(self, "num_prompts")
+        check_limits(self, {"dropout": (0, 1)}, below=("dropout",))
 
     def apply(self, vit: "ImageViT") -> None:
         """Give every block fresh prompts, uniform within the Xavier bound of a patch embedding, as published."""

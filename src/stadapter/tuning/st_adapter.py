@@ -1,12 +1,11 @@
 """ST-Adapter: a bottleneck with a depth-wise space-time convolution in every block (arXiv 2206.13559)."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from stadapter.adapters import Activation, check_places
 from stadapter.errors import SettingsError
-from stadapter.field_types import check_limits, check_types
+from stadapter.field_types import check_at_least_1, check_types
 
 if TYPE_CHECKING:
     from stadapter.adapters.space_time import SpaceTimeAdapter
@@ -52,7 +51,7 @@ class STAdapter:
                 f"learn; use one of {', '.join(get_args(Activation))} or None"
             )
         check_types(self)
-        check_limits(self, dict.fromkeys(("width", "last_blocks", "first_blocks"), (1, math.inf)))
+        check_at_least_1(self, "width", "last_blocks", "first_blocks")
         check_places(before_attention=self.before_attention, before_mlp=self.before_mlp)
         if self.first_blocks is not None and self.last_blocks is not None:
             raise SettingsError(

@@ -1,10 +1,9 @@
 """Temporal fine-tuning: a frozen image model, with attention over time that learns."""
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stadapter.field_types import check_limits, check_types
+from stadapter.field_types import check_at_least_1, check_types
 
 if TYPE_CHECKING:
     from stadapter.vit import ImageViT
@@ -24,7 +23,7 @@ class Temporal:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_limits(self, {"num_frames": (1, math.inf)})
+        check_at_least_1(self, "num_frames")
 
     def apply(self, vit: "ImageViT") -> None:
         """Insert the attention over time."""
