@@ -10,8 +10,7 @@ from torch.utils.data import Dataset
 from stadapter.augmentation import Augmentation
 from stadapter.clips import ClipConfig, load_clip, load_random_views
 from stadapter.errors import DataError, VideoError
-from stadapter.labels import Labels, LabelSpace
-from stadapter.layouts import LABEL_KINDS
+from stadapter.labels import LABEL_KINDS, Labels, LabelSpace
 from stadapter.manifest import Entry, Manifest
 from stadapter.processes import Turns
 from stadapter.samples import Failure, Sample

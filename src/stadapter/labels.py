@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
 
 from stadapter.errors import SettingsError
 from stadapter.wording import counted
@@ -19,6 +19,9 @@ ACTION = "action"
 """Name for the classes of all heads together: an action is right if every head is."""
 SINGLE = "label"
 """Name of the head of a classifier that has only one."""
+LabelKind = Literal["action", "verb", "noun", "verb+noun"]
+"""What EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class, verb+noun is two heads."""
+LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 _MOST_COMPARED = 10**6
 """The most combinations that are compared with each other; with more, as in no data set, the check is skipped."""
 

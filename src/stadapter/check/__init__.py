@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stadapter.check.examine import Clip, examine_all
 from stadapter.check.findings import LEVELS, Finding, find_all
 from stadapter.errors import DataError, SettingsError
-from stadapter.layouts import LabelKind
+from stadapter.labels import LabelKind
 from stadapter.manifest import (
     NOTHING,
     VAL_FRACTION,

@@ -5,12 +5,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from stadapter.cli.flags import parse
 from stadapter.cli.output import check_writable, output_console, progress_bar, say, write_json
+from stadapter.labels import LabelKind
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class CheckFlags:
     """Share of each class that is held out if there are no validation clips; 0 trains on everything."""
     video_root: str | None = None
     """Folder of the videos a list names; default: the list's own folder, and for a public data set also its parent."""
-    label_kind: Literal["action", "verb", "noun", "verb+noun"] = "action"
+    label_kind: LabelKind = "action"
     """Labels of EPIC-Kitchens clips: action is a verb and a noun as one class, verb+noun uses two heads."""
     split_number: int = 1
     """Which of the three splits of UCF101 or HMDB51 to use, if their folder is given."""

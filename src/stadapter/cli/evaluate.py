@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -15,11 +15,11 @@ from stadapter.cli.classifier import Precision, load_classifier
 from stadapter.cli.flags import parse
 from stadapter.cli.output import check_writable, output_console, progress_bar, say, write_json
 from stadapter.errors import STAdapterError
+from stadapter.labels import LABEL_KINDS, LabelKind
 from stadapter.wording import counted, listed
 
 if TYPE_CHECKING:
     from stadapter.clips import ClipConfig
-    from stadapter.layouts import LabelKind
     from stadapter.manifest import Manifest
 
 
@@ -35,7 +35,7 @@ class EvaluateFlags:
     number>"), or the annotations of a public data set."""
     video_root: str | None = None
     """Folder of the videos a list names; default: the list's own folder, and for a public data set also its parent."""
-    label_kind: Literal["action", "verb", "noun", "verb+noun"] | None = None
+    label_kind: LabelKind | None = None
     """Labels of EPIC-Kitchens clips; default: as trained."""
     split_number: int = 1
     """Which of the three splits of UCF101 or HMDB51 to use, if their folder is given."""
@@ -128,10 +128,8 @@ def _with_views(clip_config: "ClipConfig", flags: EvaluateFlags) -> "ClipConfig"
     return dataclasses.replace(clip_config, **{name: count for name, count in views.items() if count is not None})
 
 
-def trained_label_kind(spec: Mapping[str, Any]) -> "LabelKind":
+def trained_label_kind(spec: Mapping[str, Any]) -> LabelKind:
     """What the clips a run was trained on were labelled with, according to its stadapter.json."""
-    from stadapter.layouts import LABEL_KINDS
-
     settings = spec.get("receipt", {}).get("settings", {})
     return next((kind for kind in LABEL_KINDS if kind == settings.get("label_kind")), "action")
 

@@ -13,7 +13,7 @@ from stadapter.comparison.experiments import Experiment, read_experiments
 from stadapter.errors import SettingsError
 from stadapter.field_types import check_at_least_1, check_types
 from stadapter.hub import DEFAULT_BACKBONE
-from stadapter.layouts import LabelKind
+from stadapter.labels import LabelKind
 from stadapter.paths import expanded
 from stadapter.training.settings import TrainConfig
 from stadapter.tuning import STRATEGIES

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Protocol
 
 from stadapter.errors import DataError
+from stadapter.labels import LabelKind
 from stadapter.layouts import epic_kitchens, hmdb51, kinetics, something_something, ucf101
 from stadapter.layouts.reading import (
-    LABEL_KINDS,
     PART_NAMES,
     PARTS,
     Annotations,
-    LabelKind,
     ListedClip,
     Listing,
     OnProblem,
@@ -35,13 +34,11 @@ from stadapter.layouts.videos import find_videos_of
 __all__ = [
     "EPIC",
     "HMDB",
-    "LABEL_KINDS",
     "NUM_SPLITS",
     "PARTS",
     "PART_NAMES",
     "UCF",
     "Annotations",
-    "LabelKind",
     "ListedClip",
     "OnProblem",
     "Part",

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stadapter.errors import DataError
-from stadapter.labels import LabelSpace, joined
+from stadapter.labels import LabelKind, LabelSpace, joined
 from stadapter.layouts.reading import (
     Annotations,
-    LabelKind,
     ListedClip,
     Listing,
     OnProblem,

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stadapter.errors import DataError
+from stadapter.labels import LabelKind
 from stadapter.layouts.reading import (
     Annotations,
-    LabelKind,
     ListedClip,
     Listing,
     OnProblem,

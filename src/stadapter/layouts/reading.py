@@ -18,9 +18,6 @@ from stadapter.wording import counted, listed
 
 OnProblem = Callable[[str], None]
 """Called with a sentence about a problem; if it returns, reading continues with what is left."""
-LabelKind = Literal["action", "verb", "noun", "verb+noun"]
-"""What EPIC-Kitchens clips are labelled with: an action is a verb and a noun as one class, verb+noun is two heads."""
-LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 Part = Literal["train", "val", "test"]
 
 PART_NAMES: tuple[Part, ...] = get_args(Part)

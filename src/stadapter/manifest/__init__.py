@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from stadapter.errors import DataError, SettingsError
-from stadapter.layouts import LabelKind, OnProblem, Part, held_out_part, recognise
+from stadapter.labels import LabelKind
+from stadapter.layouts import OnProblem, Part, held_out_part, recognise
 from stadapter.manifest.annotations import read_annotations, read_parts
 from stadapter.manifest.checks import check_held_out, check_settings, check_trainable, unused_settings, used_settings
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels

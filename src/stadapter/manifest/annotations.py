@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stadapter.errors import DataError
+from stadapter.labels import LabelKind
 from stadapter.layouts import (
     EPIC,
     Annotations,
-    LabelKind,
     ListedClip,
     OnProblem,
     Part,

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from stadapter.errors import DataError, SettingsError
-from stadapter.layouts import EPIC, HMDB, LABEL_KINDS, NUM_SPLITS, UCF, LabelKind, OnProblem, recognise
+from stadapter.labels import LABEL_KINDS, LabelKind
+from stadapter.layouts import EPIC, HMDB, NUM_SPLITS, UCF, OnProblem, recognise
 from stadapter.manifest.entries import Entry, Manifest
 from stadapter.manifest.paths import absolute
 from stadapter.wording import counted, listed

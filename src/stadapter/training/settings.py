@@ -13,7 +13,8 @@ from stadapter.augmentation import Augmentation, Fit, check_spatial_views
 from stadapter.errors import SettingsError
 from stadapter.field_types import Limits, check_limits, check_types, from_json
 from stadapter.hub import DEFAULT_BACKBONE
-from stadapter.layouts import NUM_SPLITS, LabelKind
+from stadapter.labels import LabelKind
+from stadapter.layouts import NUM_SPLITS
 from stadapter.manifest.holdout import VAL_FRACTION
 from stadapter.paths import expanded
 from stadapter.tuning import STRATEGIES, STAdapter, Tuning, checked_tuning, tuning_from_json, tuning_to_json
