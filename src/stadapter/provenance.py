@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 
 def commit() -> str | None:
@@ -50,7 +49,22 @@ def _launcher() -> list[str]:
     return ["torchrun", *machines, "--nproc-per-node", str(here)]
 
 
-def processor() -> dict[str, Any]:
+def versions() -> dict[str, str]:
+    """The versions of this package, of Python, and of what computes."""
+    import torch
+    import transformers
+
+    from stadapter import __version__
+
+    return {
+        "stadapter": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def processor() -> dict[str, str]:
     """The processor's name, if the system reports it, and the platform."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []

@@ -1,7 +1,6 @@
 """The parts of a benchmark, one after the other: verify, measure, keep what has been measured."""
 
 import os
-import platform
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 
-from stadapter import __version__
 from stadapter.allocator import hand_back_freed_memory, keep_freed_memory, keep_no_freed_memory
 from stadapter.benchmark import adapter, clips, loop, model, scale, start
 from stadapter.benchmark.config import BenchmarkConfig, Part
@@ -22,7 +20,7 @@ from stadapter.benchmark.networks import DTYPES
 from stadapter.benchmark.released import Released, import_released
 from stadapter.benchmark.timing import Case, measure, synchroniser
 from stadapter.machine import choose_device, describe_device
-from stadapter.provenance import commit, processor
+from stadapter.provenance import commit, processor, versions
 from stadapter.wording import first_line
 
 FORMAT_VERSION = 1
@@ -140,7 +138,6 @@ def _header(
     config: BenchmarkConfig, released: Released | None, device: torch.device, synchronise: Callable[[], None]
 ) -> dict[str, Any]:
     import av
-    import transformers
 
     rates = {
         name: product_rate(DTYPES[name], device, synchronise, repeats=config.repeats) for name in config.precisions
@@ -158,13 +155,7 @@ def _header(
             "copy_bytes_per_second": copy_rate(device, synchronise, repeats=config.repeats),
         },
         "commit": commit(),
-        "versions": {
-            "stadapter": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "av": av.__version__,
-        },
+        "versions": {**versions(), "av": av.__version__},
         "reference": {"notes": list(released.notes)} if released is not None else None,
         "cases": [],
         "failures": [],

@@ -3,7 +3,6 @@
 # B batch, T frames, C classes, K heads
 
 import math
-import platform
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from stadapter.machine import copies_asynchronously, describe_device, random_dev
 from stadapter.memory import readable_memory_errors
 from stadapter.model import Finisher, prepare_trunk
 from stadapter.processes import Turns, workers_of, yielding_worker
-from stadapter.provenance import command_line
+from stadapter.provenance import command_line, versions
 from stadapter.records import read_records, running_seconds
 from stadapter.report import REPORT_NAME, write_report
 from stadapter.samples import Batch, collate
@@ -325,10 +324,6 @@ class Loop:
 
     def receipt(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         """What an artefact records about its training: settings, data, versions, hardware, outcome."""
-        import transformers
-
-        from stadapter import __version__
-
         return {
             "settings": settings_to_json(self.config),
             "command": command_line(),
@@ -340,12 +335,7 @@ class Loop:
             "metrics": dict(metrics),
             "unreadable": dict(sorted(self.unreadable.reasons.items())),
             "changes": list(self.changes),
-            "versions": {
-                "stadapter": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
+            "versions": versions(),
             "hardware": describe_device(self.accelerator.device),
         }
 
