@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,7 +62,7 @@ class CompareConfig:
     """crop cuts the frame to a square; stretch squeezes the whole frame, so that nothing at its edges is lost."""
     num_spatial_views: int | None = None
     """Crops to average when testing, 1 (centre) or 3 (together the whole frame); default: 3, but 1 with stretch."""
-    augmentation: Augmentation = field(default_factory=lambda: TrainConfig(data="", out="").augmentation)
+    augmentation: Augmentation = TrainConfig.augmentation
     """How training clips are varied, the same for all."""
     lr: float = TrainConfig.lr
     """Highest learning rate of the experiments that name none."""

@@ -36,6 +36,7 @@ FIXED_SETTINGS = {
     "val_fraction": "clips that were trained on would count as held out",
 }
 """Settings and parts of a run's identity that can never change along the way, and why."""
+_AUGMENTATION = Augmentation(colour_jitter=0.4)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class TrainConfig:
     """Clips along time to average when testing."""
     num_spatial_views: int | None = None
     """Crops to average when testing, 1 (centre) or 3 (together the whole frame); default: 3, but 1 with stretch."""
-    augmentation: Augmentation = field(default_factory=lambda: Augmentation(colour_jitter=0.4))
+    augmentation: Augmentation = _AUGMENTATION
     """How training clips are varied; no flip, which would confuse left and right (on the colours, see docs/log.md)."""
     views_per_clip: int | None = None
     """Number of random views per training clip, reused in rotation; default: a fresh view every epoch. Frozen first
