@@ -11,10 +11,11 @@ from stadapter.durable import remove_parts
 from stadapter.errors import TrainingError
 from stadapter.records import METRICS_NAME
 from stadapter.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
+from stadapter.training.progress import CURVES_NAME
 
 LOCK_NAME = ".training"
 _WRITTEN_WHOLE = (METRICS_NAME, CHECKPOINT_NAME, WEIGHTS_NAME, SPEC_NAME, CARD_NAME)
-_LEFT_BY_A_FAILED_START = {METRICS_NAME, LOCK_NAME, "tensorboard"}
+_LEFT_BY_A_FAILED_START = {METRICS_NAME, LOCK_NAME, CURVES_NAME}
 
 
 def refuse_folder(folder: Path, *, resume: bool) -> None:
