@@ -474,7 +474,7 @@ def test_a_run_has_every_setting_of_the_comparison_and_says_what_it_depends_on(s
     assert (job.config.seed, job.config.val_data, job.config.epochs) == (4, config.test, 4)
     assert common.search_sets is not None
     searched_on = {"search_sha256": [clips.hash() for clips in common.search_sets]}
-    hashes = {"train_sha256": common.train_set.hash(), "test_sha256": common.test_set.hash()}
+    hashes = {"train_sha256": common.train_set.hash(), "test_sha256": read_manifest(config.test).hash()}
     assert job.known.identity.items() >= hashes.items()
     assert job.known.identity["lr"] == {"search": [1e-3, 1e-2], "seed": 3, **searched_on}
     trial = search_job(config, common, Experiment("linear-probe"), 1e-2, tmp_path)

@@ -27,8 +27,8 @@ class Common:
     """What all runs share, determined before the first of them."""
 
     train_set: Manifest
-    test_set: Manifest
     search_sets: tuple[Manifest, Manifest] | None
+    """Clips to train on, and those held out, in the search for the learning rate; None without a search."""
     width: int
     num_blocks: int
     budget: dict[str, Any]
@@ -77,7 +77,7 @@ def find_common(config: CompareConfig) -> Common:
         "test_sha256": test_set.hash(),
         "backbone_sha256": trunk.info.sha256,
     }
-    return Common(train_set, test_set, search_sets, trunk.width, len(trunk.blocks), budget)
+    return Common(train_set, search_sets, trunk.width, len(trunk.blocks), budget)
 
 
 def _check_clips(config: CompareConfig, size: int) -> None:
