@@ -22,6 +22,16 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in dict(values).items()})
 
 
+def known_from_json(kind: type[T], values: Mapping[str, Any]) -> T:
+    """The same, without the fields that only a later version of this program knows.
+
+    Raises:
+        TypeError: a missing field.
+    """
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a dataclass
+    return from_json(kind, {name: value for name, value in dict(values).items() if name in names})
+
+
 def check_types(settings: Any) -> None:
     """Refuse a setting whose type is not that of its field, before it causes trouble far from here.
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from stadapter.durable import write_whole
 from stadapter.errors import DataError, SettingsError
-from stadapter.field_types import check_types, from_json
+from stadapter.field_types import check_types, known_from_json
 from stadapter.training.settings import FREE_SETTINGS, TrainConfig, completed, settings_to_json
 from stadapter.tuning import STRATEGIES
 from stadapter.uncertainty import Interval
@@ -180,23 +180,15 @@ def run_from_json(kind: type[AnyRun], values: Mapping[str, Any]) -> AnyRun:
         TypeError, ValueError, SettingsError: a field is missing or has another type.
     """
     parts: dict[str, Any] = {
-        name: from_json(part, _known(part, values[name]))
-        for name, part in _PARTS.items()
-        if values.get(name) is not None
+        name: known_from_json(part, values[name]) for name, part in _PARTS.items() if values.get(name) is not None
     }
     if "predictions" in values:
-        parts["predictions"] = tuple(from_json(Answer, _known(Answer, row)) for row in values["predictions"])
-    result = from_json(kind, _known(kind, {**values, **parts}))
+        parts["predictions"] = tuple(known_from_json(Answer, row) for row in values["predictions"])
+    result = known_from_json(kind, {**values, **parts})
     for part in (result, *parts.values()):
         if dataclasses.is_dataclass(part):
             check_types(part)
     return result
-
-
-def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that a dataclass has a field for; later versions may write others."""
-    names = {each.name for each in dataclasses.fields(kind)}
-    return {name: value for name, value in dict(values).items() if name in names}
 
 
 def read_results(folder: Path, *, but: Container[str] = ()) -> dict[Path, FinishedRun | FailedRun]:

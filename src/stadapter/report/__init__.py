@@ -4,7 +4,7 @@ import datetime
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from stadapter.clips import ClipConfig
 from stadapter.durable import write_where_told
 from stadapter.evaluation.figures import Report, headline_figures, largest_errors
 from stadapter.evaluation.timecheck import TimeCheck
-from stadapter.field_types import from_json
+from stadapter.field_types import known_from_json
 from stadapter.labels import ACTION, LabelSpace
 from stadapter.manifest import Manifest
 from stadapter.paths import expanded
@@ -85,7 +85,7 @@ def write_report(
     """
     path, folder = expanded(path), expanded(run)
     spec = read_spec(folder)
-    config = clip_config if clip_config is not None else _clip_config(spec)
+    config = clip_config if clip_config is not None else known_from_json(ClipConfig, spec.get("clip", {}))
     page = _template().render(
         title=folder.resolve().name,
         written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -153,11 +153,6 @@ def _template() -> Any:
     environment.filters["prose"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     environment.filters["counted"] = counted
     return environment.get_template("page.html")
-
-
-def _clip_config(spec: Mapping[str, Any]) -> ClipConfig:
-    known = {field.name for field in fields(ClipConfig)}
-    return from_json(ClipConfig, {name: value for name, value in spec.get("clip", {}).items() if name in known})
 
 
 def _figures(report: Report, manifest: Manifest | None, config: ClipConfig) -> Figures:
