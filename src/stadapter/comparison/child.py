@@ -21,6 +21,7 @@ from stadapter.comparison.results import Answer, FailedRun, FinishedRun, Run, ru
 from stadapter.costs import gmacs_per_view
 from stadapter.errors import STAdapterError
 from stadapter.evaluation.figures import Report
+from stadapter.evaluation.timecheck import CHANGED_ORDERS
 from stadapter.memory import peak_memory_bytes
 from stadapter.provenance import commit, processor
 from stadapter.records import read_records, running_seconds
@@ -119,7 +120,7 @@ def figures(report: Report) -> dict[str, Any]:
     return {
         **{name: getattr(report, name) for name in ("num_clips", "num_classes", "mean_class_accuracy", "loss")},
         **{name: getattr(report, name) for name in _SHARES},
-        **{order: getattr(check, order, None) for order in ("shuffled", "reversed", "single_frame")},
+        **{order: getattr(check, order, None) for order in CHANGED_ORDERS},
         "heads": {name: {key: head[key] for key in _SHARES} for name, head in plain["heads"].items()},
         "predictions": tuple(Answer(**{name: getattr(row, name) for name in kept}) for row in report.predictions),
         "unreadable_test_clips": tuple(plain["failures"]),

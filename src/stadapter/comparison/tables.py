@@ -14,7 +14,8 @@ from stadapter.comparison.summary import Comparison, Row
 from stadapter.costs import COUNTED
 from stadapter.durable import write_whole
 from stadapter.evaluation.tables import interval_text
-from stadapter.uncertainty import Difference
+from stadapter.evaluation.timecheck import CHANGED_ORDERS
+from stadapter.uncertainty import Difference, Interval
 from stadapter.wording import counted, percent
 
 _INTERVAL = "95 % interval"
@@ -133,9 +134,9 @@ def _accuracy_lines(comparison: Comparison) -> tuple[list[str], list[list[str]]]
             f"{row.median('trained_parameters'):,.0f}",
             percent(row.top1),
             interval_text(row.interval),
-            f"{100 * row.lowest:.1f} to {100 * row.highest:.1f} %" if len(row.runs) > 1 else "",
+            interval_text(Interval(row.lowest, row.highest)) if len(row.runs) > 1 else "",
             percent(row.mean("top5")) if has_top5 else "",  # with five classes or fewer it says nothing
-            *(percent(row.mean(order)) for order in ("shuffled", "reversed", "single_frame")),
+            *(percent(row.mean(order)) for order in CHANGED_ORDERS),
             _difference(row.difference),
             row.verdict,
         ]

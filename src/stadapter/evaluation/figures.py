@@ -197,6 +197,19 @@ def largest_errors(report: Report) -> list[tuple[int, str, str]]:
     return sorted(errors, key=lambda error: (-error[0], error[1], error[2]))
 
 
+def most_mistaken(report: Report, position: int) -> tuple[int, str]:
+    """The class for which clips of the class at `position` are most often mistaken: how many, or 0, and its name."""
+    row = report.confusion[position]
+    errors = ((count, -column) for column, count in enumerate(row) if count and column != position)
+    count, column = max(errors, default=(0, 0))
+    return count, report.labels[-column]
+
+
+def by_head(report: Report) -> dict[str, Report]:
+    """The report on actions and those of the heads, by name; one for a single head has no name."""
+    return {ACTION: report, **report.heads} if report.heads else {"": report}
+
+
 def make_report(
     space: LabelSpace,
     entries: Sequence[Entry],

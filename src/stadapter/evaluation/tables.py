@@ -4,9 +4,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from stadapter.evaluation.figures import Report, headline_figures, largest_errors
+from stadapter.evaluation.figures import Report, by_head, headline_figures, largest_errors, most_mistaken
 from stadapter.evaluation.timecheck import ORDER_NAMES, TimeCheck
-from stadapter.labels import ACTION
 from stadapter.uncertainty import CONFIDENCE, Interval
 from stadapter.wording import named_once, percent, printable
 
@@ -21,7 +20,7 @@ def tables(report: Report) -> Group:
     With several heads each has all of these but the summary, which is shared.
     """
     parts: list[RenderableType] = [summary_table(report), *_unreadable(report)]
-    for name, part in {ACTION: report, **report.heads}.items() if report.heads else [("", report)]:
+    for name, part in by_head(report).items():
         suffix = f", {name}" if name else ""
         if part.time_check is not None:
             parts.append(time_table(part.time_check, f" for the {name}" if name else ""))
@@ -73,9 +72,8 @@ def class_table(report: Report, suffix: str = "") -> Group:
         table.add_column(header, justify="right", overflow="fold")
     table.add_column("most often mistaken for", overflow="fold")
     for position, result in enumerate(report.per_class):
-        errors = [0 if column == position else count for column, count in enumerate(report.confusion[position])]
-        worst = max(errors)
-        mistaken = f"{report.labels[errors.index(worst)]} ({worst})" if worst else ""
+        count, other = most_mistaken(report, position)
+        mistaken = f"{other} ({count})" if count else ""
         table.add_row(
             Text(printable(result.label)),
             str(result.num_clips),

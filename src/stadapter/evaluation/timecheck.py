@@ -113,14 +113,14 @@ def make_time_check(labels: Sequence[str], predicted: Mapping[Order, Sequence[st
     )
 
 
-def frame_places(order: Order, num_frames: int, names: Sequence[str], *, seed: int = 0) -> Tensor:
+def frame_places(order: Order, num_frames: int, names: Sequence[str]) -> Tensor:
     """The places (B, T), int64, from which the frames of B clips with these names are taken to put them in this order.
 
-    A shuffled order is a pure function of (seed, name, T), the same in all views of a clip.
+    A shuffled order is a pure function of (name, T), the same in all views of a clip.
     """
     frames = list(range(num_frames))
     if order == "shuffled":
-        return torch.tensor([shuffled_order(num_frames, name, seed=seed) for name in names])
+        return torch.tensor([shuffled_order(num_frames, name) for name in names])
     places = {"as_is": frames, "reversed": frames[::-1], "single_frame": [num_frames // 2] * num_frames}[order]
     return torch.tensor([places] * len(names))
 

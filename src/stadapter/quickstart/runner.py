@@ -14,6 +14,7 @@ from stadapter.backbones import EMBEDDED_BACKBONE
 from stadapter.durable import write_whole
 from stadapter.errors import SettingsError
 from stadapter.evaluation.figures import Report
+from stadapter.evaluation.timecheck import CHANGED_ORDERS
 from stadapter.hands import CLASSES, write_hand_clips
 from stadapter.paths import expanded
 from stadapter.predict import Classifier, Prediction
@@ -145,13 +146,10 @@ def _run(name: str, folder: Path, config: QuickstartConfig, console: Console) ->
 
 
 def _figures(report: Report) -> dict[str, Any]:
-    check = report.time_check
     return {
         "top1": report.top1,
         "top1_interval": asdict(report.top1_interval),
-        "shuffled": check.shuffled if check else None,
-        "reversed": check.reversed if check else None,
-        "single_frame": check.single_frame if check else None,
+        **{order: getattr(report.time_check, order, None) for order in CHANGED_ORDERS},
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME, read_spec
 from stadapter.clips import ClipConfig
 from stadapter.durable import write_where_told
-from stadapter.evaluation.figures import Report, headline_figures, largest_errors
+from stadapter.evaluation.figures import Report, by_head, headline_figures, largest_errors
 from stadapter.evaluation.timecheck import TimeCheck
 from stadapter.field_types import known_from_json
 from stadapter.labels import ACTION, LabelSpace
@@ -157,7 +157,7 @@ def _template() -> Any:
 
 def _figures(report: Report, manifest: Manifest | None, config: ClipConfig) -> Figures:
     hits, misses = make_filmstrips(report, manifest, config, limit=_NUM_FILMSTRIPS)
-    parts = {ACTION: report, **report.heads} if report.heads else {"": report}
+    parts = by_head(report)
     return Figures(
         report=report,
         headlines=headline_figures(report),

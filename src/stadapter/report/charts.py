@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stadapter.evaluation.figures import Report
+from stadapter.evaluation.figures import Report, most_mistaken
 from stadapter.evaluation.timecheck import ORDER_NAMES, TimeCheck
 from stadapter.uncertainty import Interval
 from stadapter.wording import counted
@@ -80,11 +80,10 @@ def class_bars(report: Report) -> list[Bar]:
     """The accuracy of every class, worst first, classes without clips last."""
     bars = []
     for position, result in enumerate(report.per_class):
-        row = report.confusion[position]
-        errors = [(count, -column) for column, count in enumerate(row) if count and column != position]
-        worst, column = max(errors, default=(0, 0))
-        taken = f", {worst} mistaken for {report.labels[-column]}" if worst else ""
-        note = f"{row[position]} of {counted(result.num_clips, 'clip')}{taken}" if result.num_clips else "no clips"
+        count, other = most_mistaken(report, position)
+        taken = f", {count} mistaken for {other}" if count else ""
+        right = report.confusion[position][position]
+        note = f"{right} of {counted(result.num_clips, 'clip')}{taken}" if result.num_clips else "no clips"
         bars.append((result.accuracy is None, result.accuracy or 0.0, -result.num_clips, result.label, note))
     return [
         Bar(name=label, value=None if is_empty else accuracy, note=note)
