@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ class Family:
     has_class_token: bool = True
     asks_to_interpolate: bool = False
     """Whether its embeddings take `interpolate_pos_encoding`."""
-    build_options: tuple[tuple[str, Any], ...] = ()
-    config_options: tuple[tuple[str, Any], ...] = ()
+    build_options: dict[str, Any] = field(default_factory=dict)
+    config_options: dict[str, Any] = field(default_factory=dict)
 
 
 _CLIP_BLOCK = {"norm1": "layer_norm1", "attention": "self_attn", "norm2": "layer_norm2", "mlp": "mlp"}
@@ -83,7 +83,7 @@ FAMILIES: dict[str, Family] = {
         HALF,
         has_class_token=False,
         asks_to_interpolate=True,
-        config_options=(("vision_use_head", False),),
+        config_options={"vision_use_head": False},
     ),
     "dinov2": Family("Dinov2Model", "encoder.layer", "layernorm", _DINO_BLOCK, IMAGENET_MEAN, IMAGENET_STD),
     "dinov2_with_registers": Family(
@@ -100,7 +100,7 @@ FAMILIES: dict[str, Family] = {
         HALF,
         HALF,
         asks_to_interpolate=True,
-        build_options=(("add_pooling_layer", False),),
+        build_options={"add_pooling_layer": False},
     ),
 }
 _TOWER_OF = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
@@ -121,7 +121,11 @@ def load_backbone(name_or_path: str | os.PathLike[str]) -> ImageViT:
             or a Hub that does not answer.
     """
     name, folder, revision = _locate(name_or_path)
-    config = _read_json(folder / "config.json", f"{name_or_path} has no config.json")
+    if not (folder / "config.json").is_file():
+        raise BackboneError(
+            f"{name_or_path} has no config.json; expected a folder with config.json and model.safetensors"
+        )
+    config = _read_json(folder / "config.json")
     family_name = _family_name(config, name_or_path)
     family = FAMILIES[family_name]
     model = _load_model(family, folder, name_or_path)
@@ -244,7 +248,7 @@ def _load_model(family: Family, folder: Path, name: str | os.PathLike[str]) -> n
     model_class = getattr(transformers, family.model_class)
     try:
         with quiet_loading():
-            config = model_class.config_class.from_pretrained(folder, **dict(family.config_options))
+            config = model_class.config_class.from_pretrained(folder, **family.config_options)
             model, report = model_class.from_pretrained(
                 folder,
                 config=config,
@@ -252,7 +256,7 @@ def _load_model(family: Family, folder: Path, name: str | os.PathLike[str]) -> n
                 attn_implementation="sdpa",
                 local_files_only=True,
                 output_loading_info=True,
-                **dict(family.build_options),
+                **family.build_options,
             )
     except Exception as error:
         # transformers and safetensors raise many types for a damaged or mismatched file.
@@ -289,11 +293,11 @@ def _preprocessing(folder: Path, family: Family, config: Any) -> tuple[Triple, T
     # Read as JSON: the processor class of DINOv3 would import torchvision.
     path, settings = folder / "preprocessor_config.json", {}
     if path.is_file():
-        settings = _read_json(path, "")
+        settings = _read_json(path)
     elif (folder / "processor_config.json").is_file():
         # Here transformers 5 writes the image processor of a two-tower model.
         path = folder / "processor_config.json"
-        settings = _read_json(path, "").get("image_processor", {})
+        settings = _read_json(path).get("image_processor", {})
     crop = settings.get("crop_size") if settings.get("do_center_crop", True) else None
     try:
         return (
@@ -322,9 +326,7 @@ def _square(size: Any) -> int:
     return sides.pop()
 
 
-def _read_json(path: Path, absent: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise BackboneError(f"{absent}; expected a folder with config.json and model.safetensors")
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
