@@ -1,6 +1,5 @@
 """stadapter convert: turns a checkpoint of the released code into a run folder."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -48,8 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     from stadapter.artefact import read_spec
     from stadapter.convert import convert_released, read_labels
 
-    settings = {field.name: getattr(flags, field.name) for field in dataclasses.fields(flags)}
-    settings["labels"] = read_labels(flags.labels) if flags.labels is not None else None
+    settings = {**vars(flags), "labels": read_labels(flags.labels) if flags.labels is not None else None}
     folder = convert_released(settings.pop("checkpoint"), **settings)
     spec = read_spec(folder)
     say(

@@ -20,8 +20,7 @@ def parse(kind: type[Settings], prog: str, arguments: Sequence[str]) -> Settings
     Raises:
         SettingsError: the class refuses the settings.
     """
-    flags: Any = tyro.cli(flags_class(kind), prog=prog, args=arguments)
-    return kind(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(kind)})
+    return kind(**vars(tyro.cli(flags_class(kind), prog=prog, args=arguments)))
 
 
 def flags_class(

@@ -104,10 +104,9 @@ def parse_train_flags(arguments: Sequence[str]) -> Any:
             ("tuning", tuning_flags),
         ],
     )
-    values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(TrainConfig)}
     tuning = recipe.tuning if strategy == tuning_name(recipe.tuning) else STRATEGIES[strategy]()
-    values["tuning"] = tuning_flags(**vars(tuning))
-    values |= {"data": tyro.MISSING, "out": tyro.MISSING, "strategy": strategy, "recipe": name, "dry_run": False}
+    values = {**vars(recipe), "data": tyro.MISSING, "out": tyro.MISSING, "tuning": tuning_flags(**vars(tuning))}
+    values |= {"strategy": strategy, "recipe": name, "dry_run": False}
     flags = tyro.cli(kind, prog="stadapter train", args=arguments, default=kind(**values))
     return dataclasses.replace(flags, tuning=STRATEGIES[strategy](**vars(flags.tuning)))
 

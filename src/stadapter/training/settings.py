@@ -190,10 +190,8 @@ _LIMITS: Limits = {
 
 def settings_to_json(config: TrainConfig) -> dict[str, Any]:
     """A run's settings as JSON values."""
-    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    values["tuning"] = tuning_to_json(config.tuning)
-    values["augmentation"] = dataclasses.asdict(config.augmentation)
-    plain: dict[str, Any] = json.loads(json.dumps(values))
+    parts = {"tuning": tuning_to_json(config.tuning), "augmentation": dataclasses.asdict(config.augmentation)}
+    plain: dict[str, Any] = json.loads(json.dumps({**vars(config), **parts}))
     return plain
 
 
