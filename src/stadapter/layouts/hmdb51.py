@@ -51,13 +51,12 @@ def read(files: Sequence[Path], part: Part, label_kind: LabelKind, on_problem: O
     """
     clips = []
     wanted = "1" if part == "train" else "2"
-    for file in files:
-        label = _FILE.fullmatch(file.name)[1]  # type: ignore[index]  # recognised by that name
+    labels = {file: _FILE.fullmatch(file.name)[1] for file in files}  # type: ignore[index]  # recognised by that name
+    for file, label in labels.items():
         for number, line in read_lines(file):
             name, _, use = line.rpartition(" ")
             if not name.strip() or use not in ("0", "1", "2"):
                 on_problem(f"{file}, line {number}: found {line!r}; expected <name>.avi and 0, 1 or 2")
             elif use == wanted:
                 clips.append(ListedClip(video_stem(name.strip()), label, (label,)))
-    names = sorted(_FILE.fullmatch(file.name)[1] for file in files)  # type: ignore[index]
-    return Listing(tuple(clips), tuple(names))
+    return Listing(tuple(clips), tuple(sorted(labels.values())))
