@@ -25,6 +25,7 @@ from stadapter.benchmark.networks import (
     save_vision,
     sizes_of,
     training_step,
+    tuning_of,
 )
 from stadapter.benchmark.released import Released
 from stadapter.benchmark.timing import Call, Case
@@ -33,7 +34,6 @@ from stadapter.machine import default_workers
 from stadapter.training.loop import Loop
 from stadapter.training.preparation import prepare
 from stadapter.training.settings import TrainConfig
-from stadapter.tuning import STAdapter
 
 EPOCHS = 2
 
@@ -86,12 +86,7 @@ def _our_loop(
         data=folder / "clips",
         out=folder / f"run-{precision}",
         backbone=backbone,
-        tuning=STAdapter(
-            width=sizes.bottleneck,
-            before_attention=sizes.before_attention,
-            before_mlp=sizes.before_mlp,
-            activation=None,
-        ),
+        tuning=tuning_of(sizes),
         val_fraction=0.0,
         num_frames=config.num_frames,
         size=sizes.image_size,

@@ -44,6 +44,16 @@ def sizes_of(config: BenchmarkConfig, preset: Preset, device: torch.device) -> S
     )
 
 
+def tuning_of(sizes: Sizes) -> STAdapter:
+    """The strategy of a preset; without an activation, like the released code."""
+    return STAdapter(
+        width=sizes.bottleneck,
+        before_attention=sizes.before_attention,
+        before_mlp=sizes.before_mlp,
+        activation=None,
+    )
+
+
 @dataclass(frozen=True)
 class Networks:
     """A CLIP vision model with random weights, and the classifiers made from it."""
@@ -55,15 +65,8 @@ class Networks:
 
     def ours(self, *, adapted: bool = True) -> VideoClassifier:
         """Our classifier, in fp32, as it is during training; or a linear probe of the bare trunk."""
-        sizes = self.sizes
-        tuning = STAdapter(
-            width=sizes.bottleneck,
-            before_attention=sizes.before_attention,
-            before_mlp=sizes.before_mlp,
-            activation=None,  # as in the released code
-        )
-        trunk = view_model(self.vision, _info(sizes))
-        model = build_model(backbone=trunk, labels=LABELS, tuning=tuning if adapted else LinearProbe())
+        trunk, tuning = view_model(self.vision, _info(self.sizes)), tuning_of(self.sizes) if adapted else LinearProbe()
+        model = build_model(backbone=trunk, labels=LABELS, tuning=tuning)
         disturb(model)
         return model.to(self.device)
 
