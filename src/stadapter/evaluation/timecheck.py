@@ -102,10 +102,7 @@ def make_time_check(labels: Sequence[str], predicted: Mapping[Order, Sequence[st
     accuracies = {order: float(right[order].mean()) for order in ORDER_NAMES}
     return TimeCheck(
         num_clips=len(labels),
-        as_is=accuracies["as_is"],
-        shuffled=accuracies["shuffled"],
-        reversed=accuracies["reversed"],
-        single_frame=accuracies["single_frame"],
+        **accuracies,
         most_common=Counter(labels).most_common(1)[0][1] / len(labels),
         intervals={order: bootstrap_interval(right[order]) for order in ORDER_NAMES},
         differences={order: paired_difference(right["as_is"], right[order]) for order in CHANGED_ORDERS},
