@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from stadapter.allocator import keep_freed_memory
-from stadapter.artefact import SPEC_NAME, WEIGHTS_NAME
+from stadapter.artefact import WEIGHTS_NAME, read_spec
 from stadapter.comparison.results import Answer, FailedRun, FinishedRun, Run, run_from_json, write_result
 from stadapter.costs import gmacs_per_view
 from stadapter.errors import STAdapterError
@@ -59,7 +59,7 @@ def run(known: Run, config: TrainConfig) -> FinishedRun:
     costs, device = count_costs(config)
     result = train(config)
     assert result.report is not None
-    receipt = json.loads((result.folder / SPEC_NAME).read_text(encoding="utf-8"))["receipt"]
+    receipt = read_spec(result.folder)["receipt"]
     return FinishedRun(
         **vars(known),
         config=settings_to_json(config),

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from stadapter import __version__
+from stadapter.artefact import read_spec
 from stadapter.augmentation import Augmentation
 from stadapter.backbones import EMBEDDED_BACKBONE
 from stadapter.durable import write_whole
@@ -135,12 +136,12 @@ def _run(name: str, folder: Path, config: QuickstartConfig, console: Console) ->
         console=console,
     )
     assert result.report is not None
-    parameters = Classifier.load(out).model.count_parameters()
+    parameters = read_spec(out)["parameters"]
     return {
         **_figures(result.report),
         "steps": result.steps,
-        "trained_parameters": parameters.trained,
-        "total_parameters": parameters.total,
+        "trained_parameters": parameters["trained"],
+        "total_parameters": parameters["total"],
         "seconds": running_seconds(read_records(out)),
     }
 
