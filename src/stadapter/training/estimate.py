@@ -83,7 +83,7 @@ class Estimate:
     @property
     def peak_bytes(self) -> int:
         """Memory of a step: allocated on the GPU, or held by the training process on a CPU."""
-        return round(extrapolated(list(self.trials), self.frames_per_batch, attrgetter("peak_bytes")))
+        return round(extrapolated(self.trials, self.frames_per_batch, attrgetter("peak_bytes")))
 
     @property
     def fits(self) -> bool:
@@ -93,7 +93,7 @@ class Estimate:
     @property
     def batch_seconds(self) -> float:
         """Forward and backward pass of a batch."""
-        return extrapolated(list(self.trials), self.frames_per_batch, attrgetter("step_seconds"))
+        return extrapolated(self.trials, self.frames_per_batch, attrgetter("step_seconds"))
 
     @property
     def batch_reading_seconds(self) -> float:
@@ -163,18 +163,10 @@ class Estimate:
         """Every held-out clip with every view, run through the model this many times."""
         assert self.run.val_set is not None
         clip = self.run.clip_config
-        arithmetic = self.forward_seconds * clip.num_frames * self.num_views * passes
+        arithmetic = self.forward_seconds * clip.num_frames * clip.num_views * passes
         num_processes: int = self.run.accelerator.num_processes
-        return (
-            len(self.run.val_set.entries)
-            / num_processes
-            * self._together(self.held_out_reading_seconds or 0.0, arithmetic)
-        )
-
-    @property
-    def num_views(self) -> int:
-        """Views of a held-out clip."""
-        return self.run.clip_config.num_views
+        each = self._together(self.held_out_reading_seconds or 0.0, arithmetic)
+        return len(self.run.val_set.entries) / num_processes * each
 
     @property
     def num_orders(self) -> int:
@@ -289,7 +281,7 @@ def _rows(estimate: Estimate) -> list[tuple[str, str, str]]:
         ("training", duration(estimate.training_seconds), _training_reason(estimate)),
     ]
     if run.val_set is not None:
-        what = f"{counted(len(run.val_set.entries), 'clip')} of {counted(estimate.num_views, 'view')}"
+        what = f"{counted(len(run.val_set.entries), 'clip')} of {counted(clip.num_views, 'view')}"
         orders = f", their frames in {estimate.num_orders} orders" if estimate.num_orders > 1 else ""
         if times := estimate.validations_on_the_way:
             rows.append(

@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -248,7 +248,7 @@ def time_on_tokens(stepper: Stepper, batch: Batch, trial: Trial, *, seconds: flo
     return statistics.median(times[1:]) / trial.size
 
 
-def extrapolated(trials: list[Trial], size: int, figure: Callable[[Trial], float]) -> float:
+def extrapolated(trials: Sequence[Trial], size: int, figure: Callable[[Trial], float]) -> float:
     """A figure at another size in frames: linear in the last two of several trials, and never decreasing.
 
     >>> one, two = Trial(1, 1, (0.2,), 500), Trial(1, 2, (0.3,), 600)
