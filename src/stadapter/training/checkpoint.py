@@ -144,7 +144,7 @@ def check_weights(trained: Mapping[str, Tensor], step: int) -> None:
 
 def save_checkpoint(
     folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, progress: Progress
-) -> Path:
+) -> None:
     """Write `folder`/checkpoint.safetensors from the trained parameters (by name) and their AdamW optimizer."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
@@ -159,9 +159,7 @@ def save_checkpoint(
         "failures": json.dumps(progress.failures),
         "changes": json.dumps(progress.changes),
     }
-    path = folder / CHECKPOINT_NAME
-    write_tensors(path, tensors, metadata)
-    return path
+    write_tensors(folder / CHECKPOINT_NAME, tensors, metadata)
 
 
 def read_checkpoint(folder: Path) -> tuple[Progress, dict[str, Tensor]]:

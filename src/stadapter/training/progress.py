@@ -87,8 +87,8 @@ class RunDisplay:
 
     def step(self, step: int, *, loss: float, accuracy: float, clips_per_second: float, **more: float) -> None:
         """Show and record the state after an optimizer step; loss and accuracy since the last call."""
-        self.record("train", step=step, loss=loss, accuracy=accuracy, clips_per_second=clips_per_second, **more)
         figures = {"loss": loss, "accuracy": accuracy, "clips_per_second": clips_per_second, **more}
+        self.record("train", step=step, **figures)
         self.draw(step, {f"train/{name}": value for name, value in figures.items()})
         if self._console is None:
             return

@@ -116,8 +116,12 @@ def make_optimizer(trained: Mapping[str, nn.Parameter], *, lr: float, weight_dec
 
     Fused: one pass over what it reads and writes, instead of one per operation (docs/log.md).
     """
-    decayed = [p for name, p in trained.items() if p.ndim > 1 and not any(part in name for part in _NOT_DECAYED)]
-    kept = [p for name, p in trained.items() if p.ndim <= 1 or any(part in name for part in _NOT_DECAYED)]
+
+    def is_decayed(name: str) -> bool:
+        return trained[name].ndim > 1 and not any(part in name for part in _NOT_DECAYED)
+
+    decayed = [parameter for name, parameter in trained.items() if is_decayed(name)]
+    kept = [parameter for name, parameter in trained.items() if not is_decayed(name)]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 
