@@ -55,9 +55,10 @@ class LabelSpace:
             raise SettingsError(f"labels {labels!r}: expected a list of at least two class names")
         if isinstance(labels, LabelSpace):
             return cls(labels.classes, labels.names)
-        if isinstance(labels, Mapping) and len(labels) != 1:
-            return cls(tuple(tuple(classes) for classes in labels.values()), tuple(labels))
-        return cls((tuple(next(iter(labels.values())) if isinstance(labels, Mapping) else labels),))
+        if not isinstance(labels, Mapping):
+            return cls((tuple(labels),))
+        classes = tuple(tuple(of_head) for of_head in labels.values())
+        return cls(classes) if len(classes) == 1 else cls(classes, tuple(labels))
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
