@@ -18,8 +18,7 @@ def limit_threads() -> None:
     """Let torch compute on no more threads than a container's limit allows, unless the environment says how many.
 
     torch sees the cores of the whole machine; threads beyond the limit only wait for each other (docs/log.md). This is
-    a choice for a whole process, made before torch is imported: commands make it and
-    the library does not.
+    a choice for a whole process, made before torch is imported: commands make it and the library does not.
     """
     if count_cores() < _count_visible() and not any(name in os.environ for name in _THREAD_SETTINGS):
         os.environ["OMP_NUM_THREADS"] = str(count_cores())

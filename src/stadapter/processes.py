@@ -28,8 +28,6 @@ _ADVICE: dict[int, str] = {
     "what happened before",
 }
 """From the signal that ended a decoding process to what to do about it."""
-
-
 _TOO_MANY_FILES = os.strerror(errno.EMFILE)
 _CHILD_SIGNALS = [signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []
 """The signals that say that a process started by this one has ended."""

@@ -1,7 +1,7 @@
 """Small real videos of a moving square, made on the spot: data for tests and first steps.
 
-The classes come in pairs, each the other played backwards, and clip i of every class has the same
-background and square, so no single frame tells the two of a pair apart: only a model that sees time can.
+The classes come in pairs, each the other played backwards, and clip i of every class has the same background and
+square, so no single frame tells the two of a pair apart: only a model that sees time can.
 """
 
 import os
