@@ -15,7 +15,7 @@ from stadapter.tuning import STRATEGIES
 from stadapter.uncertainty import Interval
 from stadapter.wording import changed
 
-Clip = tuple[str, float | None, float | None]
+ClipKey = tuple[str, float | None, float | None]
 """Name, start and end of a test clip."""
 FORMAT = 1
 """The newest format of a result file that this program knows."""
@@ -130,7 +130,7 @@ class FinishedRun(Run):
     unreadable_train_clips: dict[str, str] = field(default_factory=dict)
     unreadable_test_clips: tuple[dict[str, Any], ...] = ()
 
-    def right_by_clip(self) -> dict[Clip, bool]:
+    def right_by_clip(self) -> dict[ClipKey, bool]:
         """Whether it classified each of its test clips correctly."""
         return {(row.name, row.start_seconds, row.end_seconds): row.is_correct for row in self.predictions}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from stadapter.comparison.results import Clip, FailedRun, FinishedRun, read_results
+from stadapter.comparison.results import ClipKey, FailedRun, FinishedRun, read_results
 from stadapter.tuning import STRATEGIES
 from stadapter.uncertainty import Difference, Interval, difference_over_seeds, interval_over_seeds
 from stadapter.wording import counted, listed
@@ -19,7 +19,7 @@ from stadapter.wording import counted, listed
 if TYPE_CHECKING:
     from rich.console import Group
 
-RightBySeed = Mapping[Clip, tuple[bool, ...]]
+RightBySeed = Mapping[ClipKey, tuple[bool, ...]]
 """Whether each of the seeds classified a clip correctly."""
 
 
@@ -122,7 +122,7 @@ def difference(ours: RightBySeed, theirs: RightBySeed) -> Difference | None:
     return difference_over_seeds(_by_seed(ours, both), _by_seed(theirs, both))
 
 
-def _by_seed(answers: RightBySeed, clips: Sequence[Clip]) -> npt.NDArray[np.bool_]:
+def _by_seed(answers: RightBySeed, clips: Sequence[ClipKey]) -> npt.NDArray[np.bool_]:
     """(s, n): whether each seed classified each of these clips correctly."""
     return np.array([answers[clip] for clip in clips], dtype=bool).T
 
