@@ -61,36 +61,34 @@ def read(files: Sequence[Path], part: Part, label_kind: LabelKind, on_problem: O
     Source: https://github.com/epic-kitchens/epic-kitchens-100-annotations, README.
     """
     source = files[0]
-    kinds = {"action": ("verb", "noun"), "verb+noun": ("verb", "noun")}.get(label_kind, (label_kind,))
+    kinds = ("verb", "noun") if label_kind in ("action", "verb+noun") else (label_kind,)
     has_heads = label_kind == "verb+noun"
     names = [_class_names(source.parent / _CLASS_FILE.format(kind=kind), on_problem) for kind in kinds]
-    clips: list[tuple[ListedClip, tuple[int, ...] | None]] = []
+    clips: list[ListedClip] = []
+    every = _numbers(source, kinds, names)
     unknown: list[str] = []
     for where, row in csv_rows(source, on_problem):
         try:
-            classes = (
-                tuple(_class_number(row[f"{kind}_class"], where) for kind in kinds) if "verb_class" in row else None
-            )
-            start, end = (_seconds(row[name], where) for name in ("start_timestamp", "stop_timestamp"))
-            if end <= start:
-                raise DataError(f"{where}: the segment ends at {end} s but starts at {start} s; expected end > start")
+            is_labelled = "verb_class" in row
+            numbers = tuple(_class_number(row[f"{kind}_class"], where) for kind in kinds) if is_labelled else ()
+            start, end = _segment(row, where)
         except DataError as error:
             on_problem(str(error))
             continue
-        if classes is not None and any(of and number not in of for of, number in zip(names, classes, strict=True)):
-            unknown.append(" ".join(map(str, classes)))
+        if is_labelled and not _are_known(numbers, names):
+            unknown.append(" ".join(map(str, numbers)))
             continue
-        named = _named(names, classes) if classes is not None else ()
+        named: tuple[str, ...] = ()
+        if is_labelled:
+            every.add(numbers)
+            named = _named(names, numbers)
         video = row["video_id"]
         rate = 50.0 if re.fullmatch(r".*_\d{3}", video) else 60.0
         by_head = tuple(zip(kinds, named, strict=True)) if has_heads and named else ()
-        folders = ("videos", "rgb_frames")
-        clips.append((ListedClip(video, joined(named) or None, folders, start, end, rate, by_head), classes))
+        clips.append(ListedClip(video, joined(named) or None, ("videos", "rgb_frames"), start, end, rate, by_head))
     tell_unknown(source, unknown, "the class files", on_problem)
-    every = {classes for _, classes in clips if classes is not None} | _numbers(source, kinds, names)
     labels = tuple(joined(_named(names, numbers)) for numbers in sorted(every))
-    heads = _heads(kinds, names, every) if has_heads else None
-    return Listing(tuple(clip for clip, _ in clips), labels, heads)
+    return Listing(tuple(clips), labels, _heads(kinds, names, every) if has_heads else None)
 
 
 def _remark(folder: Path) -> str:
@@ -102,6 +100,13 @@ def _class_number(cell: str, where: str) -> int:
     if not re.fullmatch(r"\d+", cell):
         raise DataError(f"{where}: found {cell!r} as a class; expected its number")
     return int(cell)
+
+
+def _segment(row: Mapping[str, str], where: str) -> tuple[float, float]:
+    start, end = (_seconds(row[name], where) for name in ("start_timestamp", "stop_timestamp"))
+    if end <= start:
+        raise DataError(f"{where}: the segment ends at {end} s but starts at {start} s; expected end > start")
+    return start, end
 
 
 def _seconds(cell: str, where: str) -> float:
@@ -119,8 +124,13 @@ def _class_names(source: Path, on_problem: OnProblem) -> dict[int, str]:
     return {_class_number(row["id"], where): row["key"] for where, row in csv_rows(source, on_problem)}
 
 
-def _named(names: Sequence[Mapping[int, str]], classes: Sequence[int]) -> tuple[str, ...]:
-    return tuple(of.get(number, str(number)) for of, number in zip(names, classes, strict=True))
+def _are_known(numbers: Sequence[int], names: Sequence[Mapping[int, str]]) -> bool:
+    """Whether each number is in its class file, if there is one."""
+    return all(not of or number in of for of, number in zip(names, numbers, strict=True))
+
+
+def _named(names: Sequence[Mapping[int, str]], numbers: Sequence[int]) -> tuple[str, ...]:
+    return tuple(of.get(number, str(number)) for of, number in zip(names, numbers, strict=True))
 
 
 def _heads(kinds: tuple[str, ...], names: Sequence[Mapping[int, str]], every: Iterable[tuple[int, ...]]) -> LabelSpace:
@@ -142,6 +152,4 @@ def _numbers(source: Path, kinds: Sequence[str], names: Sequence[Mapping[int, st
         for _, row in csv_rows(file, lambda problem: None):
             if all(re.fullmatch(r"\d+", row[column]) for column in columns):
                 every.add(tuple(int(row[column]) for column in columns))
-    return {
-        numbers for numbers in every if all(not of or number in of for of, number in zip(names, numbers, strict=True))
-    }
+    return {numbers for numbers in every if _are_known(numbers, names)}
