@@ -85,8 +85,7 @@ def read_manifest(
     """
     check_settings(label_kind, split_number)
     source = absolute(data)
-    if not os.path.exists(source):
-        on_problem(f"{data}: no such file or folder; expected a folder of class folders, a CSV or a list")
+    if not _exists(source, data, on_problem):
         return NOTHING
     try:
         if annotations := recognise(source, split_number=split_number):
@@ -97,6 +96,13 @@ def read_manifest(
         on_problem(str(error))
         return NOTHING
     return _read_held_out(source, video_root, on_problem)
+
+
+def _exists(source: Path, data: str | os.PathLike[str], on_problem: OnProblem) -> bool:
+    if os.path.exists(source):
+        return True
+    on_problem(f"{data}: no such file or folder; expected a folder of class folders, a CSV or a list")
+    return False
 
 
 def _read_held_out(source: Path, video_root: str | os.PathLike[str] | None, on_problem: OnProblem) -> Manifest:
@@ -210,10 +216,12 @@ def _read_own_parts(
 ) -> tuple[Manifest, Manifest | None]:
     """The clips of folders or of a list to train on, and those to validate on if there are any and they are wanted."""
     source = absolute(data)
+    if not _exists(source, data, on_problem):
+        return NOTHING, None
     if not source.is_file():
-        if splits := split_folders(source, on_problem) if source.is_dir() else {}:
+        if splits := split_folders(source, on_problem):
             return read_split_folders(source, splits, on_problem, with_val=with_val)
-        return read_manifest(data, on_problem=on_problem), None
+        return read_class_folders(source, source, on_problem), None
     parts = _read_list(source, video_root, on_problem)
     if "train" not in parts:
         on_problem(
