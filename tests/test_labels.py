@@ -102,9 +102,12 @@ def test_a_space_survives_json_with_the_order_of_its_heads() -> None:
         ({"verb": ["open", "open door"], "noun": ["door knob", "knob"]}, "classes read 'open door knob': expected"),
         ({"": VERBS, "noun": NOUNS}, "expected a name for each, all different"),
         ({}, "expected a name"),
+        ({"verb": VERBS, "noun": "pan"}, "labels 'pan' of the head noun: expected a list of at least two class names"),
+        ({"verb": VERBS, "noun": ["pan", None]}, "label None of the head noun: expected the name of a class, a text"),
+        ([0, 1], "label 0: expected the name of a class, a text"),
     ],
 )
-def test_heads_that_no_classifier_can_be_built_on_are_refused(labels: dict[str, list[str]], message: str) -> None:
+def test_heads_that_no_classifier_can_be_built_on_are_refused(labels: Any, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         build_model(backbone=make_trunk("vit"), labels=labels)
 

@@ -99,6 +99,9 @@ def test_a_model_is_built_from_a_folder_as_from_a_loaded_trunk(tmp_path: Path) -
         ({"labels": ["a", "b", "a"]}, "given twice: a"),
         ({"dropout": 1.0}, "dropout 1.0"),
         ({"dropout": -0.1}, "dropout -0.1"),
+        ({"dropout": None}, "dropout None: expected at least 0 and less than 1"),
+        ({"seed": 1.5}, "seed 1.5: expected a whole number from 0"),
+        ({"seed": -1}, "seed -1: expected a whole number from 0"),
         ({"tuning": "lora"}, r"tuning 'lora': expected a strategy .* stadapter\.LoRA\(\)"),
         ({"tuning": LoRA}, "such as stadapter"),
     ],
@@ -106,6 +109,33 @@ def test_a_model_is_built_from_a_folder_as_from_a_loaded_trunk(tmp_path: Path) -
 def test_settings_without_meaning_are_refused(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):
         build_model(**{"backbone": make_trunk("dinov2"), "labels": LABELS, **settings})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_a_model_is_fp32_on_a_trunk_of_another_precision_which_stays_as_it_is(dtype: torch.dtype) -> None:
+    trunk = make_trunk("dinov2").to(dtype)
+    model = build_model(backbone=trunk, labels=LABELS)
+    assert {parameter.dtype for parameter in model.parameters()} == {model.dtype} == {torch.float32}
+    assert model(make_clips()).isfinite().all()
+    assert {parameter.dtype for parameter in trunk.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_a_model_is_fp32_whatever_the_default_precision_of_new_tensors(dtype: torch.dtype) -> None:
+    trunk = make_trunk("dinov2")
+    torch.set_default_dtype(dtype)
+    try:
+        model = build_model(backbone=trunk, labels=LABELS)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {tensor.dtype for tensor in (*model.parameters(), *model.buffers())} == {torch.float32}
+    torch.testing.assert_close(model.mean, build().mean, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 28, 28), (2, 0, 3, 28, 28), (2, 4, 3, 0, 28)])
+def test_clips_without_anything_in_them_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(SettingsError, match="expected at least one clip, frame and pixel"):
+        build()(torch.zeros(shape))
 
 
 def test_normalise_takes_pixels_and_passes_floats() -> None:

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
+from torch.nn.utils import prune
 
 from stadapter.adapters import space_time
 from stadapter.adapters.space_time import SpaceTimeAdapter
 from stadapter.errors import SettingsError
+from stadapter.model import build_model
 from stadapter.tuning import STAdapter
 from stadapter.vit import InsertionPoint, TokenLayout
 from trunks import FAMILIES, NUM_BLOCKS, WIDTH, make_clips, make_trunk
@@ -116,6 +118,65 @@ def test_under_autocast_an_adapter_in_one_piece_is_as_close_as_its_pieces(
     for right, expected, found in zip(exact, in_pieces, at_once, strict=True):
         assert found.dtype == expected.dtype
         assert relative_error(found.float(), right) < 1.3 * relative_error(expected.float(), right) + 1e-3
+
+
+def changed_layers(adapter: SpaceTimeAdapter, change: str) -> None:
+    if change == "another layer in its place":
+        adapter.up = nn.Sequential(adapter.up, nn.Tanh())  # type: ignore[assignment]
+    elif change == "a parametrised layer":
+        torch.nn.utils.parametrizations.weight_norm(adapter.down)
+    elif change == "an activation of one's own":
+        adapter.activation = nn.PReLU()
+    else:
+        prune.random_unstructured(adapter.down, "weight", amount=0.5)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    "change", ["another layer in its place", "a parametrised layer", "an activation of one's own", "pruned weights"]
+)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_changed_layer_takes_effect_and_learns(change: str, layout: TokenLayout) -> None:
+    adapter, x = make_adapter(), make_tokens(layout)
+    changed_layers(adapter, change)
+    output = adapter(x, layout)
+    assert relative_error(output, reference(adapter, x, layout)) < 1e-6
+    output.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in adapter.parameters())
+
+
+@pytest.mark.parametrize("activation", [None, "gelu", "silu", "tanh"])
+def test_the_adapters_of_a_model_as_it_is_built_compute_in_one_piece(activation: Any) -> None:
+    trunk = make_trunk("dinov2")
+    model = build_model(backbone=trunk, labels=["a", "b"], tuning=STAdapter(activation=activation, before_mlp=True))
+    adapters = [module for module in model.modules() if isinstance(module, SpaceTimeAdapter)]
+    output = adapters[-1](make_tokens(LAYOUTS[0]), LAYOUTS[0])
+    assert len(adapters) == 2 * NUM_BLOCKS - 1
+    assert type(output.grad_fn).__name__ == "_InOnePieceBackward"
+
+
+def test_a_hook_on_a_layer_is_called() -> None:
+    adapter, seen = make_adapter(), []
+    adapter.up.register_forward_hook(lambda *call: seen.append(call[2].shape[-1]))
+    adapter(make_tokens(LAYOUTS[0]), LAYOUTS[0])
+    assert seen == [WIDTH]
+
+
+@pytest.mark.parametrize("kernel_size", [(3, 1, 1), (3, 3, 3)], ids=str)
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_gradients_of_each_clip_come_from_torch_func(kernel_size: tuple[int, int, int]) -> None:
+    layout, adapter = LAYOUTS[0], make_adapter(kernel_size, activation="gelu")
+    weights = {name: parameter.detach() for name, parameter in adapter.named_parameters()}
+    clips = make_tokens(layout).unflatten(0, (-1, layout.num_frames))  # (B, T, N, D)
+
+    def loss(weights: dict[str, Tensor], clip: Tensor) -> Tensor:
+        result: Tensor = functional_call(adapter, weights, (clip, layout)).square().sum()
+        return result
+
+    by_clip = vmap(grad(loss), in_dims=(None, 0))(weights, clips)
+    for number, clip in enumerate(clips):
+        expected = torch.autograd.grad(adapter(clip, layout).square().sum(), list(adapter.parameters()))
+        for ours, right in zip(by_clip.values(), expected, strict=True):
+            assert relative_error(ours[number], right) < 1e-5
 
 
 def test_the_path_over_time_alone_reads_a_view_and_gives_a_view() -> None:

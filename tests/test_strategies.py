@@ -100,6 +100,23 @@ def test_gradients_come_only_where_promised_and_everywhere_promised(family: str,
 
 
 @every_strategy
+@pytest.mark.parametrize(("family", "kernel"), [("clip", "eager"), ("dinov3_vit", "sdpa")])
+def test_gradients_come_from_torch_func_too(family: str, strategy: str, kernel: Any) -> None:
+    model, clips = build(family, strategy).eval(), make_clips()
+    model.trunk.use_attention(kernel)
+    disturb(model)
+    F.cross_entropy(model(clips), TARGETS).backward()
+    trained = {name: tensor.detach() for name, tensor in model.trained_tensors().items()}
+
+    def loss(trained: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits = torch.func.functional_call(model, trained, (clips,), tie_weights=False)
+        return F.cross_entropy(logits, TARGETS)
+
+    for name, found in torch.func.grad(loss)(trained).items():
+        torch.testing.assert_close(found, model.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
+
+
+@every_strategy
 @every_family
 def test_a_few_steps_change_all_that_learns_and_nothing_else(family: str, strategy: str) -> None:
     trunk, clips = shared_trunk(family), make_clips()

@@ -46,19 +46,20 @@ class LabelSpace:
         """The space of a list of class names, or of a mapping from heads to such lists; a space stays as it is.
 
         Raises:
-            SettingsError: anything else, such as a number of classes.
+            SettingsError: anything else, such as a number of classes, or one text for several.
 
         >>> LabelSpace.of({"verb": ["take", "put"], "noun": ["door", "pan"]}).labels
         ('verb: take', 'verb: put', 'noun: door', 'noun: pan')
         """
-        if isinstance(labels, str) or not isinstance(labels, LabelSpace | Mapping | Sequence):
-            raise SettingsError(f"labels {labels!r}: expected a list of at least two class names")
         if isinstance(labels, LabelSpace):
             return cls(labels.classes, labels.names)
-        if not isinstance(labels, Mapping):
-            return cls((tuple(labels),))
-        classes = tuple(tuple(of_head) for of_head in labels.values())
-        return cls(classes) if len(classes) == 1 else cls(classes, tuple(labels))
+        heads = labels if isinstance(labels, Mapping) else {SINGLE: labels}
+        for name, classes in heads.items():
+            if isinstance(classes, str) or not isinstance(classes, Sequence):
+                head = f" of the head {name}" if len(heads) > 1 else ""
+                raise SettingsError(f"labels {classes!r}{head}: expected a list of at least two class names")
+        classes_of_heads = tuple(tuple(classes) for classes in heads.values())
+        return cls(classes_of_heads) if len(heads) == 1 else cls(classes_of_heads, tuple(heads))
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
@@ -120,13 +121,15 @@ class LabelSpace:
         """Refuse classes that no classifier can be built on.
 
         Raises:
-            SettingsError: a head with fewer than two classes, a class twice in one head, an empty or repeated head
-                name, or combinations of classes that read alike.
+            SettingsError: a class that is no text, a head with fewer than two classes, a class twice in one head, an
+                empty or repeated head name, or combinations of classes that read alike.
         """
         if not all(self.names) or len(set(self.names)) < len(self.names) or not self.names:
             raise SettingsError(f"heads {', '.join(map(repr, self.names))}: expected a name for each, all different")
         for name, classes in zip(self.names, self.classes, strict=True):
             head = f" of the head {name}" if self.num_heads > 1 else ""
+            if others := [label for label in classes if not isinstance(label, str)]:
+                raise SettingsError(f"label {others[0]!r}{head}: expected the name of a class, a text")
             if len(classes) < 2:
                 raise SettingsError(f"labels {list(classes)!r}{head}: expected a list of at least two class names")
             if twice := sorted({label for label in classes if classes.count(label) > 1}):

@@ -118,6 +118,17 @@ def make_activation(name: str | None) -> nn.Module:
     return ACTIVATIONS[name]() if name is not None else nn.Identity()
 
 
+def has_known_gradient(activation: nn.Module) -> bool:
+    """Whether `activation_gradient` knows this activation."""
+    return type(activation) in (nn.Identity, *ACTIVATIONS.values())
+
+
+def has_hooks(layer: nn.Module) -> bool:
+    """Whether something, such as torch's pruning, waits for this layer to be called."""
+    kinds = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(map(bool, kinds))
+
+
 def activation_gradient(activation: nn.Module, gradient: Tensor, *, x: Tensor, y: Tensor) -> Tensor:
     """The gradient of x, from that of y = activation(x), for any activation from `make_activation`."""
     result: Tensor

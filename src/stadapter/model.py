@@ -2,6 +2,7 @@
 
 # B batch, V views, T frames, C classes, H W pixels
 
+import numbers
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -39,6 +40,9 @@ class VideoClassifier(nn.Module):
     `forward` takes normalised float clips (B, T, 3, H, W) and returns fp32 logits (B, C); T, H and W are free as long
     as the patch size divides H and W. With several heads, such as verb and noun, C counts the classes of all;
     `label_space` splits them.
+
+    Its head holds the trunk's own final norm. `torch.func.functional_call` therefore needs tie_weights=False: torch
+    would set the norm twice and restore it wrongly.
     """
 
     mean: Tensor
@@ -53,8 +57,8 @@ class VideoClassifier(nn.Module):
         self.tuning = tuning
         self.label_space = LabelSpace.of(labels)
         self.dtype = torch.float32
-        self.register_buffer("mean", torch.tensor(trunk.info.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(trunk.info.std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(trunk.info.mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(trunk.info.std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -169,7 +173,8 @@ def build_model(
 
     Args:
         backbone: a loaded trunk, which stays as it is and shares its weights with the new model; or anything that
-            `load_backbone` takes.
+            `load_backbone` takes. To train more of the model's trunk by hand, pass those parameters to
+            `model.trunk.unfreeze`, which gives them memory of their own: others on the trunk would change along.
         labels: class names, in the order of the logits; or those of several heads, {"verb": [...], "noun": [...]}.
         tuning: the strategy; by default `STAdapter()`.
         dropout: before the classifier, 0 to 1.
@@ -177,24 +182,28 @@ def build_model(
 
     Raises:
         BackboneError: the trunk cannot be loaded.
-        SettingsError: fewer than two labels, a repeated label, an already adapted trunk, or bad settings.
+        SettingsError: fewer than two labels, a repeated label or one that is no text, an already adapted trunk, or
+            bad settings.
     """
     space = LabelSpace.of(labels)
     space.check()
-    if not 0 <= dropout < 1:
-        raise SettingsError(f"dropout {dropout}: expected at least 0 and less than 1")
+    if not isinstance(dropout, numbers.Real) or not 0 <= dropout < 1:
+        raise SettingsError(f"dropout {dropout!r}: expected at least 0 and less than 1")
+    if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**63:
+        raise SettingsError(f"seed {seed!r}: expected a whole number from 0 to below 2**63")
     tuning = tuning if tuning is not None else STAdapter()
     tuning = checked_tuning(tuning)
     loaded = backbone if isinstance(backbone, ImageViT) else load_backbone(backbone)
     loaded.lay_weights_side_by_side()
     trunk = share_weights(loaded)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the accelerators
+        torch.default_generator.manual_seed(int(seed))  # torch.manual_seed would also seed the accelerators
         tuning.apply(trunk)
         head = make_head(trunk, tuning, num_classes=sum(space.sizes), dropout=dropout)
     trunk.pack()
     model = VideoClassifier(trunk=trunk, head=head, tuning=tuning, labels=space)
-    return model.to(next(trunk.parameters()).device)
+    # fp32 whatever torch's default is for new tensors, and a trunk that somebody cast stays as it is.
+    return model.to(next(trunk.parameters()).device, torch.float32)
 
 
 def make_head(trunk: ImageViT, tuning: Tuning, *, num_classes: int, dropout: float) -> Head:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from stadapter.products import Linear, as_autocast, linear, product, scaled_product
+from stadapter.products import Linear, as_autocast, is_transformed, linear, product, scaled_product
 
 _PLAIN = frozenset(
     ("CLIPAttention", "SiglipAttention", "Dinov2Attention", "Dinov2WithRegistersAttention", "ViTAttention")
@@ -53,7 +53,7 @@ class PackedAttention(nn.Module):
 
     def forward(self, x: Tensor, *, num_queries: int | None = None) -> tuple[Tensor]:
         """Normed tokens (S, N, D) to a tuple of their attention, same shape, or only of the first `num_queries`."""
-        is_plain = self.config._attn_implementation == "eager"
+        is_plain = self.config._attn_implementation == "eager" and not is_transformed()
         if num_queries is None:
             joint = self._by_head(linear(x, self.weight, self.bias), 3)  # (S, 3, H, N, E)
             attended = _plain_attention(joint, self.scale) if is_plain else self._fused(*joint.unbind(1))
@@ -142,7 +142,7 @@ class PackedMLP(nn.Module):
         self.down: Any = mlp.get_submodule("fc2")
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self._is_as_taken_over():
+        if not self._is_as_taken_over() or is_transformed():
             changed: Tensor = self.down(QuickGELU()(self.up(x)))
             return changed
         rows = as_autocast(x).flatten(0, -2)
@@ -203,6 +203,8 @@ class QuickGELU(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_transformed():
+            return x * torch.sigmoid(_QUICK_GELU_FACTOR * x)
         activated: Tensor = _QuickGELU.apply(x)  # type: ignore[no-untyped-call]
         return activated
 

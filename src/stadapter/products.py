@@ -115,8 +115,16 @@ def has_fast_kernel(x: Tensor) -> bool:
 
 
 def is_traced() -> bool:
-    """Whether what is computed is being compiled, exported or traced: then torch's own operators are needed."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    """Whether what is computed is being compiled, exported, traced or transformed: then torch's own operators are
+    needed.
+    """
+    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return is_recorded or is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether torch.func is transforming what is computed, as for the gradient of each clip of a batch."""
+    return torch._C._are_functorch_transforms_active()  # what torch.autograd.Function.apply asks
 
 
 @contextmanager

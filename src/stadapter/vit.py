@@ -350,6 +350,8 @@ class ImageViT(nn.Module):
         """The layout of these clips' tokens; refuses clips that the trunk cannot take."""
         if clips.ndim != 5 or clips.shape[2] != 3:
             raise SettingsError(f"clips of shape {tuple(clips.shape)}: expected (B, T, 3, H, W)")
+        if 0 in clips.shape:
+            raise SettingsError(f"clips of shape {tuple(clips.shape)}: expected at least one clip, frame and pixel")
         if not clips.is_floating_point():
             raise SettingsError(f"clips of {clips.dtype}: expected normalised floats; model.normalise makes them")
         num_frames, height, width, patch = clips.shape[1], clips.shape[3], clips.shape[4], self.info.patch_size

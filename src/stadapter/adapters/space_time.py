@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from stadapter.layers import activation_gradient, make_activation
-from stadapter.products import added_product, as_autocast, is_traced, linear, product, weight_gradient
+from stadapter.layers import activation_gradient, has_hooks, has_known_gradient, make_activation
+from stadapter.products import Linear, added_product, as_autocast, is_traced, linear, product, weight_gradient
 from stadapter.vit import TokenLayout
 
 
@@ -48,6 +48,8 @@ class SpaceTimeAdapter(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        if not self._is_as_made():
+            return self._layer_by_layer(x, layout)
         if not is_traced():
             return self._in_one_piece(x, layout)
         # The prefix is computed too, and its update set to zero: taking it out and back in would copy all tokens.
@@ -63,6 +65,22 @@ class SpaceTimeAdapter(nn.Module):
         weights = [as_autocast(each) for layer in layers for each in layer.parameters()]  # weight, bias
         y: Tensor = _InOnePiece.apply(x, layout, self.activation, *weights)  # type: ignore[no-untyped-call]
         return y
+
+    def _is_as_made(self) -> bool:
+        """Whether its layers are still those it was made with, and nothing waits for one of them to be called."""
+        are_plain = all(type(layer) in (nn.Linear, Linear) for layer in (self.down, self.up))
+        are_plain = are_plain and type(self.conv) is nn.Conv3d
+        layers = (self.down, self.conv, self.activation, self.up)
+        return are_plain and has_known_gradient(self.activation) and not any(map(has_hooks, layers))
+
+    def _layer_by_layer(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        """The same by calling the layers: one may have been replaced, pruned, quantised or observed."""
+        patches = x[:, layout.num_prefix :]  # (B*T, P, D)
+        hidden = self.down(patches).unflatten(1, (layout.grid_height, layout.grid_width))  # (B*T, h, w, A)
+        hidden = hidden.unflatten(0, (-1, layout.num_frames)).permute(0, 4, 1, 2, 3)  # (B, A, T, h, w)
+        mixed = self.activation(self.conv(hidden)).permute(0, 2, 3, 4, 1)  # (B, T, h, w, A)
+        update = self.up(mixed.flatten(0, 1).flatten(1, 2))  # (B*T, P, D)
+        return torch.cat([x[:, : layout.num_prefix], patches + update.to(x.dtype)], dim=1)
 
 
 class _InOnePiece(torch.autograd.Function):
