@@ -66,6 +66,12 @@ def test_figures_equal_those_worked_out_by_hand(manifest: Manifest) -> None:
     assert by_class["up"] == (2, 0.5, 0.5)
 
 
+def test_the_random_state_is_left_alone(manifest: Manifest) -> None:
+    before = torch.get_rng_state()
+    evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG, batch_size=4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_every_clip_has_its_prediction_in_the_order_of_the_data(manifest: Manifest) -> None:
     report = evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG, batch_size=4)
     assert [prediction.name for prediction in report.predictions] == [entry.name for entry in manifest.entries]

@@ -163,6 +163,12 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_number_of_workers(con
     assert not same(one, other)
 
 
+def test_a_script_that_has_turned_gradients_off_trains_all_the_same(config: TrainConfig) -> None:
+    with torch.inference_mode():
+        folder = run(config, epochs=1)
+    assert same(weights(folder), weights(run(config, epochs=1, out=f"{config.out}-2")))
+
+
 def test_another_seed_is_another_dropout(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[tuple[int, ...]] = []
     monkeypatch.setattr(sys.modules["stadapter.training.loop"], "seed_dropout", lambda *key: keys.append(key))

@@ -63,8 +63,8 @@ def evaluate(
 ) -> Report:
     """Classify every clip of a manifest with all its test views, on the model's device and in its precision.
 
-    Scores are averaged over the views after softmax. The model runs in eval mode and gets its modes back afterwards. A
-    clip that cannot be read, or no longer exists, is among the failures.
+    Scores are averaged over the views after softmax. The model runs in eval mode and gets its modes back afterwards;
+    the global random state is left alone. A clip that cannot be read, or no longer exists, is among the failures.
 
     Args:
         model: the classifier, not wrapped for distributed training.
@@ -152,6 +152,7 @@ def _classify(
         pin_memory=copies_asynchronously(next(model.parameters()).device),
         persistent_workers=num_workers > 0,  # so that they can be ended
         worker_init_fn=quiet_worker,
+        generator=torch.Generator(),  # nothing is random: without one, a loader still draws from the global one
     )
     rows: list[Row] = []
     failures: list[Failure] = []

@@ -84,18 +84,19 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     """
     if not isinstance(config, TrainConfig):
         raise SettingsError(f"{config!r}: expected a TrainConfig, such as TrainConfig(data=…, out=…)")
-    run = prepare(config)
-    with stopped_by_signals(), readable_memory_errors(), run.claimed():
-        loop = Loop(run, console or LastingConsole(stderr=True))
-        loop.fit()
-        loop.save(metrics={})  # before validation, which may fail
-        loop.write_report(None)
-        report = loop.validate() if run.val_set is not None else None
-        metrics = headline(report) if report is not None else {}
-        loop.save(metrics=metrics)
-        if report is not None:
-            loop.write_report(report)
-        loop.close()
+    with torch.inference_mode(False), torch.enable_grad():  # a notebook may have turned gradients off
+        run = prepare(config)
+        with stopped_by_signals(), readable_memory_errors(), run.claimed():
+            loop = Loop(run, console or LastingConsole(stderr=True))
+            loop.fit()
+            loop.save(metrics={})  # before validation, which may fail
+            loop.write_report(None)
+            report = loop.validate() if run.val_set is not None else None
+            metrics = headline(report) if report is not None else {}
+            loop.save(metrics=metrics)
+            if report is not None:
+                loop.write_report(report)
+            loop.close()
     return TrainResult(folder=run.folder, steps=loop.step, report=report, metrics=metrics)
 
 
