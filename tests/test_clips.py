@@ -1,6 +1,7 @@
 """One path from a video to a clip: equal to the released views, the same for files and arrays, seeded in training."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -321,11 +322,25 @@ def test_an_array_without_frames_is_refused(shape: tuple[int, ...]) -> None:
         ({"stride_frames": 0}, "stride_frames 0: expected"),
         ({"num_spatial_views": 2}, "num_spatial_views 2: expected"),
         ({"fit": "stretch", "num_spatial_views": 3}, "shows the whole frame"),
+        ({"mean": (0.5, math.nan, 0.5)}, "mean .*: expected three finite numbers"),
+        ({"std": (0.5, 0, 0.5)}, "std .*: expected three numbers above 0"),
     ],
 )
 def test_settings_without_meaning_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         ClipConfig(**settings)
+
+
+@pytest.mark.parametrize("config", [None, {"num_frames": 8}])
+def test_clips_are_made_as_a_clip_config_says(clip_path: Path, config: Any) -> None:
+    with pytest.raises(SettingsError, match="expected a ClipConfig"):
+        load_clip(clip_path, config)
+
+
+@pytest.mark.parametrize("generator", [0, torch.Generator()], ids=str)
+def test_a_generator_of_another_kind_is_refused(clip_path: Path, generator: Any) -> None:
+    with pytest.raises(SettingsError, match="augmentation needs a generator"):
+        load_clip(clip_path, SMALL, augmentation=EVERYTHING, generator=generator)
 
 
 def test_augmentation_without_a_generator_is_refused(clip_path: Path) -> None:

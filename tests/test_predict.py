@@ -384,3 +384,26 @@ def test_windows_of_no_rate_are_refused(tmp_path: Path, rate: float) -> None:
 def test_a_part_has_its_own_times(classifier: Classifier, video: Path) -> None:
     with pytest.raises(SettingsError, match="a part has its own times"):
         classifier.predict(VideoPart(video, 0.1), end_seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ((np.zeros((4, 8, 8, 3), np.uint8), 0, 1), "ndarray found; expected the path of a video"),
+        ((None,), "NoneType found; expected the path of a video"),
+        (("clip.mp4", "1"), "start_seconds '1': expected a number"),
+        (("clip.mp4", 0, [2]), r"end_seconds \[2\]: expected a number"),
+    ],
+)
+def test_a_part_is_of_a_path_between_numbers(part: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        VideoPart(*part)
+
+
+def test_windows_are_of_a_path_and_of_a_length_in_numbers(classifier: Classifier, video: Path) -> None:
+    with pytest.raises(SettingsError, match="Tensor found; expected the path of a video"):
+        video_windows(read_frames(video, [0]), window_seconds=1)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="window_seconds None: expected a number"):
+        video_windows(video, window_seconds=None)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="expected several, in a list"):
+        classifier.predict_many(VideoPart(video, 0.1))  # type: ignore[arg-type]

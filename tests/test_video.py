@@ -22,7 +22,7 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 import damage
-from stadapter.errors import VideoError
+from stadapter.errors import SettingsError, VideoError
 from stadapter.video import VideoInfo, VideoReader, is_video, probe, read_frames
 from stadapter.video import packets as video_packets
 from stadapter.video.file import VideoFile
@@ -827,6 +827,18 @@ def test_a_url_is_reported_as_one() -> None:
 def test_an_empty_path_is_not_the_working_directory() -> None:
     with pytest.raises(VideoError, match="the path is empty"):
         VideoReader("")
+
+
+@pytest.mark.parametrize("given", [b"clip.mp4", None, 3])
+def test_what_is_no_path_is_refused_as_what_it_is(given: Any) -> None:
+    with pytest.raises(VideoError, match=f"{type(given).__name__} found; expected the path of a video file"):
+        VideoReader(given)
+
+
+@pytest.mark.parametrize("times", [{"start_seconds": "1"}, {"end_seconds": [1]}, {"frames_per_second": "25"}])
+def test_a_time_that_is_no_number_is_refused(times: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=f"{next(iter(times))} .*: expected a number"):
+        VideoReader("clip.mp4", **times)
 
 
 def test_probe_tells_size_rate_and_length(tmp_path: Path) -> None:

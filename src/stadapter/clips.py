@@ -66,6 +66,10 @@ class ClipConfig:
         check_types(self)
         check_limits(self, dict.fromkeys(("num_frames", "size", "stride_frames", "num_temporal_views"), (1, math.inf)))
         check_spatial_views(self.num_spatial_views)
+        if not all(map(math.isfinite, self.mean)):
+            raise SettingsError(f"mean {self.mean}: expected three finite numbers")
+        if not all(0 < each < math.inf for each in self.std):
+            raise SettingsError(f"std {self.std}: expected three numbers above 0")
         if self.fit == "stretch" and self.num_spatial_views != 1:
             raise SettingsError('fit="stretch" shows the whole frame: it has one spatial view, not 3; use fit="crop"')
 
@@ -85,13 +89,16 @@ def load_clip(
     Without `augmentation` these are the test views: all temporal views for each spatial view. With it, one
     random view is drawn from `generator`, whose state afterwards does not depend on what the video holds.
 
-    Raises VideoError if the video cannot be read or, with short_clips="error", is shorter than a clip.
+    Raises VideoError if the video cannot be read or, with short_clips="error", is shorter than a clip; SettingsError if
+    an argument is not what it should be.
     """
+    if not isinstance(config, ClipConfig):
+        raise SettingsError(f"{config!r}: expected a ClipConfig, such as ClipConfig(num_frames=8, size=224)")
     if augmentation is None:
         with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
             positions, frames = _read_views(reader, config, None, _test_region(config))
         return _test_views(frames, positions, config)
-    if generator is None:
+    if not isinstance(generator, np.random.Generator):
         raise SettingsError("augmentation needs a generator: pass numpy.random.default_rng(seed)")
     return load_random_views(
         path,

@@ -103,6 +103,16 @@ def check_at_least_1(settings: Any, *names: str) -> None:
     check_limits(settings, dict.fromkeys(names, (1, math.inf)))
 
 
+def check_number(name: str, value: object, *, or_none: bool = False) -> None:
+    """Refuse an argument that is no number; with `or_none`, None passes.
+
+    Raises:
+        SettingsError: it is none, by its name.
+    """
+    if not isinstance(value, numbers.Real) and not (or_none and value is None):
+        raise SettingsError(f"{name} {value!r}: expected a number")
+
+
 def _plain(value: Any, hint: Any) -> Any:
     if isinstance(value, list) and tuple in (get_origin(hint), *map(get_origin, get_args(hint))):
         return tuple(_plain(each, None) for each in value)

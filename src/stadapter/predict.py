@@ -19,6 +19,7 @@ from stadapter.artefact import load_artefact
 from stadapter.clips import ClipConfig, clip_from_array, load_clip
 from stadapter.errors import SettingsError, STAdapterError, VideoError
 from stadapter.evaluation import Report, evaluate
+from stadapter.field_types import check_number
 from stadapter.machine import choose_device
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.model import VideoClassifier, prepare_trunk
@@ -44,7 +45,11 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class VideoPart:
-    """The part of a video between two times."""
+    """The part of a video between two times.
+
+    Raises:
+        SettingsError: something else than the path of a video, or a time that is no number.
+    """
 
     video: str | os.PathLike[str]
     """A file, or a folder of numbered images."""
@@ -54,6 +59,18 @@ class VideoPart:
     """Default: its end."""
     frames_per_second: float | None = None
     """The rate of a folder of images, which has no parts without it."""
+
+    def __post_init__(self) -> None:
+        _check_path(self.video)
+        for name in ("start_seconds", "end_seconds", "frames_per_second"):
+            check_number(name, getattr(self, name), or_none=True)
+
+
+def _check_path(video: object) -> None:
+    if not isinstance(video, str | os.PathLike):
+        raise SettingsError(
+            f"{type(video).__name__} found; expected the path of a video: parts of an array are cut by its frames"
+        )
 
 
 def video_windows(
@@ -70,11 +87,13 @@ def video_windows(
     `frames_per_second`.
 
     Raises:
-        SettingsError: a length or a stride that is not above 0.
+        SettingsError: a length or a stride that is not above 0, or something else than the path of a video.
         VideoError: the video cannot be read, its duration is unknown, or it would make more than `MAX_WINDOWS`.
     """
+    _check_path(video)
     stride = stride_seconds if stride_seconds is not None else window_seconds
     for name, value in (("window_seconds", window_seconds), ("stride_seconds", stride)):
+        check_number(name, value)
         if not 0 < value < math.inf:
             raise SettingsError(f"{name} {value}: expected a number of seconds above 0")
     if frames_per_second is not None and not 0 < frames_per_second < math.inf:
@@ -270,8 +289,9 @@ class Classifier:
         """
         if batch_size < 1:
             raise SettingsError(f"batch_size {batch_size}: expected at least 1 video")
-        if isinstance(videos, str | os.PathLike):
-            raise SettingsError(f"videos {os.fspath(videos)!r}: expected several, in a list; predict takes one")
+        if isinstance(videos, str | os.PathLike | VideoPart):
+            given = videos if isinstance(videos, VideoPart) else os.fspath(videos)
+            raise SettingsError(f"videos {given!r}: expected several, in a list; predict takes one")
         return self._predict_batches(iter(videos), batch_size)
 
     def evaluate(

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from stadapter.errors import VideoError
+from stadapter.field_types import check_number
 from stadapter.paths import expanded
 from stadapter.video.file import VideoFile
 from stadapter.video.gathered import Region
@@ -48,7 +49,8 @@ class VideoReader:
     is shown at i / frames_per_second. Files bring their own times.
 
     Raises VideoError if the path is missing, is not a video or holds no frame, and if it needs more than
-    `stadapter.video.limits` allows: pixels, frames, or processor time for opening it or for any one read.
+    `stadapter.video.limits` allows: pixels, frames, or processor time for opening it or for any one read. Raises
+    SettingsError if a time or the rate is no number.
     """
 
     def __init__(
@@ -59,6 +61,13 @@ class VideoReader:
         *,
         frames_per_second: float | None = None,
     ) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise VideoError(
+                f"{type(path).__name__} found; expected the path of a video file or of a folder of numbered images"
+            )
+        times = {"start_seconds": start_seconds, "end_seconds": end_seconds, "frames_per_second": frames_per_second}
+        for name, value in times.items():
+            check_number(name, value, or_none=True)
         if not os.fspath(path):
             raise VideoError("the path is empty; expected a video file or a folder of numbered images")
         if _ADDRESS.match(os.fspath(path)):
