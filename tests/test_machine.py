@@ -1,5 +1,6 @@
 """What a machine offers, and what its errors mean."""
 
+import multiprocessing
 import os
 
 import pytest
@@ -55,6 +56,11 @@ def test_a_precision_is_called_in_receipts_what_it_is_called_as_a_flag(precision
 def test_there_is_at_least_one_worker_however_many_processes_share_the_machine() -> None:
     assert default_workers(10_000) == 1
     assert 1 <= default_workers() <= 8
+
+
+def test_there_is_no_worker_in_a_process_that_may_start_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    assert default_workers() == default_workers(device_type="cuda") == 0
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stadapter.errors import TrainingError
-from stadapter.processes import Turns, quiet_worker, workers_of
+from stadapter.errors import SettingsError, TrainingError
+from stadapter.processes import Turns, quiet_worker, refuse_in_started_process, workers_of
 
 NUM_WORKERS, NUM_ITEMS = 2, 240
 
@@ -158,6 +158,20 @@ def test_too_many_open_files_are_told_with_what_to_do(error: Exception) -> None:
     turns = Turns(are_taken=True)
     with pytest.raises(TrainingError, match="ulimit -n"):
         leave_early(make_loader(turns), turns, error)
+
+
+def test_workers_are_refused_in_a_process_that_may_start_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    turns = Turns(are_taken=False)
+    with pytest.raises(SettingsError, match=f"num_workers {NUM_WORKERS}: this process is a daemon"):
+        leave_early(make_loader(turns), turns, KeyError())
+
+
+def test_a_process_that_imports_the_script_again_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_in_started_process()
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(SettingsError, match='under if __name__ == "__main__"'):
+        refuse_in_started_process()
 
 
 class Unsendable:

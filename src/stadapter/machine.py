@@ -1,5 +1,6 @@
 """What a machine offers to a run: devices, precision, processes."""
 
+import multiprocessing
 import os
 import textwrap
 
@@ -64,7 +65,10 @@ def default_workers(num_processes: int = 1, *, device_type: str = "cpu") -> int:
 
     The processes that run on this machine share its cores. If the model computes on cores too, all cores of a share
     decode if the two take turns, or half of them if not; if it computes on a GPU, all but the core that feeds the GPU.
+    0 in a process that may start none, such as one of a `multiprocessing.Pool`.
     """
+    if multiprocessing.current_process().daemon:
+        return 0
     cores = share_of_cores(num_processes)
     if device_type != "cpu":
         return max(1, min(MAX_WORKERS_FOR_GPU, cores - 1))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from stadapter.allocator import keep_no_freed_memory
-from stadapter.errors import TrainingError
+from stadapter.errors import SettingsError, TrainingError
 from stadapter.signals import handled_by, stop_signals
 
 _ADVICE: dict[int, str] = {
@@ -28,6 +28,10 @@ _ADVICE: dict[int, str] = {
     "what happened before",
 }
 """From the signal that ended a decoding process to what to do about it."""
+_MAIN_ADVICE = (
+    'put what a script does under if __name__ == "__main__", because the processes that a training starts import it'
+)
+"""Where processes are not forked: on macOS and Windows, and from Python 3.14 also on Linux."""
 _TOO_MANY_FILES = os.strerror(errno.EMFILE)
 _CHILD_SIGNALS = [signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else []
 """The signals that say that a process started by this one has ended."""
@@ -123,8 +127,14 @@ def workers_of(loader: Any, turns: Turns) -> Iterator[None]:
         turns: what the workers may be waiting for.
 
     Raises:
+        SettingsError: this process may not have workers.
         TrainingError: a decoding process ended unexpectedly.
     """
+    if loader.num_workers and multiprocessing.current_process().daemon:
+        raise SettingsError(
+            f"num_workers {loader.num_workers}: this process is a daemon, such as one of a multiprocessing.Pool, and may "
+            "start no others; expected 0"
+        )
     others, codes = multiprocessing.active_children(), None
     try:
         try:
@@ -188,6 +198,16 @@ def _stop_workers(loader: Any, others: Sequence[BaseProcess]) -> list[int]:
     return codes
 
 
+def refuse_in_started_process() -> None:
+    """Refuse a training in a process that one has started and that is only importing the script again.
+
+    Raises:
+        SettingsError: this is such a process.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing itself asks
+        raise SettingsError(f"a second training, by a process that was started to help the first: {_MAIN_ADVICE}")
+
+
 def _describe_death(codes: Iterable[int]) -> str:
     """The message about a decoding process that has ended: how, the most likely reason, and what to do."""
     died = [code for code in codes if code]
@@ -195,7 +215,7 @@ def _describe_death(codes: Iterable[int]) -> str:
         how = f"was ended by a signal ({signal.strsignal(number)})"
         return f"a process that decodes videos {how}; {_ADVICE.get(number, _ADVICE[signal.SIGKILL])}"
     how = f" with exit code {died[0]}" if died else ""
-    return (
-        f"a process that decodes videos ended unexpectedly{how}; its output, if any, is above: "
-        "--num-workers 0 decodes in the training process"
-    )
+    advice = "--num-workers 0 decodes in the training process"
+    if multiprocessing.get_start_method() != "fork":
+        advice = f"{advice}; {_MAIN_ADVICE}"
+    return f"a process that decodes videos ended unexpectedly{how}; its output, if any, is above: {advice}"

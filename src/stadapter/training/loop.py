@@ -23,7 +23,7 @@ from stadapter.evaluation.figures import Report, headline
 from stadapter.machine import copies_asynchronously, describe_device, random_devices, takes_turns
 from stadapter.memory import readable_memory_errors
 from stadapter.model import Finisher, prepare_trunk
-from stadapter.processes import Turns, workers_of, yielding_worker
+from stadapter.processes import Turns, refuse_in_started_process, workers_of, yielding_worker
 from stadapter.provenance import command_line, versions
 from stadapter.records import read_records, running_seconds
 from stadapter.report import REPORT_NAME, write_report
@@ -78,12 +78,14 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
 
     Raises:
         STAdapterError: a setting, the data, the trunk or the run folder is not usable, too many videos cannot be
-            read, the loss is not a number, or memory runs out; the message says what to do.
+            read, the loss is not a number, or memory runs out; the message says what to do. So too for a script without
+            `if __name__ == "__main__":` where processes are not forked, because they import it.
         KeyboardInterrupt: asked to stop, by Ctrl-C, SIGTERM or the loss of the terminal. If it was training, a
             checkpoint has been written, from which resume continues.
     """
     if not isinstance(config, TrainConfig):
         raise SettingsError(f"{config!r}: expected a TrainConfig, such as TrainConfig(data=…, out=…)")
+    refuse_in_started_process()
     with torch.inference_mode(False), torch.enable_grad():  # a notebook may have turned gradients off
         run = prepare(config)
         with stopped_by_signals(), readable_memory_errors(), run.claimed():

@@ -3,7 +3,7 @@
 import operator
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -96,7 +96,7 @@ class VideoReader:
         """
         return self._source.has_lost_frames
 
-    def read(self, indices: Sequence[int], *, region: Region | None = None) -> "torch.Tensor":
+    def read(self, indices: Iterable[int], *, region: Region | None = None) -> "torch.Tensor":
         """The frames with these numbers, in the order given, as uint8 RGB (T, 3, H, W).
 
         In memory they are laid out as (T, H, W, 3), which the fast resize prefers. Numbers may repeat and come in any
@@ -156,7 +156,7 @@ class VideoReader:
 
 def read_frames(
     path: str | os.PathLike[str],
-    indices: Sequence[int],
+    indices: Iterable[int],
     *,
     start_seconds: float | None = None,
     end_seconds: float | None = None,
