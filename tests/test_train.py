@@ -35,6 +35,7 @@ from stadapter.training.loop import Loop, TrainConfig, train
 from stadapter.training.preparation import make_accelerator, prepare
 from stadapter.training.schedule import epoch_order
 from stadapter.tuning import AIM, AttentivePooling, Full, LinearProbe, STAdapter
+from stadapter.vit import ImageViT
 from trainings import run_in_two_processes, stop_after, train_in_two_processes
 from trunks import make_trunk, save_trunk
 
@@ -196,6 +197,22 @@ def test_a_run_that_diverged_is_not_called_usable(config: TrainConfig, monkeypat
 def test_settings_that_are_none_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"\{'data': 'x'\}: expected a TrainConfig"):
         train({"data": "x"})  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pathed:
+    """A strategy of somebody's own, with a setting that JSON does not know."""
+
+    source: Path
+
+    def apply(self, vit: ImageViT) -> None:
+        raise AssertionError("refused before")
+
+
+def test_a_strategy_whose_settings_cannot_be_saved_is_refused_before_anything_is_written(config: TrainConfig) -> None:
+    with pytest.raises(SettingsError, match="setting source of Pathed: expected what JSON can hold"):
+        run(config, tuning=Pathed(Path("here")))
+    assert not Path(config.out).exists()
 
 
 def write_other_clips(config: TrainConfig) -> str:

@@ -132,8 +132,8 @@ def workers_of(loader: Any, turns: Turns) -> Iterator[None]:
     """
     if loader.num_workers and multiprocessing.current_process().daemon:
         raise SettingsError(
-            f"num_workers {loader.num_workers}: this process is a daemon, such as one of a multiprocessing.Pool, and may "
-            "start no others; expected 0"
+            f"num_workers {loader.num_workers}: this process is a daemon, such as one of a multiprocessing.Pool, and "
+            "may start no others; expected 0"
         )
     others, codes = multiprocessing.active_children(), None
     try:

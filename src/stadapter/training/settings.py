@@ -17,7 +17,7 @@ from stadapter.labels import LabelKind
 from stadapter.layouts import NUM_SPLITS
 from stadapter.manifest.holdout import VAL_FRACTION
 from stadapter.paths import expanded
-from stadapter.tuning import STRATEGIES, STAdapter, Tuning, checked_tuning, tuning_from_json, tuning_to_json
+from stadapter.tuning import STRATEGIES, STAdapter, Tuning, check_json, checked_tuning, tuning_from_json, tuning_to_json
 
 FREE_SETTINGS = frozenset(
     (
@@ -148,6 +148,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_types(self)
         object.__setattr__(self, "tuning", checked_tuning(self.tuning))
+        check_json(self.tuning)
         if isinstance(self.backbone, Path):  # as text, tiny would mean the trunk that comes with the package
             object.__setattr__(self, "backbone", os.path.abspath(expanded(self.backbone)))
         for name in ("data", "out", "backbone", "val_data", "video_root", "token_cache_folder"):

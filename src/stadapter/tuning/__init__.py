@@ -9,6 +9,7 @@ the strategies.
 """
 
 import copy
+import json
 from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -47,6 +48,7 @@ __all__ = [
     "STAdapter",
     "Temporal",
     "Tuning",
+    "check_json",
     "checked_tuning",
     "tuning_from_json",
     "tuning_name",
@@ -110,6 +112,22 @@ def tuning_name(tuning: Tuning) -> str:
 def tuning_to_json(tuning: Tuning) -> dict[str, Any]:
     """A strategy and its settings as plain JSON values."""
     return {"name": tuning_name(tuning), **asdict(tuning)}  # type: ignore[call-overload]  # every strategy is a dataclass
+
+
+def check_json(tuning: Tuning) -> None:
+    """Refuse a strategy whose settings could not be saved with what it trains.
+
+    Raises:
+        SettingsError: a setting that JSON does not know, by its name.
+    """
+    for name, value in asdict(tuning).items():  # type: ignore[call-overload]  # every strategy is a dataclass
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(
+                f"setting {name} of {tuning_name(tuning)}: expected what JSON can hold, as it is saved with the run: a "
+                f"number, a text, True, False, None, or a list or dict of these ({error})"
+            ) from error
 
 
 def tuning_from_json(values: dict[str, Any]) -> Tuning:
