@@ -370,6 +370,8 @@ def test_what_is_no_network_or_no_manifest_is_refused(manifest: Manifest) -> Non
         evaluate("runs/a", manifest, CONFIG)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="'clips': expected what read_manifest returns"):
         evaluate(model, "clips", CONFIG)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="None: expected a ClipConfig, such as classifier"):
+        evaluate(model, manifest, None)  # type: ignore[arg-type]
 
 
 def test_a_confusion_matrix_of_thousands_of_classes_is_left_out_of_json(

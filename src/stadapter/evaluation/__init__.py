@@ -80,8 +80,8 @@ def evaluate(
             them nor runs these blocks; its scope must determine the clip config and these blocks.
 
     Raises:
-        SettingsError: a batch size below 1, fewer than 0 workers, clips not normalised like the trunk's, or tokens to
-            be kept of a model that has no frozen first blocks.
+        SettingsError: an argument of another type, a batch size below 1, fewer than 0 workers, clips not normalised
+            like the trunk's, or tokens to be kept of a model that has no frozen first blocks.
         DataError: a clip without a label or with one the model does not know; or no clip could be read.
         TrainingError: a process that reads clips died.
         STAdapterError: the model's scores are not finite.
@@ -90,6 +90,8 @@ def evaluate(
         raise SettingsError(f"{model!r}: expected a network such as classifier.model; Classifier.evaluate takes data")
     if not isinstance(manifest, Manifest):
         raise SettingsError(f"{manifest!r}: expected what read_manifest returns")
+    if not isinstance(clip_config, ClipConfig):
+        raise SettingsError(f"{clip_config!r}: expected a ClipConfig, such as classifier.clip_config")
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise SettingsError(f"{name} {value}: expected at least {least}")
