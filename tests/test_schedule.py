@@ -1,5 +1,7 @@
 """A run laid out in advance: steps, batches, learning rates."""
 
+import math
+
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
@@ -100,3 +102,18 @@ def test_several_processes_have_as_many_whole_batches_each_and_the_same_after_a_
     assert {len(batch) for share in whole for batch in share} == {4}
     assert {index for share in whole for batch in share for index in batch} == set(range(num_clips))
     assert shares(2) == [share[1:] for share in whole]
+
+
+@pytest.mark.parametrize(("epochs", "steps_per_epoch"), [(12, 7), (50, 3)])
+def test_the_learning_rate_is_released_one_step_early_during_warm_up_and_equal_after_it(
+    epochs: int, steps_per_epoch: int
+) -> None:
+    def released(step: int) -> float:
+        """As `main.py` of the released code computes it, with two epochs of warm-up."""
+        epoch = step / steps_per_epoch
+        return epoch / 2 if epoch < 2 else 0.5 + 0.5 * math.cos((epoch - 2) / (epochs - 2) * math.pi)
+
+    warmup, total = 2 * steps_per_epoch, epochs * steps_per_epoch
+    for step in range(total):
+        ours = learning_rate_share(step, total, 2 / epochs)
+        assert ours == pytest.approx(released(step + 1 if step < warmup else step), abs=1e-12)
