@@ -95,6 +95,20 @@ def test_every_clip_says_whether_it_was_right_and_the_score_of_its_class(manifes
     assert second.true_score == pytest.approx(1 / (math.exp(4) + 3))
 
 
+def test_scores_are_not_turned_into_python_numbers(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20,000 clips of 400 classes would be 256 MB of them, and more for EPIC-Kitchens' actions."""
+    sizes: list[int] = []
+    tolist = Tensor.tolist
+
+    def noted(tensor: Tensor) -> object:
+        sizes.append(tensor.numel())
+        return tolist(tensor)
+
+    monkeypatch.setattr(Tensor, "tolist", noted)
+    evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG)
+    assert 0 < max(sizes) < len(manifest.entries) * len(LABELS)
+
+
 def test_intervals_hold_their_figures_and_are_the_same_every_time(manifest: Manifest) -> None:
     report = evaluate(knowing(manifest, LABELS, ANSWERS), manifest, CONFIG)
     for _, value, interval in headline_figures(report):

@@ -1,5 +1,7 @@
 """Intervals hold the truth as often as they say, and do not claim what the clips cannot show."""
 
+import tracemalloc
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -123,6 +125,17 @@ def test_a_class_that_a_resample_does_not_hold_is_not_counted_in_it() -> None:
     low, high = np.quantile(plain, [0.025, 0.975])
     interval = bootstrap_interval(values, groups=groups, num_resamples=20000)
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=0.01)
+
+
+def test_thousands_of_classes_take_no_table_of_every_kind_of_clip_by_class() -> None:
+    groups = np.arange(8000) // 2
+    tracemalloc.start()
+    try:
+        bootstrap_interval(groups % 3 == 0, groups=groups, num_resamples=10)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * 2**20  # such a table would take 8 bytes x 4000 x 4000
 
 
 def trainings(generator: np.random.Generator, count: int, hardness: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

@@ -159,13 +159,13 @@ def _resampled(
     Clips of the same group and value are interchangeable: drawing how many of them are in a resample is enough.
     """
     kinds, numbers = np.unique(np.stack([groups, sample], 1), axis=0, return_counts=True)  # (k, 2), (k,)
-    members = np.eye(int(np.max(groups)) + 1)[kinds[:, 0].astype(np.int64)]  # (k, g)
+    starts = np.flatnonzero(np.diff(kinds[:, 0], prepend=-1))  # (g,), the first kind of each group: they are sorted
     generator = np.random.default_rng(seed)
     figures, at_once = [], max(1, _DRAWS_AT_ONCE // len(kinds))
     for start in range(0, num_resamples, at_once):
         size = min(at_once, num_resamples - start)
         drawn = generator.multinomial(len(sample), numbers / len(sample), size=size).astype(np.float64)  # (r, k)
-        counts, sums = drawn @ members, (drawn * kinds[:, 1]) @ members  # (r, g)
+        counts, sums = (np.add.reduceat(of, starts, axis=1) for of in (drawn, drawn * kinds[:, 1]))  # (r, g)
         means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
         figures.append(means.sum(1) / (counts > 0).sum(1))
     return np.concatenate(figures)

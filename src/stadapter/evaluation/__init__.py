@@ -38,15 +38,16 @@ if TYPE_CHECKING:
 __all__ = ["Report", "evaluate"]
 
 
-class Row(NamedTuple):
-    """What the model said about one clip."""
+class Answers(NamedTuple):
+    """What the model said about some clips. As tensors: Python numbers would take nine times the memory."""
 
-    position: int
-    """Its position in the manifest."""
-    scores: list[float]
-    """The probability of every class of every head."""
-    reordered: tuple[tuple[int, ...], ...]
-    """The class each head predicts with the frames in each of `CHANGED_ORDERS`; empty without a time check."""
+    positions: Tensor
+    """Their positions in the manifest, int64 (n,)."""
+    scores: Tensor
+    """The probability of every class of every head, (n, C)."""
+    reordered: Tensor
+    """The class that each head predicts with the frames in each of `CHANGED_ORDERS`, int64 (orders, n, K); of no order
+    without a time check."""
 
 
 def evaluate(
@@ -103,7 +104,7 @@ def evaluate(
     turns = Turns(are_taken=takes_turns(world, device_type=next(model.parameters()).device.type))
     dataset = EvaluationClips(manifest, clip_config, labels=space, tokens=tokens, turns=turns)
     with _eval_mode(model):
-        rows, failures = _classify(
+        answers, failures = _classify(
             model,
             dataset,
             turns,
@@ -116,8 +117,8 @@ def evaluate(
     if accelerator is not None:
         from accelerate.utils.operations import gather_object
 
-        rows, failures = [Row(*row) for row in gather_object(rows)], gather_object(failures)
-    return _report(dataset, space, rows, failures)
+        answers, failures = [Answers(*each) for each in gather_object(answers)], gather_object(failures)
+    return _report(dataset, space, answers, failures)
 
 
 @contextmanager
@@ -143,8 +144,8 @@ def _classify(
     num_workers: int,
     orders: Sequence[Order],
     progress: Callable[[int, int], None] | None,
-) -> tuple[list[Row], list[Failure]]:
-    """What the model says about the readable clips among `share`, and the failures of the others."""
+) -> tuple[list[Answers], list[Failure]]:
+    """What the model says about the readable clips among `share`, by batch, and the failures of the others."""
     space = label_space_of(model)
     loader = DataLoader(
         Subset(dataset, share),
@@ -156,22 +157,24 @@ def _classify(
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),  # nothing is random: without one, a loader still draws from the global one
     )
-    rows: list[Row] = []
+    answers: list[Answers] = []
     failures: list[Failure] = []
+    num_answers = 0
     with workers_of(loader, turns):
         for batch in turns.over(loader):
             failures += batch["failures"]
             if len(batch["indices"]):
-                indices = batch["indices"].tolist()
-                names = [dataset.entries[index].title for index in indices]
+                names = [dataset.entries[index].title for index in batch["indices"].tolist()]
                 places = [frame_places(order, dataset.clip_config.num_frames, names) for order in orders]
                 scores, *reordered_scores = _scores(model, batch, dataset, places, views_at_once=batch_size)
-                changed = [space.named(each).tolist() for each in reordered_scores]
-                reordered = zip(*changed, strict=True) if orders else [()] * len(indices)
-                rows += map(Row, indices, scores.tolist(), reordered)
+                none = torch.empty(0, *batch["labels"].shape, dtype=torch.int64)
+                reordered = torch.stack([space.named(each) for each in reordered_scores]) if orders else none
+                # Copied: what a decoding process sends keeps a file open for as long as it lasts.
+                answers.append(Answers(batch["indices"].clone(), scores, reordered))
+                num_answers += len(names)
             if progress is not None:
-                progress(len(rows) + len(failures), len(share))
-    return rows, failures
+                progress(num_answers + len(failures), len(share))
+    return answers, failures
 
 
 def _scores(
@@ -189,8 +192,10 @@ def _scores(
     return token_scores_in_orders(model, tokens, orders, size=dataset.clip_config.size, views_at_once=views_at_once)
 
 
-def _report(dataset: EvaluationClips, space: LabelSpace, rows: Sequence[Row], failures: Sequence[Failure]) -> Report:
-    if not rows:
+def _report(
+    dataset: EvaluationClips, space: LabelSpace, answers: Sequence[Answers], failures: Sequence[Failure]
+) -> Report:
+    if not answers:
         name, message = failures[0] if failures else ("no clip", "the data is empty")
         raise DataError(f"none of {len(dataset)} clips could be read, first {name}: {message}")
     by_title = {entry.title: entry for entry in dataset.entries}
@@ -198,12 +203,12 @@ def _report(dataset: EvaluationClips, space: LabelSpace, rows: Sequence[Row], fa
     for title, message in failures:
         entry = by_title[title]
         unreadable.append(ClipFailure(entry.name, entry.start_seconds, entry.end_seconds, message))
-    rows = sorted(rows)
-    entries = [dataset.entries[row.position] for row in rows]
-    targets = torch.tensor([dataset.targets[row.position] for row in rows])  # (n, K)
-    scores = torch.tensor([row.scores for row in rows])  # (n, C)
+    positions, order = torch.cat([each.positions for each in answers]).sort()  # (n,) each
+    entries = [dataset.entries[position] for position in positions.tolist()]
+    targets = torch.tensor([dataset.targets[position] for position in positions.tolist()])  # (n, K)
+    scores = torch.cat([each.scores for each in answers])[order]  # (n, C)
     check_finite_scores(scores, [entry.name for entry in entries])
+    reordered = torch.cat([each.reordered for each in answers], 1)[:, order]  # (orders, n, K)
     named: dict[Order, Tensor] = {"as_is": space.named(scores)}  # (n, K) in every order
-    if rows[0].reordered:
-        named |= {order: torch.tensor([row.reordered[n] for row in rows]) for n, order in enumerate(CHANGED_ORDERS)}
+    named |= dict(zip(CHANGED_ORDERS, reordered, strict=False))
     return make_report(space, entries, scores=scores, targets=targets, named=named, failures=unreadable)
