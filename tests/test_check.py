@@ -360,6 +360,20 @@ def test_many_classes_are_shown_from_the_smallest(tmp_path: Path, good: Path) ->
     assert "class9 " not in text.split("warning")[0]
 
 
+def test_clips_that_are_all_the_same_do_not_fill_the_screen(tmp_path: Path, good: Path) -> None:
+    for label, count in (("grow", 60), ("shrink", 5)):
+        for index in range(count):
+            path = tmp_path / label / f"{index:04d}.mp4"
+            path.parent.mkdir(exist_ok=True)
+            path.symlink_to(good / label / f"{label}_00.mp4")
+    report = check_data(tmp_path)
+    (alike, *_) = next(finding.items for finding in report.findings if finding.kind == "copies")
+    assert alike.count(" = ") > 40
+    text = " ".join(shown(report).split())
+    assert f"{alike[:300]} … (the rest in --json)" in text
+    assert alike.rpartition(" = ")[2] not in text
+
+
 def test_what_a_terminal_cannot_show_is_written_out() -> None:
     assert printable("a\x1b[31m\udce9\u202eé.mp4") == r"a\x1b[31m\udce9\u202eé.mp4"
 

@@ -1,6 +1,7 @@
 """The rules of the data doctor, each on clips made for it: what is found, and what is passed over."""
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -154,6 +155,43 @@ def test_segments_of_one_file_leak_only_where_they_overlap(train: Segment, held_
     clips = [make_clip("a.mp4", segment=train), make_clip("a.mp4", segment=held_out, held_out=True)]
     found = find(*many("wave", 5), *clips)
     assert {"leak", "shared recording"} & found.keys() == {kind}
+
+
+class CountedSeconds(float):
+    """A time that counts how often it is compared."""
+
+    num_compared = 0
+
+    def __lt__(self, other: float) -> bool:
+        CountedSeconds.num_compared += 1
+        return float.__lt__(self, other)
+
+    def __gt__(self, other: float) -> bool:
+        CountedSeconds.num_compared += 1
+        return float.__gt__(self, other)
+
+
+def test_leaks_among_many_segments_of_one_file_are_found_without_comparing_each_with_each() -> None:
+    random = Random(0)
+    starts = [random.randrange(100_000) for _ in range(1000)]
+    clips = [
+        make_clip(
+            "day.mp4", held_out=n % 5 == 0, segment=Segment(CountedSeconds(start), start + random.randrange(1, 60))
+        )
+        for n, start in enumerate(starts)
+    ]
+    CountedSeconds.num_compared = 0
+    leaks = find(*clips)["leak"].items
+    assert CountedSeconds.num_compared < 100 * len(clips)
+    trained = sorted((*clip.segment.bounds, clip.title) for clip in clips if not clip.held_out)
+    overlapping = {
+        clip.title: [name for start, stop, name in trained if start < end and begin < stop]
+        for clip in clips
+        if clip.held_out
+        for begin, end in [clip.segment.bounds]
+    }
+    assert leaks == tuple(f"{title} = {names[0]} in training" for title, names in overlapping.items() if names)
+    assert 0 < len(leaks) < len(overlapping)
 
 
 def test_segments_of_one_file_in_training_are_no_copies() -> None:

@@ -3,9 +3,10 @@
 import math
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import accumulate, combinations
 from pathlib import PurePosixPath
 from typing import Literal, TypeVar
 
@@ -339,10 +340,12 @@ def _by_content(clips: Sequence[Clip]) -> list[list[Clip]]:
 def _leaks(alike: Sequence[Clip]) -> list[str]:
     """The held-out ones among clips of the same content that overlap one trained on."""
     trained = sorted((*clip.segment.bounds, clip.title) for clip in alike if not clip.held_out)
+    latest_stops = list(accumulate((stop for _, stop, _ in trained), max))
     leaks = []
     for clip in alike:
         start, end = clip.segment.bounds
-        other = next((name for begin, stop, name in trained if begin < end and start < stop), None)
-        if clip.held_out and other is not None:
-            leaks.append(f"{clip.title} = {other} in training")
+        # The first that stops after the start: if it begins too late, so do all others, as they are sorted.
+        place = bisect_right(latest_stops, start)
+        if clip.held_out and place < len(trained) and trained[place][0] < end:
+            leaks.append(f"{clip.title} = {trained[place][2]} in training")
     return leaks

@@ -15,6 +15,8 @@ from stadapter.wording import counted, printable, tallied
 
 SHOWN_ITEMS, SHOWN_PER_KIND, SHOWN_CLASSES = 5, 5, 30
 """How many clips of a finding, findings of a kind, and classes are shown; the JSON has all."""
+_LONGEST_ITEM = 300
+"""How many characters of an item are shown: it may name hundreds of clips that are all the same."""
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -101,12 +103,16 @@ def findings_list(report: DataReport) -> Group:
 
 def _finding(finding: Finding) -> Iterator[RenderableType]:
     yield _hanging(Text(finding.level, STYLES[finding.level]), Text(printable(finding.found), "bold"), 8)
-    yield from (_hanging("", Text(printable(item)), 10) for item in finding.items[:SHOWN_ITEMS])
+    yield from (_hanging("", Text(printable(_cut(item))), 10) for item in finding.items[:SHOWN_ITEMS])
     if len(finding.items) > SHOWN_ITEMS:
         yield _hanging("", Text(f"and {len(finding.items) - SHOWN_ITEMS} more, all in --json", "dim"), 10)
     if finding.advice:
         yield _hanging("→", Text(finding.advice), 10)
     yield ""
+
+
+def _cut(item: str) -> str:
+    return item if len(item) <= _LONGEST_ITEM else f"{item[:_LONGEST_ITEM]} … (the rest in --json)"
 
 
 def _hanging(mark: Text | str, text: Text, indent: int) -> Table:

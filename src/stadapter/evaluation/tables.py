@@ -1,5 +1,7 @@
 """What an evaluation found, as tables to be printed with rich."""
 
+import math
+
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +14,7 @@ from stadapter.wording import named_once, percent, printable
 _MAX_MATRIX_CLASSES = 20
 _ANY_WIDTH = 10_000
 _SHOWN_FAILURES = 5
+_SHOWN_CLASSES = 60
 
 
 def tables(report: Report) -> Group:
@@ -65,13 +68,22 @@ def time_table(check: TimeCheck, suffix: str = "") -> Group:
 
 
 def class_table(report: Report, suffix: str = "") -> Group:
-    """Clips, accuracy and precision of every class, and the class it is most often mistaken for."""
+    """Clips, accuracy and precision of every class, and the class it is most often mistaken for.
+
+    With many classes only those with the lowest accuracy: hundreds of lines would push everything else off the screen.
+    """
     table = Table()
     table.add_column("class", overflow="fold")
     for header in ("clips", "accuracy", "precision"):
         table.add_column(header, justify="right", overflow="fold")
     table.add_column("most often mistaken for", overflow="fold")
-    for position, result in enumerate(report.per_class):
+    shown, num_classes = list(enumerate(report.per_class)), len(report.per_class)
+    title = f"By class{suffix}"
+    if num_classes > _SHOWN_CLASSES:
+        shown.sort(key=lambda row: math.inf if row[1].accuracy is None else row[1].accuracy)
+        del shown[_SHOWN_CLASSES:]
+        title += f": the {_SHOWN_CLASSES} of {num_classes} with the lowest accuracy; all are in report.html and --json"
+    for position, result in shown:
         count, other = most_mistaken(report, position)
         mistaken = f"{other} ({count})" if count else ""
         table.add_row(
@@ -81,7 +93,7 @@ def class_table(report: Report, suffix: str = "") -> Group:
             percent(result.precision),
             Text(printable(mistaken)),
         )
-    return _titled(f"By class{suffix}", table)
+    return _titled(title, table)
 
 
 class ConfusionTable:
