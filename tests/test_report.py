@@ -179,6 +179,15 @@ def written(path: Path, report: Report | None, run: Path, manifest: Manifest | N
     return Page(write_report(path, report, run=run, manifest=manifest, clip_config=CONFIG).read_text(encoding="utf-8"))
 
 
+def test_thousands_of_unreadable_clips_do_not_fill_the_page(trained: Path, clips: Manifest, tmp_path: Path) -> None:
+    failures = tuple(ClipFailure(f"up/{number:05d}.mp4", None, None, "gone") for number in range(5000))
+    report = dataclasses.replace(report_on(clips, wrong=[]), failures=failures)
+    page = written(tmp_path / "page.html", report, trained, clips)
+    assert "up/00099.mp4 evaluation gone" in page.text
+    assert "up/00100.mp4" not in page.text
+    assert "And 4901 clips more: stadapter.json in the run folder has all" in page.text  # one is from the training
+
+
 def test_the_page_tells_the_figures_and_the_receipt(trained: Path, clips: Manifest, tmp_path: Path) -> None:
     page = written(tmp_path / "page.html", report_on(clips, wrong=[1, 6]), trained, clips)
     for told in (

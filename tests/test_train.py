@@ -28,12 +28,15 @@ from stadapter.manifest import read_manifest
 from stadapter.model import build_model
 from stadapter.predict import Classifier
 from stadapter.provenance import command_line
+from stadapter.samples import Batch
 from stadapter.synthetic import write_clips
 from stadapter.training.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from stadapter.training.description import describe
 from stadapter.training.loop import Loop, TrainConfig, train
 from stadapter.training.preparation import make_accelerator, prepare
+from stadapter.training.progress import RunDisplay
 from stadapter.training.schedule import epoch_order
+from stadapter.training.unreadable import UnreadableClips
 from stadapter.tuning import AIM, AttentivePooling, Full, LinearProbe, STAdapter
 from stadapter.vit import ImageViT
 from trainings import run_in_two_processes, stop_after, train_in_two_processes
@@ -542,6 +545,30 @@ def test_bytes_are_copied_to_the_device_and_become_floats_there() -> None:
         clips = model.normalise(torch.zeros(1, 2, 3, 16, 16, dtype=torch.uint8))
     assert (clips.device.type, clips.dtype) == ("meta", torch.float32)
     assert not floats_on_cpu
+
+
+def test_processes_tell_each_other_of_an_unreadable_clip_once(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of them every ten steps would be most of what passes between the processes."""
+    sent: list[list[tuple[str, str]]] = []
+
+    def gather_with_another(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        sent.append(found)
+        return [*found, (f"other{len(sent)}", "gone")]
+
+    run = prepare(config)
+    monkeypatch.setattr("accelerate.utils.operations.gather_object", gather_with_another)
+    monkeypatch.setattr(type(run.accelerator), "num_processes", 2)
+    display = RunDisplay(run.folder, title="", total=1, console=None)
+    unreadable = UnreadableClips(dataclasses.replace(run, config=dataclasses.replace(config, max_bad_fraction=1)))
+    labels = torch.zeros(1, 1)
+    for name in ("one", "two"):
+        batch = Batch(clips=labels, labels=labels, indices=labels, failures=[(name, "cut")])
+        unreadable.note(batch, display)
+        unreadable.gather(display)
+    assert sent == [[("one", "cut")], [("two", "cut")]]
+    assert unreadable.reasons == {"one": "cut", "other1": "gone", "two": "cut", "other2": "gone"}
 
 
 def test_two_processes_train_one_model(config: TrainConfig, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ class UnreadableClips:
         self._run = run
         self.reasons: dict[str, str] = {}
         """The reason, by the name of the clip."""
+        self._num_gathered = 0
 
     def note(self, batch: Batch, display: RunDisplay) -> None:
         """Name the clips of a batch that could not be read.
@@ -41,7 +42,9 @@ class UnreadableClips:
         if self._run.accelerator.num_processes > 1:
             from accelerate.utils.operations import gather_object
 
-            self._name(gather_object(list(self.reasons.items())), display)
+            # Only what is new: all know the rest, which may be thousands of clips, and this happens every few steps.
+            self._name(gather_object(list(self.reasons.items())[self._num_gathered :]), display)
+            self._num_gathered = len(self.reasons)
             self._refuse_too_many()
 
     def _name(self, failures: Sequence[Failure], display: RunDisplay) -> None:
