@@ -54,6 +54,46 @@ def test_a_folder_per_class_is_read_with_relative_names_and_absolute_paths(tmp_p
     assert manifest.notes() == []
 
 
+def test_the_disk_is_asked_once_for_each_video_and_once_more_for_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a network disk every question takes a while, and there may be a quarter of a million videos."""
+    listed = write(make_gestures(tmp_path) / "list.csv", "".join(f"left/left_{i:02d}.mp4,a\n" for i in range(10)))
+    asked: Counter[str] = Counter()
+    ask = os.stat
+
+    def noted(path: Any, **how: Any) -> os.stat_result:
+        asked[str(path)] += str(path).endswith(".mp4")
+        return ask(path, **how)
+
+    monkeypatch.setattr(os, "stat", noted)
+    for data in (tmp_path, listed):
+        manifest = read_manifest(data)
+        assert {asked[str(entry.path)] for entry in manifest.entries} == {1}
+        manifest.hash()
+        assert {asked[str(entry.path)] for entry in manifest.entries} == {2}
+        asked.clear()
+
+
+def test_names_in_a_list_are_relative_to_its_folder_however_they_are_written(tmp_path: Path) -> None:
+    touch(tmp_path, "data/up/a.mp4", "data/up/b.mp4", "data/0001.jpg", "elsewhere/c.mp4", "data2/d.mp4")
+    root = tmp_path / "data"
+    written = {
+        "up//a.mp4": "up/a.mp4",
+        "./up/../up/b.mp4": "up/b.mp4",
+        f"{root}/up/a.mp4": "up/a.mp4",
+        "../elsewhere/c.mp4": "../elsewhere/c.mp4",
+        f"{tmp_path}/elsewhere/c.mp4": f"{tmp_path}/elsewhere/c.mp4",
+        f"{root}2/d.mp4": f"{root}2/d.mp4",
+        ".": ".",
+        str(root): ".",
+    }
+    manifest = read_manifest(write(root / "list.csv", "path,label\n" + "".join(f"{path},x\n" for path in written)))
+    assert names(manifest) == list(written.values())
+    assert all(entry.path.is_absolute() and entry.path.exists() for entry in manifest.entries)
+    assert all(".." not in entry.path.parts for entry in manifest.entries)
+
+
 def test_a_relative_data_path_gives_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "data/up/b.mp4", "data/down/c.mp4")
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,7 @@
 """Where the videos listed by annotations are, found by name below one folder. None is opened."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def find_videos_of(clips: Iterable[ListedClip], root: Path) -> dict[ListedClip, 
     clips = list(clips)
     paths: dict[str, list[Path]] = {clip.stem: [] for clip in clips}
     _collect(root, paths, ())
-    return {clip: min(paths[clip.stem], key=lambda path: _rank(clip, path)) for clip in clips if paths[clip.stem]}
+    return {clip: _likeliest(clip, paths[clip.stem]) for clip in clips if paths[clip.stem]}
 
 
 def _collect(folder: Path, paths: dict[str, list[Path]], parents: tuple[str, ...]) -> None:
@@ -56,6 +56,11 @@ def _holds_images(folder: Path) -> bool:
             return any(os.path.splitext(item.name)[1].lower() in IMAGE_SUFFIXES for item in islice(items, 8))
     except OSError:
         return False
+
+
+def _likeliest(clip: ListedClip, paths: Sequence[Path]) -> Path:
+    """Which of several videos of one name is the clip's; there is seldom more than one, and ranking them takes time."""
+    return paths[0] if len(paths) == 1 else min(paths, key=lambda path: _rank(clip, path))
 
 
 def _rank(clip: ListedClip, path: Path) -> tuple[list[bool], str]:

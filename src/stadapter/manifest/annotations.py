@@ -102,5 +102,5 @@ def _find_listed(
 
 def _annotated_entry(clip: ListedClip, path: Path, root: Path) -> Entry:
     name = path.relative_to(root).as_posix()
-    rate = clip.frames_per_second if path.is_dir() else None
+    rate = clip.frames_per_second if clip.frames_per_second is not None and path.is_dir() else None
     return Entry(path, name, clip.label, clip.start_seconds, clip.end_seconds, rate, clip.by_head)

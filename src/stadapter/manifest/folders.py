@@ -124,7 +124,7 @@ def _nothing_found(folder: Path, loose: Sequence[str], ignored: Sequence[str]) -
 
 def _children(folder: Path, on_problem: OnProblem) -> list[Path]:
     try:
-        return sorted(item for item in folder.iterdir() if not is_hidden(item.name))
+        return [folder / name for name in sorted(os.listdir(folder)) if not is_hidden(name)]
     except OSError as error:
         on_problem(f"{folder} cannot be listed ({error.strerror}); expected a readable folder")
         return []

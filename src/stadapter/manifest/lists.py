@@ -13,8 +13,7 @@ from stadapter.layouts import PART_NAMES, PARTS, OnProblem, Part, csv_cells, rea
 from stadapter.manifest.checks import check_one_label
 from stadapter.manifest.columns import Columns, find_columns, head_name, is_head
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
-from stadapter.manifest.paths import absolute, looks_like_video
-from stadapter.paths import expanded
+from stadapter.manifest.paths import looks_like_video
 from stadapter.wording import counted
 
 _SUFFIXES = (".csv", ".tsv", ".txt")
@@ -163,7 +162,7 @@ def _is_released(source: Path, text: str) -> bool:
 def _released_rows(text: str, root: Path) -> Iterator[tuple[Part, Entry]]:
     for line in text.split("\n"):
         if match := _RELEASED_LINE.fullmatch(line):
-            yield "train", _listed_entry(match["path"], root, str(int(match["label"])))
+            yield "train", Entry(*_find_listed(match["path"], root), str(int(match["label"])))
 
 
 def _csv_rows(
@@ -197,8 +196,8 @@ def _csv_entry(row: dict[str, str], root: Path, where: str, *, needs_labels: boo
     start, end = _seconds(row.get("start"), where), _seconds(row.get("end"), where)
     if end is not None and end <= (start or 0.0):
         raise DataError(f"{where}: the segment ends at {end} s but starts at {start or 0.0} s; expected end > start")
-    entry = _listed_entry(row["path"], root, label, start, end)
-    return replace(entry, by_head=by_head, group=row.get("group"))
+    path, name = _find_listed(row["path"], root)
+    return Entry(path, name, label, start, end, by_head=by_head, group=row.get("group"))
 
 
 def _seconds(cell: str | None, where: str) -> float | None:
@@ -213,11 +212,15 @@ def _seconds(cell: str | None, where: str) -> float | None:
     return seconds
 
 
-def _listed_entry(
-    written: str, root: Path, label: str | None, start: float | None = None, end: float | None = None
-) -> Entry:
-    listed = expanded(written)
-    path = absolute(root / listed)
-    inside = path.is_relative_to(root) or not listed.is_absolute()
-    name = Path(os.path.relpath(path, root)) if inside else path
-    return Entry(path, name.as_posix(), label, start, end)
+def _find_listed(written: str, root: Path) -> tuple[Path, str]:
+    """The absolute path of a clip, and its name: relative to `root`, unless it is listed with a path elsewhere.
+
+    All with strings, which for hundreds of thousands of lines takes a third of the time that paths do.
+    """
+    listed, folder = os.path.expanduser(written), os.path.join(root, "")
+    path = os.path.abspath(folder + listed) if not os.path.isabs(listed) else os.path.abspath(listed)
+    if path.startswith(folder):
+        name = path[len(folder) :]
+    else:
+        name = path if os.path.isabs(listed) and path != str(root) else os.path.relpath(path, root)
+    return Path(path), name.replace(os.sep, "/")

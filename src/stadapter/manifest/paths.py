@@ -1,6 +1,7 @@
 """Files and folders as found in a data set; nothing is opened."""
 
 import os
+import stat
 from collections.abc import Hashable
 from pathlib import Path
 
@@ -19,9 +20,10 @@ def absolute(path: str | os.PathLike[str]) -> Path:
 def size_bytes(path: Path) -> int:
     """Size of a file, or of the files in a folder of images; -1 if it has gone since it was listed."""
     try:
-        if path.is_dir():
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
             return sum(item.stat().st_size for item in os.scandir(path) if not is_hidden(item.name))
-        return path.stat().st_size
+        return found.st_size
     except OSError:
         return -1
 

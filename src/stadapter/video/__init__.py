@@ -183,8 +183,10 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
 def is_video(path: str | os.PathLike[str]) -> bool:
     """Whether a path looks like a video: a file by its suffix, or a folder of numbered images and no videos."""
     path = Path(path)
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():  # first: it asks the disk once for most videos
+        return True
     if not path.is_dir():
-        return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+        return False
     has_images = False
     with os.scandir(path) as entries:
         for entry in entries:
