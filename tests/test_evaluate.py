@@ -452,12 +452,12 @@ def test_many_classes_show_the_largest_errors_instead_of_a_matrix(manifest: Mani
 
 
 def test_of_many_classes_those_with_the_lowest_accuracy_are_listed(manifest: Manifest) -> None:
-    labels = ("down", "left", "up", *(f"class {i}" for i in range(30)))
-    answers = [[float(position == 0) for position in range(33)]] * 6  # always down
+    labels = ("down", "left", "up", *(f"class {i}" for i in range(60)))
+    answers = [[float(position == 0) for position in range(63)]] * 6  # always down
     text = shown(tables(evaluate(knowing(manifest, labels, answers), manifest, CONFIG)))
-    assert "By class: the 30 of 33 with the lowest accuracy; all are in report.html and --json" in text
+    assert "By class: the 60 of 63 with the lowest accuracy; all are in report.html and --json" in text
     rows = [line.split("│")[1].strip() for line in text.splitlines() if line.count("│") == 6]
-    assert rows == ["left", "up", "down", *(f"class {i}" for i in range(27))]  # those without clips come last
+    assert rows == ["left", "up", "down", *(f"class {i}" for i in range(57))]  # those without clips come last
 
 
 def test_a_matrix_that_is_too_wide_gives_way_to_the_largest_errors(manifest: Manifest) -> None:

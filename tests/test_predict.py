@@ -24,7 +24,8 @@ from stadapter.model import build_model
 from stadapter.predict import Classifier, Prediction, PredictionFailure, VideoPart, video_windows
 from stadapter.synthetic import write_clips, write_video
 from stadapter.tuning import STAdapter
-from stadapter.video import VideoReader, probe, read_frames
+from stadapter.video import VideoReader, packets, probe, read_frames
+from stadapter.video.container import Opened
 from trunks import save_trunk
 
 LABELS = ["down", "left", "right", "up"]
@@ -227,6 +228,27 @@ def test_windows_of_a_video_are_classified_as_its_parts(classifier: Classifier, 
         assert answer.scores == pytest.approx(alone.scores)
         assert (answer.start_seconds, answer.end_seconds) == (part.start_seconds, part.end_seconds)
         assert str(answer).startswith(f"{video} [{part.start_seconds:g} to {part.end_seconds:g} s]: ")
+
+
+def test_a_long_video_is_opened_once_for_all_its_windows(
+    classifier: Classifier, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening reads the tables of all frames: once for each window, that grows with the square of the length."""
+    parts = video_windows(video, window_seconds=0.2, stride_seconds=0.1)
+    alone = [classifier.predict(part).scores for part in parts]
+    opened: list[Path] = []
+    open_container = packets.open_container
+
+    def noted(path: Path, *, at_a_glance: bool) -> Opened:
+        opened.append(path)
+        return open_container(path, at_a_glance=at_a_glance)
+
+    monkeypatch.setattr(packets, "open_container", noted)
+    together = list(classifier.predict_many([*parts[1:], parts[0]], batch_size=2))
+    assert len(opened) <= 2 < len(parts)  # the first window starts with the file, which is then opened again
+    for part, found in zip(alone[1:], together, strict=False):
+        assert isinstance(found, Prediction)
+        assert found.scores == pytest.approx(part, abs=1e-5)
 
 
 def test_what_cannot_be_cut_into_windows_says_why(video: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import closing
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from PIL.ExifTags import Base
 
 import damage
 from stadapter.errors import SettingsError, VideoError
-from stadapter.video import VideoInfo, VideoReader, is_video, probe, read_frames
+from stadapter.video import LeftOpen, VideoInfo, VideoReader, is_video, probe, read_frames
 from stadapter.video import packets as video_packets
 from stadapter.video.file import VideoFile
 from stadapter.video.limits import MAX_SECONDS
@@ -1014,6 +1015,26 @@ def test_a_glance_at_a_file_tells_what_a_closer_look_tells(
     assert at_a_glance.info() == closer.info()
     for file in (at_a_glance, segment, closer, closer_segment):
         file.close()
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_parts_of_a_file_left_open_are_those_of_a_file_opened_for_each(name: str, tmp_path: Path) -> None:
+    codec, options = CLIPS[name]
+    path = write_video(tmp_path / name, codec=codec, options=options)
+
+    def read(start: float | None, end: float | None, left_open: LeftOpen | None = None) -> torch.Tensor:
+        with VideoReader(path, start, end, left_open=left_open) as reader:
+            return reader.read(range(reader.num_frames))
+
+    parts = [(0.4, 0.8), (1.2, 1.6), (0.0, 0.4), (0.5, 1.3), (5.0, 6.0), (0.9, 1.1), (None, None), (1.2, 1.6)]
+    with closing(LeftOpen()) as left_open:
+        for start, end in parts:
+            if start == 5.0:
+                with pytest.raises(VideoError, match="no frame between"):
+                    read(start, end, left_open)
+                continue
+            assert torch.equal(read(start, end, left_open), read(start, end))
+        assert (left_open._opened is not None) == (Path(name).suffix == ".mp4")
 
 
 def test_a_file_whose_times_come_twice_is_looked_at_closer_and_counted(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from stadapter.augmentation import (
 from stadapter.errors import SettingsError, VideoError
 from stadapter.field_types import check_limits, check_types
 from stadapter.transforms import rand_augment
-from stadapter.video import Region, VideoReader
+from stadapter.video import LeftOpen, Region, VideoReader
 
 # V views, S spatial views, T frames, U different frames, H W pixels
 
@@ -83,11 +83,13 @@ def load_clip(
     frames_per_second: float | None = None,
     augmentation: Augmentation | None = None,
     generator: np.random.Generator | None = None,
+    left_open: LeftOpen | None = None,
 ) -> torch.Tensor:
     """A video as (views, T, 3, size, size): uint8 on the fast path, normalised float32 on the released one.
 
     Without `augmentation` these are the test views: all temporal views for each spatial view. With it, one
     random view is drawn from `generator`, whose state afterwards does not depend on what the video holds.
+    `left_open` is for test views, as for `VideoReader`.
 
     Raises VideoError if the video cannot be read or, with short_clips="error", is shorter than a clip; SettingsError if
     an argument is not what it should be.
@@ -95,7 +97,9 @@ def load_clip(
     if not isinstance(config, ClipConfig):
         raise SettingsError(f"{config!r}: expected a ClipConfig, such as ClipConfig(num_frames=8, size=224)")
     if augmentation is None:
-        with VideoReader(path, start_seconds, end_seconds, frames_per_second=frames_per_second) as reader:
+        with VideoReader(
+            path, start_seconds, end_seconds, frames_per_second=frames_per_second, left_open=left_open
+        ) as reader:
             positions, frames = _read_views(reader, config, None, _test_region(config))
         return _test_views(frames, positions, config)
     if not isinstance(generator, np.random.Generator):

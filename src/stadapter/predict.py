@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Self, TypeAlias
@@ -25,7 +26,7 @@ from stadapter.manifest import Manifest, read_manifest
 from stadapter.model import VideoClassifier, prepare_trunk
 from stadapter.scores import check_finite_scores, check_normalisation, view_scores
 from stadapter.tuning import Tuning
-from stadapter.video import probe
+from stadapter.video import LeftOpen, probe
 from stadapter.video.segment import Segment
 from stadapter.vit import ImageViT
 from stadapter.wording import percent
@@ -324,10 +325,14 @@ class Classifier:
         )
 
     def _predict_batches(self, videos: Iterator[Video], size: int) -> Iterator[Prediction | PredictionFailure]:
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="stadapter-read") as reader:
+        left_open = LeftOpen()
+        with (
+            closing(left_open),
+            ThreadPoolExecutor(max_workers=1, thread_name_prefix="stadapter-read") as reader,
+        ):
             batches = _batches(videos, size)
             batch = next(batches)
-            reading = reader.submit(self._read_batch, batch)
+            reading = reader.submit(self._read_batch, batch, left_open)
             while batch:
                 clips = reading.result()
                 videos_read = batch
@@ -336,16 +341,16 @@ class Classifier:
                 except BaseException:  # raised by the source of the videos: those it gave before are classified
                     yield from self._predict_batch(videos_read, clips, size)
                     raise
-                reading = reader.submit(self._read_batch, batch)
+                reading = reader.submit(self._read_batch, batch, left_open)
                 yield from self._predict_batch(videos_read, clips, size)
 
-    def _read_batch(self, videos: Sequence[Video]) -> list[Tensor | str]:
+    def _read_batch(self, videos: Sequence[Video], left_open: LeftOpen) -> list[Tensor | str]:
         """The clip of every video, or why there is none."""
-        return [self._read(video) for video in videos]
+        return [self._read(video, left_open) for video in videos]
 
-    def _read(self, video: Video) -> Tensor | str:
+    def _read(self, video: Video, left_open: LeftOpen) -> Tensor | str:
         try:
-            return _load(video, self.clip_config)
+            return _load(video, self.clip_config, left_open)
         except (STAdapterError, OSError) as error:
             return str(error)
 
@@ -382,7 +387,7 @@ class Classifier:
         return Prediction(name, *actions[0], dict(actions), heads, start, end)
 
 
-def _load(video: Video, config: ClipConfig) -> Tensor:
+def _load(video: Video, config: ClipConfig, left_open: LeftOpen | None = None) -> Tensor:
     """The test views (V, T, 3, H, W) of a video."""
     if isinstance(video, VideoPart):
         return load_clip(
@@ -391,6 +396,7 @@ def _load(video: Video, config: ClipConfig) -> Tensor:
             start_seconds=video.start_seconds,
             end_seconds=video.end_seconds,
             frames_per_second=video.frames_per_second,
+            left_open=left_open,
         )
     return load_clip(video, config) if isinstance(video, str | os.PathLike) else clip_from_array(video, config)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from stadapter.errors import VideoError
 from stadapter.field_types import check_number
 from stadapter.paths import expanded
+from stadapter.video.container import LeftOpen
 from stadapter.video.file import VideoFile
 from stadapter.video.gathered import Region
 from stadapter.video.images import IMAGE_SUFFIXES, ImageFolder, image_number
@@ -22,7 +23,17 @@ from stadapter.wording import first_line
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Region", "VideoInfo", "VideoReader", "is_video", "probe", "read_frames"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "LeftOpen",
+    "Region",
+    "VideoInfo",
+    "VideoReader",
+    "is_video",
+    "probe",
+    "read_frames",
+]
 
 # T frames, H W pixels
 
@@ -46,7 +57,8 @@ class VideoReader:
     Frame i is the i-th frame that the decoder outputs, in presentation order, turned upright. With `start_seconds`
     or `end_seconds` only frames shown at start <= time < end exist, and frame 0 is the first of them. Time 0 is the
     start of the stream. A folder of images has times only if `frames_per_second` is given: image i, counting from 0,
-    is shown at i / frames_per_second. Files bring their own times.
+    is shown at i / frames_per_second. Files bring their own times. Readers that share `left_open` and follow each other
+    open a file once for several parts of it; the frames are the same without.
 
     Raises VideoError if the path is missing, is not a video or holds no frame, and if it needs more than
     `stadapter.video.limits` allows: pixels, frames, or processor time for opening it or for any one read. Raises
@@ -60,6 +72,7 @@ class VideoReader:
         end_seconds: float | None = None,
         *,
         frames_per_second: float | None = None,
+        left_open: LeftOpen | None = None,
     ) -> None:
         if not isinstance(path, str | os.PathLike):
             raise VideoError(
@@ -81,7 +94,7 @@ class VideoReader:
             if self.path.is_dir():
                 self._source = ImageFolder(self.path, segment, frames_per_second)
             else:
-                self._source = VideoFile(self.path, segment)
+                self._source = VideoFile(self.path, segment, left_open)
 
     @property
     def num_frames(self) -> int:
@@ -151,7 +164,10 @@ class VideoReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None and isinstance(self._source, VideoFile):
+            self._source.leave_open()
+        else:
+            self.close()
 
 
 def read_frames(

@@ -41,6 +41,42 @@ class Opened(NamedTuple):
         return not set(names).isdisjoint(self.container.format.name.split(","))
 
 
+class LeftOpen:
+    """A file that one reader leaves open for the next, which may read another part of it.
+
+    Opening an MP4 or MOV reads the tables of all its frames, so that the windows of a video of ten hours would take a
+    hundred times as long to open as those of one hour. Only a file whose tables are complete from the start is kept: in
+    others, where a seek leads depends on what has been read before.
+    """
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._opened: Opened | None = None
+
+    def take(self, path: Path, *, at_a_glance: bool) -> Opened | None:
+        """The file, if it is this one and was opened in this way; any other is closed."""
+        opened, self._opened = self._opened, None
+        if opened is None or (path == self._path and opened.at_a_glance == at_a_glance):
+            return opened
+        opened.container.close()
+        return None
+
+    def give(self, path: Path, opened: Opened) -> None:
+        """Keep a file for the next reader, or close it."""
+        self.close()
+        stream = opened.stream
+        if opened.is_format("mov") and 0 < stream.frames == len(stream.index_entries):
+            self._path, self._opened = path, opened
+        else:
+            opened.container.close()
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._opened is not None:
+            self._opened.container.close()
+            self._opened = None
+
+
 def open_container(path: Path, *, at_a_glance: bool) -> Opened:
     """Open a file and pick its video stream. One decoder thread: loader workers run side by side.
 

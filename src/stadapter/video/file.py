@@ -17,7 +17,7 @@ from av.video.reformatter import VideoReformatter
 
 from stadapter.errors import VideoError
 from stadapter.video.boxes import check_tables
-from stadapter.video.container import announced_seconds, may_open_at_a_glance
+from stadapter.video.container import LeftOpen, announced_seconds, may_open_at_a_glance
 from stadapter.video.gathered import Gathered, Pixels, Region
 from stadapter.video.info import VideoInfo
 from stadapter.video.limits import Deadline
@@ -48,11 +48,12 @@ class VideoFile:
     refreshed bit by bit.
     """
 
-    def __init__(self, path: Path, segment: Segment) -> None:
+    def __init__(self, path: Path, segment: Segment, left_open: LeftOpen | None = None) -> None:
         _require_file(path)
         check_tables(path)
         self._path = path
         self._segment = segment
+        self._left_open = left_open
         self._deadline = Deadline(path)
         self._reformatter = VideoReformatter()
         self._must_count = False
@@ -61,7 +62,8 @@ class VideoFile:
 
     def _look(self, *, at_a_glance: bool, from_start: bool = False) -> None:
         """Open the file and find out which frames there are; if that fails, everything stays as it was."""
-        packets = Packets(self._path, self._deadline, at_a_glance=at_a_glance)
+        opened = self._left_open.take(self._path, at_a_glance=at_a_glance) if self._left_open is not None else None
+        packets = Packets(self._path, self._deadline, at_a_glance=at_a_glance, opened=opened)
         try:
             bounds = _bounds(packets, self._segment)
             order = _find_order(packets, *bounds, from_start=from_start)
@@ -133,6 +135,13 @@ class VideoFile:
             num_decoded += 1
             num_damaged += frame.is_corrupt
         return num_decoded, num_damaged
+
+    def leave_open(self) -> None:
+        """Hand over the file to the next reader, or close it; nothing can be read afterwards."""
+        if self._left_open is None:
+            self.close()
+        else:
+            self._left_open.give(self._path, self._packets.release())
 
     def close(self) -> None:
         """Close the file."""

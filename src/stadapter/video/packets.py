@@ -13,7 +13,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from stadapter.errors import VideoError
-from stadapter.video.container import open_container
+from stadapter.video.container import Opened, open_container
 from stadapter.video.limits import MAX_FRAMES, Deadline
 
 Packet: TypeAlias = "AnyPacket[VideoStream]"
@@ -44,13 +44,13 @@ class Packets:
     `opened` is re-opened by every rewind: what is taken from it is valid until packets are next asked for.
     """
 
-    def __init__(self, path: Path, deadline: Deadline, *, at_a_glance: bool) -> None:
+    def __init__(self, path: Path, deadline: Deadline, *, at_a_glance: bool, opened: Opened | None = None) -> None:
         self._path = path
         self._deadline = deadline
-        self._is_fresh = True
+        self._is_fresh = opened is None
         self._held: list[Packet] | None = None
         self.entries: list[Entry] = []
-        self.opened = open_container(path, at_a_glance=at_a_glance)
+        self.opened = opened if opened is not None else open_container(path, at_a_glance=at_a_glance)
 
     @property
     def can_seek(self) -> bool:
@@ -107,10 +107,14 @@ class Packets:
             yield from _decoded(context, packet)
         yield from _decoded(context, None)
 
+    def release(self) -> Opened:
+        """Hand over the open file; no packets can be asked for afterwards."""
+        self._held = None
+        return self.opened
+
     def close(self) -> None:
         """Close the file."""
-        self._held = None
-        self.opened.container.close()
+        self.release().container.close()
 
     def _fetch(self, first: int, stop: int) -> Iterable[Packet]:
         """Packets number `first` to `stop` of the list, from memory or by re-reading the file."""
