@@ -19,6 +19,7 @@ from stadapter.manifest import (
     read_splits,
     sort_labels,
 )
+from stadapter.manifest.holdout import hold_out
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -712,6 +713,28 @@ def test_every_class_of_every_head_keeps_a_clip_to_train_on(tmp_path: Path) -> N
     assert val is not None
     assert groups(train) == {"anna"}
     assert train.notes()[-1] == "1 class without a clip in the groups held out: noun: lid"
+
+
+class LookedUp(str):
+    """A class name that counts how often it is looked up."""
+
+    num_times = 0
+
+    def __hash__(self) -> int:
+        LookedUp.num_times += 1
+        return str.__hash__(self)
+
+
+def test_many_groups_do_not_each_go_through_all_classes() -> None:
+    labels = [LookedUp(f"class{number}") for number in range(50)]
+    entries = tuple(
+        Entry(Path(f"/data/{i}.mp4"), f"{i}.mp4", labels[i % 50], group=f"group{i // 2}") for i in range(400)
+    )
+    manifest = Manifest(entries, tuple(labels))
+    LookedUp.num_times = 0
+    train, val = hold_out(manifest, 0.2, pytest.fail)
+    assert (len(train.entries), len(val.entries)) == (320, 80)
+    assert LookedUp.num_times < 20 * len(entries)  # there are 200 groups and 50 classes
 
 
 def test_the_smallest_group_is_held_out_where_all_are_larger_than_the_share(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def _choose_groups(manifest: Manifest, fraction: float) -> set[str]:
     for entry in manifest.entries:
         clips.setdefault(_group_hash(entry), []).append(entry)
     classes = {group: Counter(label for entry in of for label in entry.classes) for group, of in clips.items()}
-    left = sum(classes.values(), Counter[str]())
+    left = Counter(label for entry in manifest.entries for label in entry.classes)
     wanted = fraction * len(manifest.entries)
     possible = [group for group in sorted(clips) if classes[group].items().isdisjoint(left.items())]
     held: set[str] = set()
@@ -97,7 +97,7 @@ def _choose_groups(manifest: Manifest, fraction: float) -> set[str]:
         if comes_nearer and all(left[label] > count for label, count in classes[group].items()):
             held.add(group)
             num_held += len(clips[group])
-            left -= classes[group]
+            left.subtract(classes[group])  # leaves some of each; -= would go through all classes for every group
     return held or set(sorted(possible, key=lambda group: len(clips[group]))[:1])
 
 
