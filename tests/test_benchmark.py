@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stadapter.__main__ import main
 from stadapter.adapters import space_time
-from stadapter.benchmark import adapter, clips, start, timing
+from stadapter.benchmark import adapter, clips, floors, start, timing
 from stadapter.benchmark import runner as module
 from stadapter.benchmark.config import BenchmarkConfig
 from stadapter.benchmark.floors import (
@@ -30,7 +30,7 @@ from stadapter.benchmark.floors import (
 from stadapter.benchmark.networks import NUM_CLASSES, make_networks, ready, sizes_of, training_step
 from stadapter.benchmark.released import import_released
 from stadapter.benchmark.runner import all_equal, benchmark
-from stadapter.benchmark.timing import Case, Check, measure, take_turns
+from stadapter.benchmark.timing import Case, Check, measure, relative_error, take_turns
 from stadapter.errors import SettingsError
 from stadapter.products import count_products
 
@@ -165,6 +165,39 @@ def test_on_a_gpu_shifted_frames_are_a_side_of_the_convolution(backward: bool) -
     assert list(result["times_as_fast_as"]) == ["as released", "ours, as sums of shifted frames"]
 
 
+def test_a_sample_is_the_time_of_one_call_until_the_device_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waiting = 0.0, 0.0
+    monkeypatch.setitem(timing._CLOCKS, "wall", lambda: now)
+
+    def call() -> None:
+        nonlocal waiting
+        waiting += 0.003
+
+    def synchronise() -> None:
+        nonlocal now, waiting
+        now, waiting = now + waiting, 0.0
+
+    assert take_turns({"asynchronous": call}, repeats=2, synchronise=synchronise) == {
+        "asynchronous": [pytest.approx(0.003), pytest.approx(0.003)]
+    }
+
+
+def test_an_error_is_relative_to_the_other_side_unless_that_is_zero() -> None:
+    ones = torch.ones(4)
+    assert relative_error(1.5 * ones, ones) == 0.5
+    assert relative_error(ones, 0 * ones) == 2.0
+
+
+def test_a_copy_reads_and_writes_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floors, "take_turns", lambda *_, **__: {"copy": [0.5, 0.25]})
+    assert floors.copy_rate(CPU, no_wait, repeats=2) == 2 * 64 * 2**20 / 0.25
+
+
+def test_the_gradient_of_a_weight_sums_over_the_rows() -> None:
+    down = Product(5, 3, 2, is_transposed=True)  # (5, 3) times the transpose of (2, 3)
+    assert floors._of_weight(down) == Product(2, 5, 3)
+
+
 def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setitem(timing._CLOCKS, "wall", lambda: now)
@@ -178,7 +211,8 @@ def test_ratios_are_taken_within_a_round(monkeypatch: pytest.MonkeyPatch) -> Non
 
         return call
 
-    ours, other = side(0.03, 0.03, 0.06, 0.02), side(0.03, 0.06, 0.12, 0.04)  # the second round is a slow one
+    # Rounds of 2, 0.5 and 3 times as fast; the ratio of the medians is 1.6.
+    ours, other = side(0.03, 0.04, 0.10, 0.05), side(0.03, 0.08, 0.05, 0.15)
     result = measure(Case("part", "case", ours=ours, others={"other": other}), repeats=3, synchronise=no_wait)
     assert result["times_as_fast_as"]["other"] == pytest.approx(2)
     assert len(result["seconds"]["ours"]["samples"]) == 3

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -718,14 +717,14 @@ def test_the_users_home_may_be_written_as_a_tilde(
 def test_a_folder_that_cannot_be_listed_is_a_row_and_hides_nothing(
     run: Path, mixed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listing = Path.iterdir
+    listing = os.listdir
 
-    def refuse(folder: Path) -> Iterator[Path]:
-        if folder.name == "inner":
+    def refuse(folder: str | Path) -> list[str]:
+        if Path(folder).name == "inner":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         return listing(folder)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "listdir", refuse)
     main(["predict", str(run), mixed[3], "--format", "json"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert "inner cannot be listed (Permission denied)" in rows[0]["error"]

@@ -337,7 +337,7 @@ def test_clips_are_made_as_a_clip_config_says(clip_path: Path, config: Any) -> N
         load_clip(clip_path, config)
 
 
-@pytest.mark.parametrize("generator", [0, torch.Generator()], ids=str)
+@pytest.mark.parametrize("generator", [0, torch.Generator()], ids=["a number", "of torch"])
 def test_a_generator_of_another_kind_is_refused(clip_path: Path, generator: Any) -> None:
     with pytest.raises(SettingsError, match="augmentation needs a generator"):
         load_clip(clip_path, SMALL, augmentation=EVERYTHING, generator=generator)

@@ -131,6 +131,14 @@ def test_calibration_error_is_the_gap_between_score_and_accuracy(manifest: Manif
     assert report.mean_score == pytest.approx(score)
 
 
+def test_calibration_is_measured_in_fifteen_bins(manifest: Manifest) -> None:
+    """With ten bins, scores of 0.61 and 0.68 would be in one, and their errors would cancel each other in part."""
+    answers = [[math.log(score), math.log(1 - score), -99.0] for score in (0.61, 0.68)]  # the first is right
+    two = dataclasses.replace(manifest, entries=(manifest.entries[0], manifest.entries[2]))
+    report = evaluate(knowing(two, ("down", "left", "up"), answers), two, CONFIG)
+    assert report.calibration_error == pytest.approx((1 - 0.61 + 0.68) / 2, abs=1e-6)
+
+
 def test_a_score_a_hair_above_1_is_no_reason_to_read_all_as_logits(manifest: Manifest) -> None:
     """So an average of softmaxes may come out."""
     space = LabelSpace.of(("down", "left", "up"))

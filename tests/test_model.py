@@ -13,11 +13,7 @@ from stadapter.backbones import hash_weights
 from stadapter.errors import ArtefactError, SettingsError
 from stadapter.heads import make_classifier
 from stadapter.model import build_model
-from stadapter.tuning import (
-    LoRA,
-    STAdapter,
-    tuning_from_json,
-)
+from stadapter.tuning import BitFit, LinearProbe, LoRA, STAdapter, Tuning, tuning_from_json
 from stadapter.vit import share_weights
 from strategies import CASES, LABELS, build, disturb, relative_error
 from trunks import FAMILIES, NUM_BLOCKS, WIDTH, make_clips, make_trunk, save_trunk
@@ -111,13 +107,24 @@ def test_settings_without_meaning_are_refused(settings: dict[str, Any], reason: 
         build_model(**{"backbone": make_trunk("dinov2"), "labels": LABELS, **settings})
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
-def test_a_model_is_fp32_on_a_trunk_of_another_precision_which_stays_as_it_is(dtype: torch.dtype) -> None:
-    trunk = make_trunk("dinov2").to(dtype)
+def test_a_model_is_fp32_on_a_trunk_in_fp64_which_stays_as_it_is() -> None:
+    trunk = make_trunk("dinov2").to(torch.float64)
     model = build_model(backbone=trunk, labels=LABELS)
     assert {parameter.dtype for parameter in model.parameters()} == {model.dtype} == {torch.float32}
     assert model(make_clips()).isfinite().all()
-    assert {parameter.dtype for parameter in trunk.parameters()} == {dtype}
+    assert {parameter.dtype for parameter in trunk.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("tuning", [STAdapter(width=8), BitFit(), LinearProbe()])
+def test_on_a_trunk_in_half_precision_a_model_computes_in_it_and_learns_in_fp32(tuning: Tuning) -> None:
+    trunk = make_trunk("dinov2").to(torch.bfloat16)
+    model = build_model(backbone=trunk, labels=LABELS, tuning=tuning)
+    assert model.dtype == torch.bfloat16
+    model(make_clips()).sum().backward()
+    trained = model.trained_tensors()
+    assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
+    assert all(parameter.grad is not None for parameter in trained.values())
+    assert {parameter.dtype for parameter in trunk.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)

@@ -21,6 +21,8 @@ from stadapter.tuning import MakesHead, STAdapter, Tuning, checked_tuning
 from stadapter.vit import ImageViT, share_weights
 from stadapter.wording import listed
 
+_HALF = (torch.bfloat16, torch.float16)
+
 
 @dataclass(frozen=True)
 class ParameterCount:
@@ -132,11 +134,11 @@ class VideoClassifier(nn.Module):
         self.dtype = dtype
         for module in self.trunk.modules():
             own = list(module.parameters(recurse=False))
-            if isinstance(module, nn.LayerNorm) and any(parameter.requires_grad for parameter in own):
-                continue  # a CPU cannot compute a norm if only its bias is fp32
+            learns = isinstance(module, nn.LayerNorm) and any(parameter.requires_grad for parameter in own)
             for parameter in own:
                 if parameter.is_floating_point() and not parameter.requires_grad:
-                    parameter.data = parameter.data.to(dtype)
+                    # A CPU cannot compute a norm if only its bias is fp32.
+                    parameter.data = parameter.data.to(torch.float32 if learns else dtype)
 
     def count_parameters(self) -> ParameterCount:
         """Trained and total scalars; the whole trunk counts."""
@@ -173,7 +175,8 @@ def build_model(
 
     Args:
         backbone: a loaded trunk, which stays as it is and shares its weights with the new model; or anything that
-            `load_backbone` takes. To train more of the model's trunk by hand, pass those parameters to
+            `load_backbone` takes. On one in bf16 or fp16 the model computes in that precision, and otherwise in fp32;
+            what learns is always fp32. To train more of the model's trunk by hand, pass those parameters to
             `model.trunk.unfreeze`, which gives them memory of their own: others on the trunk would change along.
         labels: class names, in the order of the logits; or those of several heads, {"verb": [...], "noun": [...]}.
         tuning: the strategy; by default `STAdapter()`.
@@ -201,9 +204,13 @@ def build_model(
         tuning.apply(trunk)
         head = make_head(trunk, tuning, num_classes=sum(space.sizes), dropout=dropout)
     trunk.pack()
-    model = VideoClassifier(trunk=trunk, head=head, tuning=tuning, labels=space)
-    # fp32 whatever torch's default is for new tensors, and a trunk that somebody cast stays as it is.
-    return model.to(next(trunk.parameters()).device, torch.float32)
+    model = VideoClassifier(trunk=trunk, head=head, tuning=tuning, labels=space).to(next(trunk.parameters()).device)
+    if trunk.dtype not in _HALF:
+        return model.to(torch.float32)  # whatever torch's default is for new tensors; a trunk in fp64 stays as it is
+    for parameter in model.trained_tensors().values():
+        parameter.data = parameter.data.float()
+    model.cast_trunk(trunk.dtype)
+    return model
 
 
 def make_head(trunk: ImageViT, tuning: Tuning, *, num_classes: int, dropout: float) -> Head:
