@@ -3,11 +3,13 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from stadapter.__main__ import main
 from stadapter.backbones import load_backbone
 from stadapter.errors import SettingsError, TrainingError
 from stadapter.hands import CLASSES
@@ -27,10 +29,18 @@ def quiet() -> Console:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """The folder of a finished one, and what the verb that made it said on standard output and standard error."""
     folder = tmp_path_factory.mktemp("quickstart") / "out"
-    quickstart(small(folder), console=quiet())
-    return folder
+    flags = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    with redirect_stdout(io.StringIO()) as output, redirect_stderr(io.StringIO()) as errors:
+        assert main(["quickstart", "--out", str(folder), *flags]) == 0
+    return folder, output.getvalue(), errors.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(told: tuple[Path, str, str]) -> Path:
+    return told[0]
 
 
 def test_it_leaves_clips_two_run_folders_and_a_result(finished: Path) -> None:
@@ -126,21 +136,10 @@ def test_an_interrupted_one_goes_on_and_ends_the_same(tmp_path: Path, finished: 
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_the_verb_prints_the_table_and_what_to_do_next(tmp_path: Path) -> None:
-    flags = [
-        "--out",
-        str(tmp_path / "q"),
-        "--train-clips-per-class",
-        "1",
-        "--test-clips-per-class",
-        "1",
-        "--epochs",
-        "1",
-    ]
-    done = subprocess.run([sys.executable, "-m", "stadapter", "quickstart", *flags], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "ST-Adapter" in done.stdout
-    assert f"next: stadapter predict {tmp_path / 'q' / 'st-adapter'}" in done.stderr
+def test_the_verb_prints_the_table_and_what_to_do_next(told: tuple[Path, str, str]) -> None:
+    folder, output, errors = told
+    assert "ST-Adapter" in output
+    assert f"next: stadapter predict {folder / 'st-adapter'}" in errors
 
 
 def test_the_embedded_trunk_is_small_and_what_the_record_says() -> None:
