@@ -30,11 +30,11 @@ _TEXT = {
 _MODEL_TYPES = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 
 
-def make_model(family: str, *, seed: int = 0) -> Any:
+def make_model(family: str, *, seed: int = 0, num_blocks: int = NUM_BLOCKS) -> Any:
     """The vision model of a family, fp32, in eval mode; every weight random, so that none can hide."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return _randomise(_BUILDERS[family]())
+        return _randomise(_BUILDERS[family](_SIZES | {"num_hidden_layers": num_blocks}))
 
 
 def make_two_towers(family: str, *, seed: int = 0) -> Any:
@@ -72,9 +72,9 @@ def view(model: Any, family: str) -> ImageViT:
     )
 
 
-def save_trunk(folder: Path, family: str, *, seed: int = 0) -> Path:
+def save_trunk(folder: Path, family: str, *, seed: int = 0, num_blocks: int = NUM_BLOCKS) -> Path:
     """A folder that `load_backbone` takes, holding the weights of `make_model`."""
-    make_model(family, seed=seed).save_pretrained(folder)
+    make_model(family, seed=seed, num_blocks=num_blocks).save_pretrained(folder)
     return folder
 
 
@@ -94,14 +94,16 @@ def _randomise(model: Any) -> Any:
 
 
 _BUILDERS = {
-    "clip": lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**_SIZES, intermediate_size=48)),
-    "siglip": lambda: transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**_SIZES, intermediate_size=48)),
-    "dinov2": lambda: transformers.Dinov2Model(transformers.Dinov2Config(**_SIZES)),
-    "dinov2_with_registers": lambda: transformers.Dinov2WithRegistersModel(
-        transformers.Dinov2WithRegistersConfig(**_SIZES, num_register_tokens=2)
+    "clip": lambda sizes: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes, intermediate_size=48)),
+    "siglip": lambda sizes: transformers.SiglipVisionModel(
+        transformers.SiglipVisionConfig(**sizes, intermediate_size=48)
     ),
-    "dinov3_vit": lambda: transformers.DINOv3ViTModel(
-        transformers.DINOv3ViTConfig(**_SIZES, intermediate_size=48, num_register_tokens=2)
+    "dinov2": lambda sizes: transformers.Dinov2Model(transformers.Dinov2Config(**sizes)),
+    "dinov2_with_registers": lambda sizes: transformers.Dinov2WithRegistersModel(
+        transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=2)
     ),
-    "vit": lambda: transformers.ViTModel(transformers.ViTConfig(**_SIZES, intermediate_size=48)),
+    "dinov3_vit": lambda sizes: transformers.DINOv3ViTModel(
+        transformers.DINOv3ViTConfig(**sizes, intermediate_size=48, num_register_tokens=2)
+    ),
+    "vit": lambda sizes: transformers.ViTModel(transformers.ViTConfig(**sizes, intermediate_size=48)),
 }
