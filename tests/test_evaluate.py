@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lookup import CONFIG, ByLookup, knowing, shown
 from stadapter import evaluation
 from stadapter.clips import ClipConfig, load_clip
-from stadapter.errors import DataError, SettingsError, STAdapterError
+from stadapter.errors import DataError, DivergedError, SettingsError, STAdapterError
 from stadapter.evaluation import evaluate
 from stadapter.evaluation.figures import headline_figures, make_report
 from stadapter.evaluation.tables import ConfusionTable, tables
@@ -25,6 +25,7 @@ from stadapter.evaluation.timecheck import Order
 from stadapter.labels import LabelSpace
 from stadapter.manifest import Manifest, read_manifest
 from stadapter.model import build_model
+from stadapter.scores import check_finite_scores, check_normalisation
 from stadapter.synthetic import write_clips
 from stadapter.token_cache import TokenCache
 from stadapter.tuning import Full, LinearProbe, LoRA, STAdapter, Tuning, tuning_name
@@ -284,6 +285,11 @@ def test_clips_normalised_for_another_trunk_are_refused(manifest: Manifest) -> N
     info = model.trunk.info
     own = dataclasses.replace(CONFIG, resize="released", mean=info.mean, std=info.std)
     assert evaluate(model, manifest, own).num_clips == len(manifest.entries)
+    for name in ("mean", "std"):
+        first, *others = getattr(own, name)
+        check_normalisation(model, dataclasses.replace(own, **{name: (first + 1e-7, *others)}))  # as when written out
+        with pytest.raises(SettingsError, match=f"^{name} "):
+            check_normalisation(model, dataclasses.replace(own, **{name: (first + 1e-3, *others)}))
 
 
 def test_unreadable_clips_are_counted_named_and_left_out_of_the_accuracies(manifest: Manifest) -> None:
@@ -361,6 +367,12 @@ def test_scores_that_are_no_numbers_are_an_error(manifest: Manifest) -> None:
     answers = [*ANSWERS[:5], [math.nan, 0.0, 0.0, 0.0]]
     with pytest.raises(STAdapterError, match=r"^up/up_01\.mp4: the scores are not finite numbers"):
         evaluate(knowing(manifest, LABELS, answers), manifest, CONFIG)
+
+
+def test_one_score_that_is_no_number_is_an_error_beside_others_that_are() -> None:
+    scores = torch.tensor([[0.3, 0.7, 1.0], [0.5, 0.5, math.nan]])  # of two heads, and the second has diverged
+    with pytest.raises(DivergedError, match=r"^b\.mp4: the scores are not finite numbers"):
+        check_finite_scores(scores, ["a.mp4", "b.mp4"])
 
 
 @pytest.mark.parametrize(

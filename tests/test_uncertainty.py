@@ -178,6 +178,19 @@ def test_seeds_that_agree_widen_nothing_and_never_narrow() -> None:
     assert one.low <= paired_difference(right, none[0]).interval.low
 
 
+def test_a_seed_that_learned_nothing_reaches_the_end_of_an_interval_over_seeds() -> None:
+    right, wrong = np.ones((2, 40), bool), np.zeros((1, 40), bool)
+    interval = difference_over_seeds(right, np.concatenate([right[:1], wrong])).interval
+    assert (interval.low, interval.high) == (0, 1)
+
+
+def test_clips_that_are_hard_in_every_training_do_not_widen_a_difference_over_seeds() -> None:
+    first = np.stack([np.repeat([0.0, 0.0, 1.0], [10, 10, 20])] * 2)
+    second = np.stack([np.repeat([0.0, 0.01, 1.0], [10, 10, 20])] * 2)
+    interval = difference_over_seeds(first, second).interval
+    assert -0.01 <= interval.low < interval.high <= 0
+
+
 def test_seeds_of_other_clips_are_refused() -> None:
     with pytest.raises(SettingsError, match="same clips"):
         difference_over_seeds(np.ones((2, 3)), np.ones((2, 4)))

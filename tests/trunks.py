@@ -50,9 +50,9 @@ def make_two_towers(family: str, *, seed: int = 0) -> Any:
     return model.eval()
 
 
-def make_trunk(family: str, *, seed: int = 0) -> ImageViT:
+def make_trunk(family: str, *, seed: int = 0, num_blocks: int = NUM_BLOCKS) -> ImageViT:
     """`make_model`, viewed."""
-    return view(make_model(family, seed=seed), family)
+    return view(make_model(family, seed=seed, num_blocks=num_blocks), family)
 
 
 def view(model: Any, family: str) -> ImageViT:
