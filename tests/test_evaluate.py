@@ -232,6 +232,9 @@ def test_top_5_looks_at_five_classes_only(manifest: Manifest) -> None:
     report = evaluate(knowing(manifest, labels, [ranking] * 6), manifest, CONFIG)
     assert report.top1 == pytest.approx(2 / 6)
     assert report.top5 == pytest.approx(4 / 6)
+    for count, is_told in ((6, True), (5, False)):  # of five it is always right
+        figures = headline_figures(dataclasses.replace(report, labels=labels[:count]))
+        assert ("top-5" in [name for name, _, _ in figures]) == is_told
 
 
 def test_views_are_flattened_into_batches_and_averaged_after_softmax(manifest: Manifest) -> None:
