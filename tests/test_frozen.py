@@ -317,6 +317,9 @@ def test_everything_that_decides_tokens_is_in_their_scope(config: TrainConfig, t
     told = [json.dumps(scope, sort_keys=True) for scope in scopes]
     assert len(set(told)) == len(told)
     assert {"device", "attention", "versions"} <= scopes[0].keys()
+    part = prepare(config).frozen_part
+    halves = [dataclasses.replace(part, autocast_dtype=dtype).scope() for dtype in (torch.float16, torch.bfloat16)]
+    assert halves[0] != halves[1]  # on a GPU the precision is all that tells them apart
     # These decide what is drawn, which is in the key, or nothing at all.
     free: dict[str, Any] = {"lr": 0.1, "epochs": 7, "seed": 3, "num_temporal_views": 3, "num_workers": 2}
     free |= {"views_per_clip": 9, "tuning": STAdapter(width=4, kernel_size=(1, 1, 1), last_blocks=2)}
