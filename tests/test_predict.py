@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from stadapter.__main__ import main
 from stadapter.artefact import save_artefact
 from stadapter.backbones import load_backbone
 from stadapter.clips import ClipConfig, load_clip
-from stadapter.errors import SettingsError, STAdapterError, VideoError
+from stadapter.errors import ArtefactError, SettingsError, STAdapterError, VideoError
 from stadapter.evaluation import evaluate
 from stadapter.machine import choose_device
 from stadapter.manifest import read_manifest
@@ -297,6 +298,39 @@ def test_labels_preprocessing_and_receipt_are_those_of_the_run(classifier: Class
     assert classifier.labels == tuple(LABELS)
     assert classifier.clip_config == CLIP_CONFIG
     assert classifier.receipt == {"seed": 1}
+
+
+def test_a_classifier_trained_by_hand_is_saved_and_loaded_again(
+    trunk_folder: Path, video: Path, tmp_path: Path
+) -> None:
+    model = build_model(backbone=trunk_folder, labels=LABELS, tuning=STAdapter(width=8))
+    model.head.requires_grad_(False)  # by hand, for a part of its training
+    for parameter in model.trained_tensors().values():
+        torch.nn.init.normal_(parameter, std=0.1)
+    classifier = Classifier(model.eval(), ClipConfig(num_frames=4, size=16))
+    folder = classifier.save(tmp_path / "runs" / "own")
+    loaded = Classifier.load(folder)
+    assert loaded.clip_config == classifier.clip_config
+    assert loaded.predict(video) == classifier.predict(video)
+    assert main(["predict", str(folder), str(video), "--format", "csv"]) == 0
+    assert Classifier.load(loaded.save(folder)).predict(video) == classifier.predict(video)
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(trunk_folder: Path, tmp_path: Path) -> None:
+    model = build_model(backbone=trunk_folder, labels=LABELS, tuning=STAdapter(width=8))
+    classifier = Classifier(model.eval(), ClipConfig(num_frames=4, size=16))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtefactError, match="file: cannot be written"):
+        classifier.save(tmp_path / "file")
+    norm = model.trunk.block_list()[0].norm1
+    model.trunk.unfreeze(norm.parameters())
+    with pytest.raises(ArtefactError, match=r"2 parameters learn besides .* trunk\.blocks\.0\.norm1\.bias"):
+        classifier.save(tmp_path / "run")
+    norm.requires_grad_(False)
+    torch.nn.init.constant_(model.head.classifier.weight, float("nan"))
+    with pytest.raises(ArtefactError, match=r"head\.classifier\.weight: not finite numbers"):
+        classifier.save(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_classifiers_share_one_loaded_trunk(run: Path, trunk_folder: Path, video: Path) -> None:

@@ -28,6 +28,7 @@ from stadapter.records import METRICS_NAME
 from stadapter.tensor_file import read_tensors, write_tensors
 from stadapter.tuning import STRATEGIES, Tuning, tuning_from_json, tuning_to_json
 from stadapter.vit import BackboneInfo, ImageViT
+from stadapter.wording import counted, listed
 
 FORMAT = "stadapter"
 FORMAT_VERSION = 1
@@ -57,7 +58,21 @@ def save_artefact(
         model: on any device, in any precision; its trained tensors are stored in fp32.
         clip_config: the test-time preprocessing that the model is to be used with.
         receipt: JSON values that say how it was trained.
+
+    Raises:
+        ArtefactError: other parameters learn than the strategy trains, some of those have been replaced, or some are
+            not finite numbers: the folder could not be loaded; or a file cannot be written.
+        OSError: the folder cannot be made.
     """
+    tensors = model.trained_tensors()
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if odd := sorted(model.trained_names ^ (tensors.keys() | learning)):
+        raise ArtefactError(
+            f"{counted(len(odd), 'parameter')} learn besides what the strategy trains, or are missing from it: "
+            f"{listed(odd)}; a run folder holds what its strategy trains: write a strategy that trains these"
+        )
+    if broken := [name for name, tensor in tensors.items() if not bool(tensor.detach().isfinite().all())]:
+        raise ArtefactError(f"{listed(broken)}: not finite numbers; a run folder with them could not be loaded")
     folder = expanded(folder)
     folder.mkdir(parents=True, exist_ok=True)
     count = model.count_parameters()
@@ -72,8 +87,8 @@ def save_artefact(
         "parameters": {"trained": count.trained, "total": count.total, "summary": str(count)},
         "receipt": dict(receipt),
     }
-    tensors = {name: tensor.float() for name, tensor in model.trained_tensors().items()}
-    write_tensors(folder / WEIGHTS_NAME, tensors, {})  # several metadata entries would come in random order
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    write_tensors(folder / WEIGHTS_NAME, weights, {})  # several metadata entries would come in random order
     # Bytes of a file name that are not text become \udce9, which means the same in JSON.
     for name, text in ((CARD_NAME, model_card(spec)), (SPEC_NAME, json.dumps(spec, indent=1, ensure_ascii=False))):
         write_whole(folder / name, f"{text.rstrip()}\n".encode(errors="backslashreplace"))

@@ -59,6 +59,8 @@ class VideoClassifier(nn.Module):
         self.tuning = tuning
         self.label_space = LabelSpace.of(labels)
         self.dtype = torch.float32
+        self.trained_names = frozenset(name for name, each in self.named_parameters() if each.requires_grad)
+        """The parameters that the strategy trains, whatever has been frozen or unfrozen by hand since."""
         self.register_buffer("mean", torch.tensor(trunk.info.mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(trunk.info.std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
@@ -99,11 +101,11 @@ class VideoClassifier(nn.Module):
         return (clips.float() / 255 - self.mean) / self.std
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """The parameters that learn, by name: all that an artefact stores."""
-        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        """The parameters that the strategy trains, by name: all that an artefact stores."""
+        return {name: parameter for name, parameter in self.named_parameters() if name in self.trained_names}
 
     def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy tensors into the parameters that learn, by the names of `trained_tensors`.
+        """Copy tensors into the parameters that the strategy trains, by the names of `trained_tensors`.
 
         Raises:
             ArtefactError: a tensor is missing, unknown or of another shape; then nothing has been copied.

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -16,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stadapter.artefact import load_artefact
+from stadapter.artefact import load_artefact, save_artefact
 from stadapter.clips import ClipConfig, clip_from_array, load_clip
-from stadapter.errors import SettingsError, STAdapterError, VideoError
+from stadapter.errors import ArtefactError, SettingsError, STAdapterError, VideoError
 from stadapter.evaluation import Report, evaluate
 from stadapter.field_types import check_number
 from stadapter.machine import choose_device
@@ -234,6 +235,23 @@ class Classifier:
         model.to(chosen if chosen is not None else next(model.trunk.parameters()).device)
         prepare_trunk(model, next(model.parameters()).device, dtype if dtype != torch.float32 else None)
         return cls(model=model.eval(), clip_config=artefact.clip_config, receipt=artefact.receipt)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a run folder, from which `load` and the command line take the classifier; for a model trained by hand.
+
+        Files of an earlier run in it are replaced. Only what the strategy trains is written, not the trunk.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ArtefactError: the model learns more than its strategy trains, its weights are not finite numbers, or the
+                folder cannot be written.
+        """
+        try:
+            return save_artefact(folder, self.model, self.clip_config, receipt=self.receipt)
+        except OSError as error:
+            raise ArtefactError(f"{os.fspath(folder)}: cannot be written ({error.strerror or error})") from error
 
     @property
     def dtype(self) -> torch.dtype:
