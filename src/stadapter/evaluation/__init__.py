@@ -180,7 +180,7 @@ def _classify(
 def _scores(
     model: ClipClassifier, batch: Batch, dataset: EvaluationClips, orders: Sequence[Tensor], *, views_at_once: int
 ) -> list[Tensor]:
-    """The scores (B, C) of a batch as it is and in every order; tokens that were not kept are."""
+    """The scores (B, C) of a batch as it is and in every order; tokens that its cache lacks are added to it."""
     if dataset.tokens is None:
         return scores_in_orders(model, batch["clips"], orders, views_at_once=views_at_once)
     assert sees_frames_alone(model)
