@@ -68,10 +68,10 @@ class SpaceTimeAdapter(nn.Module):
 
     def _is_as_made(self) -> bool:
         """Whether its layers are still those it was made with, and nothing waits for one of them to be called."""
-        are_plain = all(type(layer) in (nn.Linear, Linear) for layer in (self.down, self.up))
-        are_plain = are_plain and type(self.conv) is nn.Conv3d
+        are_linear = all(type(layer) in (nn.Linear, Linear) for layer in (self.down, self.up))
         layers = (self.down, self.conv, self.activation, self.up)
-        return are_plain and has_known_gradient(self.activation) and not any(map(has_hooks, layers))
+        are_plain = are_linear and type(self.conv) is nn.Conv3d and has_known_gradient(self.activation)
+        return are_plain and not any(map(has_hooks, layers))
 
     def _layer_by_layer(self, x: Tensor, layout: TokenLayout) -> Tensor:
         """The same by calling the layers: one may have been replaced, pruned, quantised or observed."""
