@@ -182,6 +182,16 @@ def test_a_sample_is_the_time_of_one_call_until_the_device_has_finished(monkeypa
     }
 
 
+def test_what_the_machine_can_do_is_the_best_of_several_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([1.0, 3.0, 2.0])
+    monkeypatch.setattr(module, "product_rate", lambda *_, **__: next(found))
+    monkeypatch.setattr(module, "copy_rate", lambda *_, **__: 5.0)
+    monkeypatch.setattr(module, "_cases", lambda *_: iter(()))
+    result = benchmark(small(parts=("adapter", "clips"), precisions=("fp32",)))
+    assert result["machine"]["product_flops_per_second"] == {"fp32": 3.0}
+    assert result["machine"]["copy_bytes_per_second"] == 5.0
+
+
 def test_an_error_is_relative_to_the_other_side_unless_that_is_zero() -> None:
     ones = torch.ones(4)
     assert relative_error(1.5 * ones, ones) == 0.5
