@@ -613,6 +613,17 @@ def test_predict_takes_the_clips_of_a_list(
     ]
 
 
+def test_predict_takes_a_list_with_a_path_in_every_line(
+    run: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "clips.txt"
+    listed.write_text(f"{clips}/up/up_00.mp4\n\n  one, two.MP4\n")
+    assert main(["predict", str(run), str(listed), "--format", "json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["video"] for row in rows] == [f"{clips}/up/up_00.mp4", f"{tmp_path}/one, two.MP4"]
+    assert "label" in rows[0]
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [("", "is empty"), ("path,start,end\n", "no videos in this list"), ("name,clip\n", "unknown columns name,clip")],

@@ -37,8 +37,8 @@ class PredictFlags:
     videos: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO ...", help_behavior_hint="(required)")
     ]
-    """Video files, folders of numbered images, folders to search for both, or lists of clips, such as a CSV with the
-    columns path,start,end."""
+    """Video files, folders of numbered images, folders to search for both, or lists of clips: a path in every line, or
+    a CSV with the columns path,start,end."""
     format: Literal["table", "json", "csv"] = "table"
     """table for people, json for one JSON object per line, or csv."""
     top_k: int = 5

@@ -140,15 +140,16 @@ def _meaning(cell: str) -> str:
 
 
 def _is_header(cells: Sequence[str]) -> bool:
-    return "path" in map(_meaning, cells) and not any(map(_names_video, cells))
+    return "path" in map(_meaning, cells) and not any(map(names_video, cells))
 
 
 def _is_clip(cells: Sequence[str], root: Path) -> bool:
     """Whether two cells are a video, which need not exist, and its class."""
     if len(cells) != 2 or not cells[0] or all(map(_meaning, cells)):
         return False
-    return _names_video(cells[0]) or os.path.exists(root / expanded(cells[0]))
+    return names_video(cells[0]) or os.path.exists(root / expanded(cells[0]))
 
 
-def _names_video(cell: str) -> bool:
+def names_video(cell: str) -> bool:
+    """Whether a text ends like the name of a video file."""
     return Path(cell).suffix.lower() in VIDEO_SUFFIXES

@@ -11,7 +11,7 @@ from stadapter.errors import DataError
 from stadapter.labels import LabelSpace, joined
 from stadapter.layouts import PART_NAMES, PARTS, OnProblem, Part, csv_cells, read_text
 from stadapter.manifest.checks import check_one_label
-from stadapter.manifest.columns import Columns, find_columns, head_name, is_head
+from stadapter.manifest.columns import Columns, find_columns, head_name, is_head, names_video
 from stadapter.manifest.entries import NOTHING, Entry, Manifest, sort_labels
 from stadapter.manifest.paths import looks_like_video
 from stadapter.wording import counted
@@ -67,10 +67,15 @@ def is_list(path: Path) -> bool:
 def read_unlabelled(source: Path, on_problem: OnProblem) -> list[Entry]:
     """The clips of a list in its order, to be classified: their labels, if any, do not matter, nor whether they exist.
 
+    Besides the lists that can be trained on, it may be one with the path of a video in every line.
+
     Raises:
         DataError: it is not a list, or its columns are unknown.
     """
     root = source.parent
+    lines = [line.strip() for line in _read_text(source, root).split("\n") if line.strip()]
+    if all(map(names_video, lines)):
+        return [Entry(*_find_listed(line, root), None) for line in lines]
     text, columns = _open(source, root)
     return [entry for _, entry in _rows(source, root, text, columns, on_problem, needs_labels=False)]
 
