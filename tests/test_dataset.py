@@ -73,7 +73,7 @@ def resident_bytes() -> int:
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_clips_that_were_loaded(manifest: Manifest, count: int) -> None:
     break_clip(manifest, 0)  # what fails is to leave nothing behind either
     datasets = (training(manifest), EvaluationClips(manifest, CONFIG, labels=manifest.labels))
@@ -83,10 +83,14 @@ def test_memory_does_not_grow_with_the_clips_that_were_loaded(manifest: Manifest
             datasets[position % 2][position // 2 % len(manifest.entries)]
 
     load(100)
-    before = resident_bytes()
-    load(count)
-    # 300 frames of 48 x 48 pixels that are kept are 2 MB, 300 clips 3.7 MB, 10,000 clips 120 MB.
-    assert resident_bytes() - before < 1.5e6 + 400 * count
+    growths = []
+    for _ in range(4):
+        before = resident_bytes()
+        load(count // 4)
+        growths.append(resident_bytes() - before)
+    # What is kept grows in every round, what allocators do does not. 100 frames of 48 x 48 pixels that are kept are
+    # 0.7 MB, 100 clips 1.2 MB, 2,500 clips 30 MB.
+    assert min(growths) < 2.5e5 + 400 * (count // 4)
 
 
 def test_segments_are_respected(tmp_path: Path) -> None:
