@@ -171,10 +171,9 @@ def test_the_room_that_is_told_is_that_of_the_views_that_there_will_be(
     part = prepare(dataclasses.replace(config, tuning=tuning, precision=precision)).frozen_part
     prepare_trunk(part.model, part.device, part.autocast_dtype)
     tokens = part.compute(torch.zeros(1, 4, 3, 16, 16, dtype=torch.uint8))
-    test_views = part.clip_config.num_temporal_views * part.clip_config.num_spatial_views
     for num_epochs, num_held_out in ((1, 0), (NUM_VIEWS, 10**5), (NUM_VIEWS + 3, 10**6)):
         (told,) = part.describe(num_clips=10**6, num_epochs=num_epochs, num_held_out=num_held_out)
-        num_views = 10**6 * min(num_epochs, NUM_VIEWS) + num_held_out * test_views
+        num_views = 10**6 * min(num_epochs, NUM_VIEWS) + num_held_out * part.clip_config.num_views
         assert f"their tokens, {num_views * tokens.nbytes / 1e9:.2g} GB of at most" in told
 
 

@@ -87,12 +87,7 @@ def evaluate(
         TrainingError: a process that reads clips died.
         STAdapterError: the model's scores are not finite.
     """
-    if not isinstance(model, nn.Module):
-        raise SettingsError(f"{model!r}: expected a network such as classifier.model; Classifier.evaluate takes data")
-    if not isinstance(manifest, Manifest):
-        raise SettingsError(f"{manifest!r}: expected what read_manifest returns")
-    if not isinstance(clip_config, ClipConfig):
-        raise SettingsError(f"{clip_config!r}: expected a ClipConfig, such as classifier.clip_config")
+    _check_kinds(model, manifest, clip_config)
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
             raise SettingsError(f"{name} {value}: expected at least {least}")
@@ -119,6 +114,16 @@ def evaluate(
 
         answers, failures = [Answers(*each) for each in gather_object(answers)], gather_object(failures)
     return _report(dataset, space, answers, failures)
+
+
+def _check_kinds(model: object, manifest: object, clip_config: object) -> None:
+    """Refuse arguments of another type: from Python, each is easily taken for something near it."""
+    if not isinstance(model, nn.Module):
+        raise SettingsError(f"{model!r}: expected a network such as classifier.model; Classifier.evaluate takes data")
+    if not isinstance(manifest, Manifest):
+        raise SettingsError(f"{manifest!r}: expected what read_manifest returns")
+    if not isinstance(clip_config, ClipConfig):
+        raise SettingsError(f"{clip_config!r}: expected a ClipConfig, such as classifier.clip_config")
 
 
 @contextmanager

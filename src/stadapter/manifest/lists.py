@@ -31,7 +31,8 @@ def read_list(source: Path, root: Path, on_problem: OnProblem) -> dict[Part, Man
         on_problem(f"{source} is a single video; expected a folder with one sub-folder of videos per class, or a list")
         return nothing
     try:
-        text, columns = _open(source, root)
+        text = _read_text(source, root)
+        columns = _find_columns(source, root, text)
     except DataError as error:  # for example its header, without which nothing below can be understood
         on_problem(str(error))
         return nothing
@@ -73,10 +74,11 @@ def read_unlabelled(source: Path, on_problem: OnProblem) -> list[Entry]:
         DataError: it is not a list, or its columns are unknown.
     """
     root = source.parent
-    lines = [line.strip() for line in _read_text(source, root).split("\n") if line.strip()]
+    text = _read_text(source, root)
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     if all(map(names_video, lines)):
         return [Entry(*_find_listed(line, root), None) for line in lines]
-    text, columns = _open(source, root)
+    columns = _find_columns(source, root, text)
     return [entry for _, entry in _rows(source, root, text, columns, on_problem, needs_labels=False)]
 
 
@@ -123,14 +125,13 @@ def _heads_of(entries: Sequence[Entry]) -> LabelSpace | None:
     return LabelSpace.of({head: sort_labels(labels) for head, labels in found.items()}) if found else None
 
 
-def _open(source: Path, root: Path) -> tuple[str, Columns | None]:
-    """The text of a list, and the columns of a CSV; None for a released list.
+def _find_columns(source: Path, root: Path, text: str) -> Columns | None:
+    """The columns of a CSV; None for a released list.
 
     Raises:
-        DataError: it cannot be read, is empty, or its columns are unknown.
+        DataError: they are unknown.
     """
-    text = _read_text(source, root)
-    return text, None if _is_released(source, text) else find_columns(source, text, root)
+    return None if _is_released(source, text) else find_columns(source, text, root)
 
 
 def _rows(

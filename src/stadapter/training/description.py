@@ -13,7 +13,8 @@ from stadapter.wording import counted, listed, printable
 def describe(run: Prepared) -> list[str]:
     """The run in a few lines."""
     clip, counts, num_processes = run.clip_config, run.train_set.counts(), run.accelerator.num_processes
-    held_out = f"{len(run.val_set.entries)} held out" if run.val_set is not None else "none held out"
+    num_held_out = len(run.val_set.entries) if run.val_set is not None else 0
+    held_out = f"{num_held_out or 'none'} held out"
     shown = listed([f"{printable(label)} ({count})" for label, count in counts.items() if count], 20)
     return [
         *run.train_set.notes(),
@@ -29,9 +30,7 @@ def describe(run: Prepared) -> list[str]:
         *run.frozen_part.describe(
             num_clips=len(run.train_set.entries),
             num_epochs=run.plan.epochs,
-            num_held_out=len(run.val_set.entries)
-            if run.val_set is not None and run.config.validate_every_epochs
-            else 0,
+            num_held_out=num_held_out if run.config.validate_every_epochs else 0,
         ),
     ]
 

@@ -124,8 +124,7 @@ class FrozenPart:
         if not self.room_bytes:
             told = views if self.num_blocks else f"{views}, and no tokens to keep: {_NOTHING_FROZEN}"
             return [told, *self._unused_folder("no tokens are kept")]
-        test_views = self.clip_config.num_temporal_views * self.clip_config.num_spatial_views
-        num_views = num_clips * min(count, num_epochs) + num_held_out * test_views
+        num_views = num_clips * min(count, num_epochs) + num_held_out * self.clip_config.num_views
         size, room = num_views * self._view_bytes(), self.room_bytes
         return [
             f"{views}: the first {self.num_blocks} of {blocks} run once per view; their tokens, {size / 1e9:.2g} GB of "
