@@ -25,7 +25,7 @@ from stadapter.artefact import (
 )
 from stadapter.backbones import EMBEDDED_BACKBONE, load_backbone
 from stadapter.clips import ClipConfig
-from stadapter.errors import ArtefactError, BackboneError
+from stadapter.errors import ArtefactError, BackboneError, SettingsError
 from stadapter.model import VideoClassifier, build_model
 from stadapter.predict import Classifier
 from stadapter.records import METRICS_NAME
@@ -66,6 +66,19 @@ class FinalNorm:
 
     def apply(self, vit: ImageViT) -> None:
         vit.unfreeze(vit.norm.parameters())
+
+
+def test_a_setting_that_json_does_not_know_is_refused_before_anything_is_written(
+    trunk_folder: Path, tmp_path: Path
+) -> None:
+    @dataclass(frozen=True)
+    class Remembered(FinalNorm):
+        source: Path = Path("norm.safetensors")
+
+    model = trained_model(trunk_folder, Remembered())
+    with pytest.raises(SettingsError, match="setting source of Remembered: expected what JSON can hold"):
+        save_artefact(tmp_path / "run", model, CLIP_CONFIG, receipt={})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_strategy_of_ones_own_is_given_again(trunk_folder: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from stadapter.model_card import model_card
 from stadapter.paths import expanded
 from stadapter.records import METRICS_NAME
 from stadapter.tensor_file import read_tensors, write_tensors
-from stadapter.tuning import STRATEGIES, Tuning, tuning_from_json, tuning_to_json
+from stadapter.tuning import STRATEGIES, Tuning, check_json, tuning_from_json, tuning_to_json
 from stadapter.vit import BackboneInfo, ImageViT
 from stadapter.wording import counted, listed
 
@@ -63,7 +63,9 @@ def save_artefact(
         ArtefactError: other parameters learn than the strategy trains, some of those have been replaced, or some are
             not finite numbers: the folder could not be loaded; or a file cannot be written.
         OSError: the folder cannot be made.
+        SettingsError: a strategy of somebody's own has a setting that JSON does not know.
     """
+    check_json(model.tuning)
     tensors = model.trained_tensors()
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if odd := sorted(model.trained_names ^ (tensors.keys() | learning)):

@@ -247,6 +247,7 @@ class Classifier:
         Raises:
             ArtefactError: the model learns more than its strategy trains, its weights are not finite numbers, or the
                 folder cannot be written.
+            SettingsError: a strategy of somebody's own has a setting that JSON does not know.
         """
         try:
             return save_artefact(folder, self.model, self.clip_config, receipt=self.receipt)
